@@ -1,0 +1,123 @@
+"""MMSA for DeepChem: molecules as picture, graph and conformer, related by a hypergraph.
+
+Importing this package is quiet and cheap: nothing heavy is loaded before it is used. It makes
+``dc.models.MMSAModel``, ``dc.models.MMSAConfig`` and ``dc.feat.MMSAFeaturizer`` available, at
+once where deepchem is loaded and otherwise as soon as it is.
+
+Examples
+--------
+>>> import deepchem as dc
+>>> import deepchem_mmsa
+>>> dc.models.MMSAModel is deepchem_mmsa.MMSAModel
+True
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import logging
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from deepchem_mmsa._version import __version__
+
+_HOME = {
+    "EarlyStopping": "training",
+    "MMSAConfig": "config",
+    "MMSAFeaturizer": "featurizer",
+    "MMSAModel": "model",
+    "MoleculeViews": "molecule",
+}
+_REGISTERED = {"models": ("MMSAModel", "MMSAConfig"), "feat": ("MMSAFeaturizer",)}
+
+__all__ = [
+    "EarlyStopping",
+    "MMSAConfig",
+    "MMSAFeaturizer",
+    "MMSAModel",
+    "MoleculeViews",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first asked for."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'deepchem_mmsa' has no attribute {name!r}")
+    if _HOME[name] in ("model", "featurizer"):
+        _import_deepchem_quietly()
+    value = getattr(importlib.import_module(f"deepchem_mmsa.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)
+
+
+def _import_deepchem_quietly() -> None:
+    """Import deepchem without its lines about optional dependencies that are not there."""
+    if "deepchem" in sys.modules:
+        return
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        importlib.import_module("deepchem")
+    finally:
+        logging.disable(before)
+
+
+def _register(deepchem: ModuleType) -> None:
+    """Let deepchem's modules find our names, still without loading them."""
+    for place, names in _REGISTERED.items():
+        module = getattr(deepchem, place)
+        before = getattr(module, "__getattr__", None)
+        if getattr(before, "_of_mmsa", False):
+            continue
+
+        def lookup(
+            name: str, names: Sequence[str] = names, module: Any = module, before: Any = before
+        ) -> Any:
+            if name in names:
+                return __getattr__(name)
+            if before is not None:
+                return before(name)
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+
+        lookup._of_mmsa = True  # type: ignore[attr-defined]
+        module.__getattr__ = lookup
+
+
+class _DeepChemHook(importlib.abc.MetaPathFinder):
+    """Registers our names when deepchem comes to be imported."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Return deepchem's own spec, with the registration after its execution."""
+        if fullname != "deepchem":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def execute_and_register(module: ModuleType) -> None:
+            execute(module)
+            _register(module)
+
+        spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+        return spec
+
+
+if hasattr(sys.modules.get("deepchem"), "feat"):
+    _register(sys.modules["deepchem"])
+elif not any(isinstance(finder, _DeepChemHook) for finder in sys.meta_path):
+    sys.meta_path.insert(0, _DeepChemHook())

@@ -1,0 +1,258 @@
+"""From molecules' records to tensors: ``list[MoleculeViews]`` → ``MoleculeBatch``.
+
+Each modality's inputs hold only the molecules that have it; ``rows`` says where they
+stand in the batch. Adding a modality means adding one function here (docs/extending.md).
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepchem_mmsa.layers.message_passing import BatchedConformers, BatchedGraph
+from deepchem_mmsa.molecule import ATOM_FEATURES, BOND_FEATURES, MoleculeViews
+from deepchem_mmsa.views.depiction import decode
+
+T = TypeVar("T")
+
+
+@dataclass
+class MoleculeBatch:
+    """Molecules as tensors.
+
+    Parameters
+    ----------
+    smiles : list of str
+        One per molecule (B of them).
+    modalities : tuple of str
+        The M modalities asked for, in the order of the columns of `available`.
+    available : torch.Tensor
+        Bool [B, M].
+    rows : dict of str to torch.Tensor
+        Per modality, int64 [n_m]: the molecules that have it.
+    inputs : dict
+        Per modality, its encoder's input for those molecules: uint8 [n_m, 3, S, S] for
+        ``"image"``, :class:`BatchedGraph` for ``"graph"``, :class:`BatchedConformers` for
+        ``"geometry"``.
+    """
+
+    smiles: list[str]
+    modalities: tuple[str, ...]
+    available: Tensor
+    rows: dict[str, Tensor]
+    inputs: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.smiles)
+
+    def to(self, device: torch.device | str) -> MoleculeBatch:
+        """Return the batch on another device."""
+        return MoleculeBatch(
+            self.smiles,
+            self.modalities,
+            self.available.to(device),
+            {m: r.to(device) for m, r in self.rows.items()},
+            {m: x.to(device) for m, x in self.inputs.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Builds :class:`MoleculeBatch` from records.
+
+    Parameters
+    ----------
+    modalities : tuple of str
+        Which views to read.
+    image_size : int
+        Side of the pictures in pixels; stored ones of another size are resampled.
+    hydrogens : bool
+        Whether conformers keep their hydrogens.
+
+    Examples
+    --------
+    >>> from deepchem_mmsa.views.topology import canonical, topology
+    >>> atoms, bond_atoms, bonds = topology(canonical("CCO"))
+    >>> views = MoleculeViews("CCO", atoms=atoms, bond_atoms=bond_atoms, bonds=bonds)
+    >>> batch = Collator(("image", "graph"))([views, views])
+    >>> batch.available
+    tensor([[False,  True],
+            [False,  True]])
+    >>> batch.inputs["graph"].n_atoms
+    tensor([3, 3])
+    """
+
+    modalities: tuple[str, ...]
+    image_size: int = 224
+    hydrogens: bool = False
+
+    def __call__(self, records: Sequence[MoleculeViews]) -> MoleculeBatch:
+        """Return the batch of the records, in their order.
+
+        Raises
+        ------
+        TypeError
+            If something else than :class:`MoleculeViews` is among them.
+        """
+        for row, record in enumerate(records):
+            if not isinstance(record, MoleculeViews):
+                raise TypeError(
+                    f"row {row} of the batch holds {type(record).__name__}, not MoleculeViews; "
+                    "featurize the data with dc.feat.MMSAFeaturizer()"
+                )
+        available = np.array(
+            [[m in record.available for m in self.modalities] for record in records], dtype=bool
+        ).reshape(len(records), len(self.modalities))
+        rows, inputs = {}, {}
+        for column, modality in enumerate(self.modalities):
+            chosen = np.flatnonzero(available[:, column]).tolist()
+            rows[modality] = torch.tensor(chosen, dtype=torch.int64)
+            inputs[modality] = COLLATE[modality](self, [records[i] for i in chosen])
+        return MoleculeBatch(
+            [record.smiles for record in records],
+            self.modalities,
+            torch.from_numpy(available),
+            rows,
+            inputs,
+        )
+
+
+def collate_images(options: Collator, records: Sequence[MoleculeViews]) -> Tensor:
+    """Return pictures, uint8 [n, 3, S, S]."""
+    size = options.image_size
+    pictures = np.empty((len(records), 3, size, size), dtype=np.uint8)
+    for picture, record in zip(pictures, records):
+        assert record.image is not None
+        picture[:] = decode(record.image, size)
+    return torch.from_numpy(pictures)
+
+
+def _joined(arrays: list[np.ndarray], width: int) -> Tensor:
+    """Return [n, width] int64; stays well-formed for an empty list."""
+    if not arrays:
+        return torch.zeros(0, width, dtype=torch.int64)
+    return torch.from_numpy(np.concatenate(arrays).astype(np.int64))
+
+
+def collate_graphs(options: Collator, records: Sequence[MoleculeViews]) -> BatchedGraph:
+    """Return the molecular graphs as one; each bond becomes an edge in both directions."""
+    atoms = [r.atoms for r in records if r.atoms is not None]
+    bonds = [r.bonds for r in records if r.bonds is not None]
+    pairs = [r.bond_atoms.astype(np.int64) for r in records if r.bond_atoms is not None]
+    n_atoms = np.array([len(a) for a in atoms], dtype=np.int64)
+    n_bonds = np.array([len(b) for b in bonds], dtype=np.int64)
+    starts = np.cumsum(n_atoms) - n_atoms
+    ends = [p + start for p, start in zip(pairs, starts)]
+    # Both directions of a molecule's bonds stand together, as DGL's batches want it.
+    both = [np.concatenate([e, e[:, ::-1]]) for e in ends]
+    edges = _joined(both, 2)
+    features = _joined([np.concatenate([b, b]) for b in bonds], len(BOND_FEATURES))
+    return BatchedGraph(
+        atoms=_joined(atoms, len(ATOM_FEATURES)),
+        src=edges[:, 0].contiguous(),
+        dst=edges[:, 1].contiguous(),
+        bonds=features,
+        n_atoms=torch.from_numpy(n_atoms),
+        n_edges=torch.from_numpy(2 * n_bonds),
+    )
+
+
+def collate_conformers(options: Collator, records: Sequence[MoleculeViews]) -> BatchedConformers:
+    """Return the conformers as one cloud of points, with or without hydrogens.
+
+    A molecule that is all hydrogen (H2, a proton) keeps its atoms.
+    """
+    numbers, points = [], []
+    for record in records:
+        assert record.atomic_numbers is not None
+        assert record.coordinates is not None
+        keep = np.ones(len(record.atomic_numbers), dtype=bool)
+        if not options.hydrogens and (record.atomic_numbers != 1).any():
+            keep = record.atomic_numbers != 1
+        numbers.append(record.atomic_numbers[keep])
+        points.append(record.coordinates[keep])
+    n_atoms = np.array([len(n) for n in numbers], dtype=np.int64)
+    return BatchedConformers(
+        atomic_numbers=torch.from_numpy(
+            np.concatenate(numbers).astype(np.int64) if numbers else np.zeros(0, np.int64)
+        ),
+        coordinates=torch.from_numpy(
+            np.concatenate(points).astype(np.float32) if points else np.zeros((0, 3), np.float32)
+        ),
+        n_atoms=torch.from_numpy(n_atoms),
+    )
+
+
+COLLATE: dict[str, Callable[[Collator, Sequence[MoleculeViews]], Any]] = {
+    "image": collate_images,
+    "graph": collate_graphs,
+    "geometry": collate_conformers,
+}
+"""How each modality's records become its encoder's input."""
+
+
+class Prefetcher(Generic[T]):
+    """Iterate in a background thread, some items ahead; order and values are unchanged.
+
+    Decoding a picture releases the interpreter's lock, so one thread hides the cost of
+    batches behind the arithmetic of the step before.
+
+    Parameters
+    ----------
+    items : iterable
+    depth : int
+        Items held ready.
+
+    Examples
+    --------
+    >>> list(Prefetcher(range(3)))
+    [0, 1, 2]
+    """
+
+    def __init__(self, items: Iterable[T], depth: int = 2) -> None:
+        self._items = items
+        self._depth = depth
+
+    def __iter__(self) -> Iterator[T]:
+        """Yield the items; an exception in the thread is raised here."""
+        ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=self._depth)
+        stop = threading.Event()
+
+        def put(kind: str, value: Any) -> None:
+            while not stop.is_set():
+                try:
+                    ready.put((kind, value), timeout=0.1)
+                    return
+                except queue.Full:
+                    continue
+
+        def work() -> None:
+            try:
+                for item in self._items:
+                    put("item", item)
+                    if stop.is_set():
+                        return
+                put("end", None)
+            except BaseException as error:  # handed to the consumer, who raises it
+                put("error", error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            while True:
+                kind, value = ready.get()
+                if kind == "end":
+                    return
+                if kind == "error":
+                    raise value
+                yield value
+        finally:
+            stop.set()
+            thread.join()

@@ -1,0 +1,344 @@
+"""Files: checkpoints of a training run, and pre-trained models by folder or name.
+
+No format here can execute code: checkpoints are read with ``weights_only=True``, exported
+models are safetensors and JSON. Every file is written beside its place and renamed into it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from deepchem_mmsa._version import __version__
+from deepchem_mmsa.config import ARCHITECTURE, MMSAConfig
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+WEIGHTS = Path(__file__).parent / "weights"
+"""Where the models that ship with the package lie, a folder each."""
+
+EXTRA_STATE = "_extra_state"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint or exported model that cannot be used here, and why."""
+
+
+def write_atomically(path: str | os.PathLike, write: Callable[[str], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it, and rename it into place.
+
+    Parameters
+    ----------
+    path : path-like
+    write : callable
+        Gets the temporary file's name.
+
+    Examples
+    --------
+    >>> folder = tempfile.mkdtemp()
+    >>> write_atomically(f"{folder}/a.txt", lambda name: Path(name).write_text("whole") and None)
+    >>> os.listdir(folder)
+    ['a.txt']
+    """
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+# ---- checkpoints of a run -----------------------------------------------------------------
+
+
+def save_state(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
+    """Write a training state made of tensors and plain Python values."""
+    whole = {"format": FORMAT, "package_version": __version__, **state}
+    write_atomically(path, lambda name: torch.save(whole, name))
+
+
+def load_state(path: str | os.PathLike, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read what :func:`save_state` wrote.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged, holds anything but data, or has another format.
+    FileNotFoundError
+    """
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # torch raises many kinds for a damaged or foreign file
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}); restore another one, see get_checkpoints()"
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is not a checkpoint of MMSAModel in format {FORMAT}; it was written by "
+            "another model or another version"
+        )
+    return state
+
+
+def checkpoints_in(folder: str | os.PathLike) -> list[str]:
+    """Return the paths of a folder's checkpoints, the newest first."""
+    found = Path(folder).glob("checkpoint*.pt")
+    numbered = [p for p in found if p.stem.removeprefix("checkpoint").isdigit()]
+    return [str(p) for p in sorted(numbered, key=lambda p: int(p.stem.removeprefix("checkpoint")))]
+
+
+def rotate_and_save(folder: Path, state: Mapping[str, Any], keep: int) -> None:
+    """Write ``checkpoint1.pt`` and move older ones up, as DeepChem names them.
+
+    The new state is whole on disk before an older one is touched.
+    """
+    arriving = folder / "arriving.pt"
+    save_state(arriving, state)
+    paths = [folder / f"checkpoint{i + 1}.pt" for i in range(keep)]
+    for older, newer in zip(reversed(paths), reversed(paths[:-1])):
+        if newer.exists():
+            os.replace(newer, older)
+    os.replace(arriving, paths[0])
+
+
+def load_newest(
+    paths: Iterable[str], device: torch.device | str = "cpu"
+) -> tuple[str, dict[str, Any]]:
+    """Return the first readable state of `paths` (newest first); damaged ones are reported.
+
+    Raises
+    ------
+    CheckpointError
+        If none can be read; the message tells each one's fault.
+    ValueError
+        If there is none at all.
+    """
+    faults = []
+    for path in paths:
+        try:
+            return path, load_state(path, device)
+        except CheckpointError as error:
+            logger.warning("skipped a damaged checkpoint: %s", error)
+            faults.append(str(error))
+    if faults:
+        raise CheckpointError("no readable checkpoint: " + "; ".join(faults))
+    raise ValueError("No checkpoint found")
+
+
+def check_architecture(mine: MMSAConfig, theirs: MMSAConfig, source: str) -> None:
+    """Refuse a checkpoint of another network, naming what differs.
+
+    Raises
+    ------
+    CheckpointError
+    """
+    differences = mine.differences(theirs, ARCHITECTURE)
+    if differences:
+        raise CheckpointError(
+            f"{source} belongs to another configuration (this model has "
+            f"{'; '.join(differences)}); build the model with MMSAModel.from_pretrained or with "
+            "the checkpoint's own arguments, or copy components with load_from_pretrained"
+        )
+
+
+# ---- exported models ----------------------------------------------------------------------
+
+
+@dataclass
+class Pretrained:
+    """An exported model as read from its folder.
+
+    Parameters
+    ----------
+    config : MMSAConfig
+    tensors : dict of str to torch.Tensor
+        Parameters and buffers by name.
+    exemplars : list
+        The memory's exemplars per anchor, ``[(smiles, similarity), ...]``; empty where the
+        export left them out.
+    metadata : dict
+        Package and feature version, tasks, and whatever the author added.
+    """
+
+    config: MMSAConfig
+    tensors: dict[str, Tensor]
+    exemplars: list[list[tuple[str, float]]] = field(default_factory=list)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def tensors_of(network: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by name, without the extra state of modules."""
+    return {k: v for k, v in network.state_dict().items() if not k.endswith(EXTRA_STATE)}
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def export(
+    folder: str | os.PathLike,
+    network: nn.Module,
+    config: MMSAConfig,
+    exemplars: list[list[tuple[str, float]]],
+    metadata: Mapping[str, Any],
+) -> None:
+    """Write ``model.safetensors``, ``config.json`` and, unless empty, ``exemplars.json``."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / "model.safetensors"
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors_of(network).items()}
+    write_atomically(weights, lambda name: save_file(tensors, name))
+    described = {
+        "format": FORMAT,
+        "package_version": __version__,
+        "sha256": sha256(weights),
+        "config": config.to_dict(),
+        "metadata": dict(metadata),
+    }
+    _write_json(folder / "config.json", described)
+    remembered = folder / "exemplars.json"
+    if any(exemplars):
+        _write_json(remembered, exemplars)
+    else:
+        remembered.unlink(missing_ok=True)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=1)
+
+    def write(name: str) -> None:
+        Path(name).write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
+
+
+def shipped_models() -> list[str]:
+    """Return the names of the models that come with the package."""
+    if not WEIGHTS.is_dir():
+        return []
+    return sorted(p.name for p in WEIGHTS.iterdir() if (p / "config.json").is_file())
+
+
+def load_pretrained(folder_or_name: str | os.PathLike) -> Pretrained:
+    """Read an exported model; its checksum is verified and nothing in it is executed.
+
+    Parameters
+    ----------
+    folder_or_name : path-like
+        A folder that ``save_pretrained`` wrote, or the name of a shipped model.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is neither such a folder nor such a model.
+    CheckpointError
+        If its files are damaged, incomplete or of another format.
+    """
+    folder = Path(folder_or_name)
+    if not folder.is_dir() and str(folder_or_name) in shipped_models():
+        folder = WEIGHTS / str(folder_or_name)
+    if not folder.is_dir():
+        known = ", ".join(shipped_models()) or "none"
+        raise FileNotFoundError(
+            f"no folder and no shipped model named {str(folder_or_name)!r} (shipped: {known}); "
+            "give the folder that save_pretrained wrote"
+        )
+    try:
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = MMSAConfig.from_dict(described["config"])
+        weights = folder / "model.safetensors"
+        if described["format"] != FORMAT:
+            raise CheckpointError(
+                f"{folder} has format {described['format']}, this package reads {FORMAT}"
+            )
+        if sha256(weights) != described["sha256"]:
+            raise CheckpointError(f"{weights} does not match the checksum in config.json")
+        tensors = load_file(weights)
+        remembered = folder / "exemplars.json"
+        exemplars = (
+            [
+                [(str(s), float(x)) for s, x in row]
+                for row in json.loads(remembered.read_text(encoding="utf-8"))
+            ]
+            if remembered.is_file()
+            else []
+        )
+    except CheckpointError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder} is not an exported MMSA model ({type(error).__name__}: {error})"
+        ) from error
+    return Pretrained(config, tensors, exemplars, described.get("metadata", {}))
+
+
+def copy_tensors(
+    network: nn.Module, tensors: Mapping[str, Tensor], prefixes: Iterable[str], source: str
+) -> list[str]:
+    """Copy parameters and buffers by name; each chosen one must be there, in its shape.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Where to copy to, in place.
+    tensors : mapping
+        Where to copy from.
+    prefixes : iterable of str
+        Copy the names that begin with one of these.
+    source : str
+        Named in errors.
+
+    Returns
+    -------
+    list of str
+        The names copied.
+
+    Raises
+    ------
+    CheckpointError
+        If a name is missing in the source or has another shape; nothing is copied then.
+    """
+    starts = tuple(prefixes)
+    mine = {k: v for k, v in tensors_of(network).items() if k.startswith(starts)}
+    missing = [k for k in mine if k not in tensors]
+    shapes = [
+        f"{k} {tuple(tensors[k].shape)} there, {tuple(v.shape)} here"
+        for k, v in mine.items()
+        if k in tensors and tensors[k].shape != v.shape
+    ]
+    if missing or shapes:
+        raise CheckpointError(
+            f"{source} does not fit: "
+            + "; ".join((["missing " + ", ".join(missing[:5])] if missing else []) + shapes[:5])
+            + "; use the same architecture, or copy fewer components"
+        )
+    with torch.no_grad():
+        for name, value in mine.items():
+            value.copy_(tensors[name])
+    return list(mine)

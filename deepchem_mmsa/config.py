@@ -1,0 +1,364 @@
+"""The configuration: one dataclass, the only home of defaults.
+
+Everything that a number or a name decides stands here; it is plain data, so that it
+travels as JSON inside every checkpoint and every exported model. The symbols of the
+method (docs/method.md) are named beside their fields.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from dataclasses import replace as dataclass_replace
+from typing import Any
+
+from deepchem_mmsa.molecule import MODALITIES
+
+MODES = ("pretraining", "classification", "regression")
+CUSTOM = "custom"
+"""The encoder name that stands in a configuration for a user's own ``nn.Module``."""
+
+
+@dataclass(frozen=True)
+class MMSAConfig:
+    """What an MMSA network is and how it is trained.
+
+    Parameters
+    ----------
+    mode : {"pretraining", "classification", "regression"}
+        What the network is trained for.
+    n_tasks, n_classes : int
+        Columns of ``y``; classes of each (2: binary, labels 0 and 1).
+    modalities : sequence of {"image", "graph", "geometry"}
+        The views that the network reads; any non-empty subset.
+    image, graph, geometry : str
+        Encoder of each view by name (``"resnet18"``; ``"gin"``, ``"gcn"``, ``"gat"``,
+        ``"attentivefp"``; ``"comenet"``, ``"schnet"``), or ``"custom"`` for a module
+        passed as an object.
+    image_size, image_width : int
+        Side of the picture in pixels as the encoder sees it; channels of ResNet-18's
+        first stage (64 is the standard network).
+    image_augmentation : bool
+        Whether pictures are turned, mirrored and greyed at random in training.
+    features : {"basic", "full"}
+        Atom and bond features that the graph encoder reads.
+    graph_width, graph_layers, graph_dropout : int, int, float
+        Size of the graph encoder.
+    geometry_width, geometry_layers : int
+        Size of the geometry encoder.
+    cutoff : float
+        Radius of the conformer's neighbourhood, in Å.
+    hydrogens : bool
+        Whether the geometry encoder sees hydrogens; without them it is several times faster.
+    embedding_dim : int
+        d, the width of the shared space.
+    fusion : {"mean", "attention"}
+        How the codes of the available modalities become one.
+    fusion_dropout : float
+        Dropout in the projection heads.
+    hypergraph, memory : bool
+        Structure awareness, each part on its own.
+    n_neighbors : int
+        k, the nodes of a hyperedge.
+    hypergraph_norm : {"row", "sym"}
+        ``D_v^-1 H W D_e^-1 H^T``, or the symmetric form.
+    hypergraph_scope : {"batch", "memory"}
+        The scope in pre-training; everywhere else it is the memory's.
+    hypergraph_dropout : float
+        Dropout inside the hypergraph convolution.
+    n_anchors : int
+        K, the most anchors the memory can hold.
+    memory_update : {"ema", "gradient"}
+        How anchors follow the codes.
+    memory_decay : float
+        Decay of the moving average.
+    memory_warmup : int
+        Molecules seen before the anchors start by k-means.
+    memory_temperature : float
+        τ_m of the addressing.
+    n_exemplars : int
+        Training molecules that each anchor remembers.
+    temperature : float
+        Of the contrastive terms.
+    mask_rate : float
+        Share of atoms hidden in the masked-atom task.
+    w_con, w_rec, w_mask, w_mem : float
+        Weights of agreement, reconstruction, masked atoms, and memory in the total.
+    w_align, w_commit, w_balance : float
+        Weights inside the memory term.
+    schedule : {"joint", "staged"}
+        ``"staged"`` turns structure awareness on after half of the steps.
+    head_width, head_layers, head_dropout : int, int, float
+        The supervised head, an MLP.
+    class_weights : "balanced", sequence of float, or None
+        Weights of the classes in the loss.
+    scale_labels : bool
+        Whether regression labels are standardised inside the model (mean and scale are
+        learnt from the first training set and travel with the checkpoint).
+    batch_size : int
+    learning_rate : float
+    encoder_learning_rate : float or None
+        Of the encoders, where it should differ.
+    lr_schedule : {"constant", "cosine"}
+        Over the epochs of one ``fit``; cosine comes with a linear warm-up.
+    weight_decay : float
+    clip_norm : float or None
+        Largest norm of the gradient.
+    freeze_epochs : int
+        First epochs of a fine-tuning in which the encoders rest.
+    precision : {"auto", "fp32", "bf16"}
+        Of the encoders in training; "auto" is bf16 where the processor computes in it.
+        Inference is fp32 unless "bf16" is asked for.
+    seed : int
+
+    Raises
+    ------
+    ValueError
+        For a value out of its range; the message names the field and what it may be.
+
+    Examples
+    --------
+    >>> config = MMSAConfig(mode="classification", n_tasks=12)
+    >>> MMSAConfig.from_json(config.to_json()) == config
+    True
+    >>> MMSAConfig.preset("small").image_size
+    112
+    >>> config.replace(n_task=3)
+    Traceback (most recent call last):
+        ...
+    ValueError: unknown argument 'n_task'; did you mean 'n_tasks'?
+    """
+
+    mode: str = "pretraining"
+    n_tasks: int = 1
+    n_classes: int = 2
+    modalities: tuple[str, ...] = MODALITIES
+
+    image: str = "resnet18"
+    image_size: int = 224
+    image_width: int = 64
+    image_augmentation: bool = True
+    graph: str = "gin"
+    features: str = "basic"
+    graph_width: int = 300
+    graph_layers: int = 5
+    graph_dropout: float = 0.1
+    geometry: str = "comenet"
+    geometry_width: int = 256
+    geometry_layers: int = 4
+    cutoff: float = 8.0
+    hydrogens: bool = False
+
+    embedding_dim: int = 256
+    fusion: str = "mean"
+    fusion_dropout: float = 0.0
+
+    hypergraph: bool = True
+    n_neighbors: int = 8
+    hypergraph_norm: str = "row"
+    hypergraph_scope: str = "batch"
+    hypergraph_dropout: float = 0.1
+    memory: bool = True
+    n_anchors: int = 512
+    memory_update: str = "ema"
+    memory_decay: float = 0.99
+    memory_warmup: int = 4096
+    memory_temperature: float = 0.1
+    n_exemplars: int = 5
+
+    temperature: float = 0.1
+    mask_rate: float = 0.15
+    w_con: float = 1.0
+    w_rec: float = 1.0
+    w_mask: float = 0.5
+    w_mem: float = 1.0
+    w_align: float = 1.0
+    w_commit: float = 0.1
+    w_balance: float = 0.1
+    schedule: str = "joint"
+
+    head_width: int = 256
+    head_layers: int = 2
+    head_dropout: float = 0.2
+    class_weights: str | tuple[float, ...] | None = None
+    scale_labels: bool = True
+
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    encoder_learning_rate: float | None = None
+    lr_schedule: str = "constant"
+    weight_decay: float = 1e-5
+    clip_norm: float | None = 5.0
+    freeze_epochs: int = 0
+    precision: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Bring sequences to tuples and check every field."""
+        if isinstance(self.modalities, str):
+            object.__setattr__(self, "modalities", (self.modalities,))
+        if not isinstance(self.class_weights, (str, type(None))):
+            object.__setattr__(self, "class_weights", tuple(float(w) for w in self.class_weights))
+        given = tuple(self.modalities)
+        unknown = [m for m in given if m not in MODALITIES]
+        if unknown or not given or len(set(given)) != len(given):
+            raise ValueError(
+                f"modalities={given!r}: choose a non-empty subset of {MODALITIES}, each once"
+            )
+        # One order, whatever the user's: parameters and columns must not depend on it.
+        object.__setattr__(self, "modalities", tuple(m for m in MODALITIES if m in given))
+
+        self._one_of("mode", MODES)
+        self._one_of("features", ("basic", "full"))
+        self._one_of("fusion", ("mean", "attention"))
+        self._one_of("hypergraph_norm", ("row", "sym"))
+        self._one_of("hypergraph_scope", ("batch", "memory"))
+        self._one_of("memory_update", ("ema", "gradient"))
+        self._one_of("schedule", ("joint", "staged"))
+        self._one_of("lr_schedule", ("constant", "cosine"))
+        self._one_of("precision", ("auto", "fp32", "bf16"))
+        for name in (
+            "n_tasks", "image_width", "graph_width", "graph_layers", "geometry_width",
+            "geometry_layers", "embedding_dim", "n_neighbors", "n_anchors", "memory_warmup",
+            "head_width", "head_layers", "batch_size",
+        ):  # fmt: skip
+            self._whole(name, least=1)
+        self._whole("n_classes", least=2)
+        self._whole("image_size", least=32)
+        for name in ("n_exemplars", "freeze_epochs", "seed"):
+            self._whole(name, least=0)
+        for name in ("graph_dropout", "fusion_dropout", "hypergraph_dropout", "head_dropout",
+                     "mask_rate", "memory_decay"):  # fmt: skip
+            self._between(name, 0.0, 1.0, open_top=True)
+        for name in ("w_con", "w_rec", "w_mask", "w_mem", "w_align", "w_commit", "w_balance",
+                     "weight_decay"):  # fmt: skip
+            self._between(name, 0.0, math.inf)
+        for name in ("temperature", "memory_temperature", "cutoff", "learning_rate"):
+            self._positive(name)
+        for name in ("encoder_learning_rate", "clip_norm"):
+            if getattr(self, name) is not None:
+                self._positive(name)
+        if self.memory and self.hypergraph and self.n_neighbors > self.n_anchors:
+            raise ValueError(
+                f"n_neighbors={self.n_neighbors} (k) is larger than n_anchors={self.n_anchors} "
+                "(K): a hyperedge cannot hold more anchors than there are; lower n_neighbors "
+                "or raise n_anchors"
+            )
+        if isinstance(self.class_weights, str):
+            self._one_of("class_weights", ("balanced",))
+        elif self.class_weights is not None and len(self.class_weights) != self.n_classes:
+            raise ValueError(
+                f"class_weights has {len(self.class_weights)} values for n_classes="
+                f"{self.n_classes}; give one per class, or 'balanced'"
+            )
+
+    # ---- checks -------------------------------------------------------------------------
+
+    def _one_of(self, name: str, allowed: Sequence[str]) -> None:
+        if getattr(self, name) not in allowed:
+            raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {tuple(allowed)}")
+
+    def _whole(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or int(value) != value or value < least:
+            raise ValueError(f"{name}={value!r}: must be a whole number of at least {least}")
+        object.__setattr__(self, name, int(value))  # numpy integers would not be JSON
+
+    def _between(self, name: str, low: float, high: float, open_top: bool = False) -> None:
+        value = float(getattr(self, name))
+        if not low <= value <= high or (open_top and value == high):
+            bracket = ")" if open_top else "]"
+            raise ValueError(f"{name}={value!r}: must be in [{low:g}, {high:g}{bracket}")
+        object.__setattr__(self, name, value)
+
+    def _positive(self, name: str) -> None:
+        value = float(getattr(self, name))
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name}={value!r}: must be a positive number")
+        object.__setattr__(self, name, value)
+
+    # ---- travel -------------------------------------------------------------------------
+
+    def replace(self, **changes: Any) -> MMSAConfig:
+        """Return a copy with some fields changed; unknown names are refused with a hint."""
+        known = [field.name for field in fields(self)]
+        for name in changes:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+                raise ValueError(f"unknown argument {name!r}; {hint}")
+        return dataclass_replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values only (lists for tuples)."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MMSAConfig:
+        """Build from plain values; unknown names are refused."""
+        return cls().replace(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        )
+
+    def to_json(self) -> str:
+        """Return the configuration as JSON text."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> MMSAConfig:
+        """Read what :meth:`to_json` wrote."""
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> MMSAConfig:
+        """Return a named configuration: ``"base"``, or ``"small"`` for a CPU.
+
+        Parameters
+        ----------
+        name : str
+        **changes
+            Fields that differ from the preset.
+
+        Raises
+        ------
+        ValueError
+            If there is no such preset.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"no preset {name!r}; there are {tuple(PRESETS)}")
+        return cls().replace(**{**PRESETS[name], **changes})
+
+    def differences(self, other: MMSAConfig, names: Sequence[str] | None = None) -> list[str]:
+        """Return ``"field: mine, not theirs"`` for the fields in which two differ."""
+        chosen = names or [field.name for field in fields(self)]
+        return [
+            f"{name}: {getattr(self, name)!r}, not {getattr(other, name)!r}"
+            for name in chosen
+            if getattr(self, name) != getattr(other, name)
+        ]
+
+
+ARCHITECTURE = (
+    "mode", "n_tasks", "n_classes", "modalities", "image", "image_width", "graph", "features",
+    "graph_width", "graph_layers", "geometry", "geometry_width", "geometry_layers",
+    "embedding_dim", "fusion", "hypergraph", "memory", "n_anchors", "memory_update",
+    "head_width", "head_layers",
+)  # fmt: skip
+"""Fields that decide which parameters exist: a checkpoint must agree in these."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "small": {
+        "image_size": 112,
+        "image_width": 32,
+        "graph_width": 192,
+        "graph_layers": 4,
+        "geometry_width": 128,
+        "geometry_layers": 3,
+        "n_anchors": 256,
+        "memory_warmup": 2048,
+    },
+}

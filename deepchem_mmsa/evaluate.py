@@ -1,0 +1,151 @@
+"""Evaluation in which a missing label is missing, and a task that cannot be scored is said.
+
+DeepChem's own evaluator counts missing labels (weight 0, value 0) as negatives unless sample
+weights are used, and one task with a single class turns the mean over tasks into NaN.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from deepchem.trans import undo_transforms
+from deepchem.utils.evaluate import _process_metric_input
+
+logger = logging.getLogger(__name__)
+
+
+def masked_scores(
+    y: np.ndarray,
+    w: np.ndarray | None,
+    predictions: np.ndarray,
+    metrics: Any,
+    n_classes: int = 2,
+    use_sample_weights: bool = False,
+) -> dict[str, np.ndarray]:
+    """Score each task on the labels that it has.
+
+    Parameters
+    ----------
+    y : np.ndarray
+        Labels, ``[N]`` or ``[N, T]``; NaN is a missing label too.
+    w : np.ndarray or None
+        Weights of the same shape (or ``[N, 1]``, ``[N]``: for all tasks); 0 marks a missing
+        label.
+    predictions : np.ndarray
+        ``[N, T, C]`` probabilities or ``[N, T]`` values. A row of NaN (a molecule without any
+        view) is left out, with a warning that counts them.
+    metrics : deepchem.metrics.Metric, list of them, or metric functions
+    n_classes : int
+    use_sample_weights : bool
+        Whether the weights also weigh the samples that are there.
+
+    Returns
+    -------
+    dict of str to np.ndarray
+        Per metric, ``[T]`` scores; NaN for a task without labels, or with one class only in a
+        classification metric.
+
+    Examples
+    --------
+    >>> import deepchem as dc
+    >>> auc = dc.metrics.Metric(dc.metrics.roc_auc_score)
+    >>> y, w = np.array([[1, 0], [0, 1], [1, 0]]), np.array([[1, 0], [1, 1], [1, 0]])
+    >>> p = np.array([[.9, .5], [.2, .5], [.8, .5]])
+    >>> masked_scores(y, w, np.stack([1 - p, p], -1), auc)
+    {'roc_auc_score': array([ 1., nan])}
+    """
+    y = np.asarray(y, dtype=float)
+    y = y.reshape(len(y), -1)
+    n_tasks = y.shape[1]
+    predictions = np.asarray(predictions)
+    if predictions.ndim == 1:
+        predictions = predictions[:, None]
+    weights = np.ones_like(y) if w is None else np.asarray(w, dtype=float)
+    weights = np.broadcast_to(weights.reshape(len(y), -1), y.shape)
+    there = (weights != 0) & ~np.isnan(y)
+    unpredicted = np.isnan(predictions.reshape(len(y), n_tasks, -1)).any(-1)
+    if (there & unpredicted).any():
+        logger.warning(
+            "%d of %d molecules have no prediction and are left out of the scores",
+            (there & unpredicted).any(1).sum(),
+            len(y),
+        )
+    there = there & ~unpredicted
+
+    scores = {}
+    for metric in _process_metric_input(metrics):
+        per_task = np.full(n_tasks, np.nan)
+        for task in range(n_tasks):
+            kept = there[:, task]
+            truth = y[kept, task]
+            if len(truth) == 0 or (metric.mode == "classification" and len(set(truth)) < 2):
+                continue
+            per_task[task] = metric.compute_metric(
+                truth[:, None],
+                predictions[kept][:, task : task + 1],
+                weights[kept, task : task + 1],
+                n_tasks=1,
+                n_classes=n_classes,
+                use_sample_weights=use_sample_weights,
+            )
+        scores[metric.name] = per_task
+    return scores
+
+
+def evaluate(
+    model: Any,
+    dataset: Any,
+    metrics: Any,
+    transformers: Sequence[Any] = (),
+    per_task_metrics: bool = False,
+    use_sample_weights: bool = False,
+    n_classes: int = 2,
+) -> Any:
+    """Predict a dataset and score it by :func:`masked_scores`.
+
+    Parameters
+    ----------
+    model : deepchem.models.Model
+    dataset : deepchem.data.Dataset
+    metrics, use_sample_weights, n_classes
+        As in :func:`masked_scores`.
+    transformers : sequence of deepchem.trans.Transformer
+        Undone on labels and predictions first.
+    per_task_metrics : bool
+        Whether the scores of the tasks are returned too.
+
+    Returns
+    -------
+    dict or (dict, dict)
+        Metric name to the mean over the tasks that can be scored; then, if asked for, to the
+        list of all tasks' scores.
+
+    Raises
+    ------
+    ValueError
+        If the dataset is empty.
+    """
+    if len(dataset) == 0:
+        raise ValueError("the dataset to evaluate holds no molecule")
+    output_transformers = [t for t in transformers if t.transform_y]
+    y = undo_transforms(dataset.y, output_transformers)
+    predictions = model.predict(dataset, output_transformers)
+    per_task = masked_scores(y, dataset.w, predictions, metrics, n_classes, use_sample_weights)
+    means = {}
+    for metric in _process_metric_input(metrics):
+        values = per_task[metric.name]
+        scored = values[~np.isnan(values)]
+        if len(scored) < len(values):
+            logger.info(
+                "%s: %d of %d tasks cannot be scored (no labels, or one class only)",
+                metric.name,
+                len(values) - len(scored),
+                len(values),
+            )
+        means[metric.name] = float(metric.task_averager(scored)) if len(scored) else float("nan")
+    if per_task_metrics:
+        return means, {name: values.tolist() for name, values in per_task.items()}
+    return means

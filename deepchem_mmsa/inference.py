@@ -1,0 +1,128 @@
+"""Inference: the network in evaluation mode, reasons for gaps, and dropout sampled on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from deepchem_mmsa.batching import MoleculeBatch
+from deepchem_mmsa.config import MMSAConfig
+from deepchem_mmsa.molecule import MoleculeViews
+from deepchem_mmsa.network import MMSANetwork
+
+_DROPOUT = (nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Dropout1d, nn.Dropout2d)
+
+
+@contextmanager
+def evaluating(network: MMSANetwork, bf16: bool = False) -> Iterator[None]:
+    """Set evaluation mode without gradients, and give the network back as it was.
+
+    Parameters
+    ----------
+    network : MMSANetwork
+    bf16 : bool
+        Whether encoders compute in bf16; the default is fp32.
+    """
+    was_training, was_dtype = network.training, network.autocast_dtype
+    network.eval()
+    network.autocast_dtype = torch.bfloat16 if bf16 else None
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        network.autocast_dtype = was_dtype
+        network.train(was_training)
+
+
+def training_precision(config: MMSAConfig, device: torch.device) -> torch.dtype | None:
+    """Return the type that encoders are trained in, None for fp32.
+
+    "auto" takes bf16 where the processor multiplies in it (a processor without such
+    instructions emulates them twenty times slower than fp32).
+    """
+    if config.precision == "auto":
+        if device.type == "cuda":
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+            native = device.type == "cpu" and probe is not None and bool(probe())
+        return torch.bfloat16 if native else None
+    return torch.bfloat16 if config.precision == "bf16" else None
+
+
+def missing_reason(record: MoleculeViews, modalities: tuple[str, ...]) -> str:
+    """Return why a record has none of the modalities that a model reads.
+
+    Examples
+    --------
+    >>> missing_reason(MoleculeViews.unreadable("C(", "unclosed branch"), ("graph",))
+    'graph: unclosed branch'
+    >>> missing_reason(MoleculeViews("C"), ("graph",))
+    'graph: the featurizer was not asked for this view'
+    """
+    return "; ".join(
+        f"{m}: {record.reasons.get(m, 'the featurizer was not asked for this view')}"
+        for m in modalities
+    )
+
+
+def has_dropout(module: nn.Module) -> bool:
+    """Return whether a module drops anything at random."""
+    return any(isinstance(part, _DROPOUT) and part.p > 0 for part in module.modules())
+
+
+def sample_dropout(
+    network: MMSANetwork, batch: MoleculeBatch, masks: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of the prediction over dropout masks.
+
+    Dropout is active, batch norm and all else stay in evaluation mode (Gal and Ghahramani
+    2016). Encoders that drop nothing are run once.
+
+    Parameters
+    ----------
+    network : MMSANetwork
+        In evaluation mode.
+    batch : MoleculeBatch
+    masks : int
+    seed : int
+        The same seed draws the same masks.
+
+    Returns
+    -------
+    mean, std : torch.Tensor
+        Shaped like the prediction.
+    """
+    stochastic = [m for m, encoder in network.encoders.items() if has_dropout(encoder)]
+    fixed = [m for m in network.encoders if m not in stochastic]
+    known = network.modality_embeddings(batch, only=fixed)
+    dropouts = [part for part in network.modules() if isinstance(part, _DROPOUT)]
+    devices = [batch.available.device] if batch.available.device.type == "cuda" else []
+    total: Tensor | None = None
+    squares: Tensor | None = None
+    try:
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            for part in dropouts:
+                part.train()
+            for _ in range(masks):
+                h = {**known, **network.modality_embeddings(batch, only=stochastic)}
+                codes = network.fusion.project(h)[1]
+                embedding = network.embed_codes(codes, batch.available)
+                value = network.supervised_outputs(embedding)[0].double()
+                # Around the first sample, so that equal values differ by nothing at all.
+                if total is None or squares is None:
+                    origin = value
+                    total, squares = torch.zeros_like(value), torch.zeros_like(value)
+                total = total + (value - origin)
+                squares = squares + (value - origin) ** 2
+    finally:
+        for part in dropouts:
+            part.eval()
+    assert total is not None
+    assert squares is not None
+    mean = total / masks
+    return (origin + mean).float(), (squares / masks - mean**2).clamp(min=0).sqrt().float()

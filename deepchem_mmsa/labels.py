@@ -1,0 +1,102 @@
+"""Labels: what a supervised run needs to know of ``y`` and ``w`` before it begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from deepchem_mmsa.config import MMSAConfig
+
+
+def check_labels(dataset: Any, config: MMSAConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels and weights ``[N, T]``, missing ones at weight 0, or say what is wrong.
+
+    Parameters
+    ----------
+    dataset : deepchem.data.Dataset
+    config : MMSAConfig
+
+    Raises
+    ------
+    ValueError
+        If the columns are not `n_tasks`, a label is not a class (or not finite), or there is
+        no label at all; row, value and remedy are named.
+    """
+    n = len(dataset)
+    if dataset.y is None:
+        raise ValueError(
+            f"the dataset has no labels (y is None), but mode={config.mode!r} needs them; "
+            "load it with its tasks, or use mode='pretraining'"
+        )
+    y = np.asarray(dataset.y, dtype=float).reshape(n, -1)
+    if y.shape[1] != config.n_tasks:
+        raise ValueError(
+            f"the dataset has {y.shape[1]} task(s), the model n_tasks={config.n_tasks}; "
+            f"build it with n_tasks={y.shape[1]}"
+        )
+    w = np.ones_like(y) if dataset.w is None else np.asarray(dataset.w, dtype=float)
+    w = np.where(np.isnan(y), 0.0, np.broadcast_to(w.reshape(n, -1), y.shape))
+    there = w != 0
+    if not there.any():
+        raise ValueError(
+            "every label of the dataset is missing (weight 0 or NaN); nothing can be learnt: "
+            "check the task columns, or use mode='pretraining'"
+        )
+    if config.mode == "classification":
+        allowed = np.isin(y, np.arange(config.n_classes))
+        remedy = (
+            f"labels are the classes 0 to {config.n_classes - 1}; map them, or set n_classes, "
+            "or use mode='regression'"
+        )
+    else:
+        allowed = np.isfinite(y)
+        remedy = "labels must be finite; leave missing ones empty (NaN)"
+    wrong = np.argwhere(there & ~allowed)
+    if len(wrong):
+        row, task = wrong[0]
+        name = dataset.ids[row] if len(dataset.ids) else ""
+        raise ValueError(
+            f"{len(wrong)} label(s) cannot be used; the first is {y[row, task]:g} in row {row} "
+            f"({name}), task {task}: {remedy}"
+        )
+    return y, w
+
+
+def label_scaling(y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of each task's labels that are there, ``[T]`` each.
+
+    A task without spread (or without labels) has scale 1.
+
+    Examples
+    --------
+    >>> label_scaling(np.array([[1., 5.], [3., 7.]]), np.array([[1., 1.], [1., 0.]]))
+    (array([2., 5.], dtype=float32), array([1., 1.], dtype=float32))
+    """
+    there = w != 0
+    count = np.maximum(there.sum(0), 1)
+    known = np.where(there, y, 0.0)
+    mean = known.sum(0) / count
+    scale = np.sqrt((np.where(there, y - mean, 0.0) ** 2).sum(0) / count)
+    scale = np.where(scale > 1e-8 * np.maximum(1.0, np.abs(mean)), scale, 1.0)
+    return mean.astype(np.float32), scale.astype(np.float32)
+
+
+def class_weights(y: np.ndarray, w: np.ndarray, config: MMSAConfig) -> np.ndarray:
+    """Return the weight of each class in the loss, ``[T, C]``.
+
+    ``"balanced"`` is scikit-learn's: labels of the task / (classes × labels of the class).
+
+    Examples
+    --------
+    >>> config = MMSAConfig(mode="classification", class_weights="balanced")
+    >>> class_weights(np.array([[0.], [0.], [0.], [1.]]), np.ones((4, 1)), config)
+    array([[0.6666667, 2.       ]], dtype=float32)
+    """
+    if config.class_weights != "balanced":
+        weights = np.asarray(config.class_weights, dtype=np.float32)
+        return np.tile(weights, (config.n_tasks, 1))
+    counts = np.stack([((y == c) & (w != 0)).sum(0) for c in range(config.n_classes)], 1)
+    total = counts.sum(1, keepdims=True)
+    balanced = total / (config.n_classes * np.maximum(counts, 1))
+    return np.where(counts > 0, balanced, 1.0).astype(np.float32)

@@ -1,0 +1,1 @@
+"""Building blocks of the network: one idea per file, on torch and DGL only."""

@@ -1,0 +1,414 @@
+"""Encoders of the 3D conformer: ComENet, written here, and dgllife's SchNet.
+
+ComENet (Wang et al. 2022, NeurIPS, arXiv 2206.08515) is in no library of this stack. The network
+below has every term of the paper; where two linear layers follow each other without a
+non-linearity it holds their product as one matrix, which is the same function and a third faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deepchem_mmsa.layers.dgl_backend import import_dgllife
+from deepchem_mmsa.layers.filtered_sum import FilterEdges, by_size, filtered_sum
+from deepchem_mmsa.layers.geometry_basis import (
+    BesselBasis,
+    edge_geometry,
+    radius_graph,
+    spherical_harmonics,
+)
+from deepchem_mmsa.layers.message_passing import (
+    REDUCTIONS,
+    BatchedConformers,
+    EdgeList,
+    pool,
+)
+
+__all__ = ["GEOMETRY_ENCODERS", "ComENet", "SchNet", "make_geometry_encoder", "radius_graph"]
+
+N_ELEMENTS = 120  # Z = 0 (dummy atom) to 118, and one spare
+
+
+class GeometryEncoder(nn.Module):
+    """What both encoders of a conformer share: atoms first, then their read-out.
+
+    Parameters
+    ----------
+    cutoff : float
+        Å; farther atoms do not see each other.
+    max_neighbors : int or None
+        Limit per atom, see :func:`radius_graph`.
+    width, n_layers, out_dim : int
+        Sizes.
+    readout : {"mean", "sum", "max"}
+        How atoms are pooled.
+
+    Raises
+    ------
+    ValueError
+        When an option is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        cutoff: float,
+        max_neighbors: int | None,
+        width: int,
+        n_layers: int,
+        out_dim: int,
+        readout: str,
+    ) -> None:
+        super().__init__()
+        if not cutoff > 0:
+            raise ValueError(f"cutoff={cutoff} must be positive (Å)")
+        for name, value in (("width", width), ("n_layers", n_layers), ("out_dim", out_dim)):
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if readout not in REDUCTIONS:
+            raise ValueError(
+                f"readout={readout!r} is unknown; choose one of {', '.join(REDUCTIONS)}"
+            )
+        self.cutoff = cutoff
+        self.max_neighbors = max_neighbors
+        self.atom_dim = out_dim
+        self.out_dim = out_dim
+        self.pooling = readout
+
+    def atom_embeddings(self, conformers: BatchedConformers) -> Tensor:
+        """Embed every atom in its surroundings: ``[N, atom_dim]``."""
+        raise NotImplementedError
+
+    def readout(self, conformers: BatchedConformers, atoms: Tensor) -> Tensor:
+        """Pool the atoms of each molecule: ``[N, atom_dim]`` to ``[G, out_dim]``."""
+        return pool(atoms, conformers.n_atoms, self.pooling, conformers.molecule_of_atom)
+
+    def forward(self, conformers: BatchedConformers) -> Tensor:
+        """Encode conformers.
+
+        Parameters
+        ----------
+        conformers : BatchedConformers
+            ``G`` molecules, coordinates in Å; ``G`` may be 0.
+
+        Returns
+        -------
+        Tensor
+            ``[G, out_dim]``.
+        """
+        if len(conformers.atomic_numbers) == 0:
+            empty = next(self.parameters()).new_zeros((0, self.atom_dim))
+            return self.readout(conformers, empty)
+        return self.readout(conformers, self.atom_embeddings(conformers))
+
+
+class EdgeGraphConv(nn.Module):
+    """``y_i = A Σ_j (W f_ji) ⊙ x_j + B x_i + b``: one branch of a ComENet block.
+
+    Parameters
+    ----------
+    n_features : int
+        Width of the edges' description ``f``.
+    width : int
+        Width of ``x`` and ``y``.
+    """
+
+    def __init__(self, n_features: int, width: int) -> None:
+        super().__init__()
+        self.filter = nn.Linear(n_features, width, bias=False)
+        self.neighbours = nn.Linear(width, width, bias=False)
+        self.itself = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.filter.weight)
+
+    def forward(self, edges: FilterEdges, index: int, x: Tensor) -> Tensor:
+        """Map ``x`` ``[N, width]`` to ``[N, width]`` with the edges' ``index``-th features."""
+        messages = filtered_sum(edges, index, x, self.filter.weight)
+        return self.neighbours(messages) + self.itself(x)
+
+
+class ComENetBlock(nn.Module):
+    """One interaction block: both branches, the atom itself, residual layers, norm.
+
+    ``LayerNorm`` stands where the reference has ``GraphNorm``: the latter divides by the spread
+    over a molecule's atoms, which is zero in a symmetric molecule and blows rounding up there.
+
+    Parameters
+    ----------
+    width : int
+        Of atoms.
+    n_spherical, n_torsion : int
+        Widths of the two descriptions of an edge.
+    n_dense : int
+        Residual layers.
+    """
+
+    def __init__(self, width: int, n_spherical: int, n_torsion: int, n_dense: int) -> None:
+        super().__init__()
+        self.enter = nn.Linear(width, width)
+        self.spherical = EdgeGraphConv(n_spherical, width)
+        self.torsional = EdgeGraphConv(n_torsion, width)
+        self.join = nn.Linear(2 * width, width)
+        self.dense = nn.ModuleList(nn.Linear(width, width) for _ in range(n_dense))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, edges: FilterEdges, x: Tensor) -> Tensor:
+        """Map ``x`` ``[N, width]`` to ``[N, width]``."""
+        x = functional.silu(self.enter(x))
+        h1 = functional.silu(self.spherical(edges, 0, x))
+        h2 = functional.silu(self.torsional(edges, 1, x))
+        h = self.join(torch.cat([h1, h2], dim=1)) + x
+        for layer in self.dense:
+            h = functional.silu(layer(h)) + h
+        return self.norm(h)
+
+
+class ComENet(GeometryEncoder):
+    """ComENet: complete and efficient message passing on conformers.
+
+    Edges within ``cutoff`` are described by two vectors: radial × spherical harmonics of the
+    neighbour's direction ``(d, θ, φ)`` in the atom's frame, and radial × harmonics of the torsion
+    ``(d, τ)``. The output is invariant to rotation and translation, and differs for mirror
+    images. Ours: the torsion enters with cosine and sine (its sign is then known), atoms are
+    averaged rather than summed by default.
+
+    Parameters
+    ----------
+    cutoff : float
+        Å.
+    width : int
+        Hidden width.
+    n_layers : int
+        Interaction blocks.
+    n_radial, n_spherical : int
+        Radial functions per degree; degrees of the harmonics (at most 4).
+    n_dense : int
+        Residual layers per block, and layers of the output MLP.
+    out_dim : int, optional
+        Width of the embedding; ``width`` if not given.
+    readout : {"mean", "sum", "max"}
+        How atoms are pooled.
+    max_neighbors : int, optional
+        Limit per atom, see :func:`radius_graph`.
+
+    Raises
+    ------
+    ValueError
+        When an option is unknown or out of range.
+
+    Examples
+    --------
+    >>> water = BatchedConformers(
+    ...     torch.tensor([8, 1, 1]),
+    ...     torch.tensor([[0.0, 0.0, 0.12], [0.0, 0.76, -0.47], [0.0, -0.76, -0.47]]),
+    ...     torch.tensor([3]))
+    >>> ComENet(width=16, n_layers=1)(water).shape
+    torch.Size([1, 16])
+    """
+
+    def __init__(
+        self,
+        cutoff: float = 8.0,
+        width: int = 256,
+        n_layers: int = 4,
+        n_radial: int = 3,
+        n_spherical: int = 2,
+        n_dense: int = 3,
+        out_dim: int | None = None,
+        readout: str = "mean",
+        max_neighbors: int | None = None,
+    ) -> None:
+        super().__init__(cutoff, max_neighbors, width, n_layers, out_dim or width, readout)
+        self.n_spherical = n_spherical
+        self.radial = BesselBasis(cutoff, n_radial, n_spherical)
+        self.embedding = nn.Embedding(N_ELEMENTS, width)
+        n_features = n_radial * n_spherical**2, n_radial * (2 * n_spherical - 1)
+        self.blocks = nn.ModuleList(
+            ComENetBlock(width, *n_features, n_dense) for _ in range(n_layers)
+        )
+        self.output = nn.ModuleList(nn.Linear(width, width) for _ in range(n_dense))
+        self.project = nn.Linear(width, self.out_dim)
+
+    def edge_features(
+        self, conformers: BatchedConformers, src: Tensor, dst: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Describe edges, once for all blocks.
+
+        Parameters
+        ----------
+        conformers : BatchedConformers
+            The atoms.
+        src, dst : Tensor
+            int64 ``[E]``.
+
+        Returns
+        -------
+        spherical : Tensor
+            ``[E, n_spherical² · n_radial]``: ``j_l(z_ln d / c) · Y_lm(θ, φ)``.
+        torsional : Tensor
+            ``[E, (2 n_spherical - 1) · n_radial]``: ``j_l(z_ln d / c)`` times ``cos lτ, sin lτ``.
+        """
+        geometry = edge_geometry(conformers, src, dst)
+        radial = self.radial(geometry.distance)
+        harmonics = spherical_harmonics(geometry.direction, self.n_spherical)
+        spherical, torsional = [], [radial[:, 0]]
+        cosine, sine = geometry.cos_torsion, geometry.sin_torsion
+        cos_l, sin_l = torch.ones_like(cosine), torch.zeros_like(cosine)
+        for degree in range(self.n_spherical):
+            orders = harmonics[:, degree**2 : (degree + 1) ** 2]
+            spherical.append((orders.unsqueeze(2) * radial[:, degree].unsqueeze(1)).flatten(1))
+            if degree:
+                cos_l, sin_l = cos_l * cosine - sin_l * sine, cos_l * sine + sin_l * cosine
+                torsional += [radial[:, degree] * wave.unsqueeze(1) for wave in (cos_l, sin_l)]
+        return torch.cat(spherical, dim=1), torch.cat(torsional, dim=1)
+
+    def atom_embeddings(self, conformers: BatchedConformers) -> Tensor:
+        """Embed every atom in its surroundings.
+
+        Parameters
+        ----------
+        conformers : BatchedConformers
+            ``N`` atoms.
+
+        Returns
+        -------
+        Tensor
+            ``[N, atom_dim]``.
+        """
+        molecules, order = by_size(conformers.n_atoms)
+        batch = BatchedConformers(
+            conformers.atomic_numbers[order],
+            conformers.coordinates.index_select(0, order),
+            conformers.n_atoms[molecules],
+        )
+        src, dst = radius_graph(batch, self.cutoff, self.max_neighbors)
+        features = self.edge_features(batch, src, dst)
+        edges = FilterEdges(src, dst, batch.n_atoms, batch.molecule_of_atom, list(features))
+        x = functional.silu(self.embedding(batch.atomic_numbers))
+        for block in self.blocks:
+            x = block(edges, x)
+        for layer in self.output:
+            x = functional.silu(layer(x))
+        return self.project(x).index_select(0, torch.argsort(order))
+
+
+class SchNet(GeometryEncoder):
+    """SchNet (Schütt et al. 2017, arXiv 1706.08566), dgllife's.
+
+    Sees distances only, hence not the difference between mirror images.
+
+    Parameters
+    ----------
+    cutoff : float
+        Å.
+    width : int
+        Width of atoms and filters.
+    n_layers : int
+        Interactions.
+    gap : float
+        Å between the centres of the radial functions.
+    out_dim : int, optional
+        Must equal ``width`` if given; dgllife's network has no other output.
+    readout : {"mean", "sum", "max"}
+        How atoms are pooled.
+    max_neighbors : int, optional
+        Limit per atom.
+
+    Raises
+    ------
+    ValueError
+        When an option is unknown or out of range.
+    ImportError
+        When DGL or dgllife is missing.
+    """
+
+    def __init__(
+        self,
+        cutoff: float = 8.0,
+        width: int = 256,
+        n_layers: int = 4,
+        gap: float = 0.2,
+        out_dim: int | None = None,
+        readout: str = "mean",
+        max_neighbors: int | None = None,
+    ) -> None:
+        super().__init__(cutoff, max_neighbors, width, n_layers, width, readout)
+        if out_dim not in (None, width):
+            raise ValueError(f"out_dim={out_dim} must equal width={width} for 'schnet'")
+        self.gnn = import_dgllife().model.SchNetGNN(
+            node_feats=width,
+            hidden_feats=[width] * n_layers,
+            num_node_types=N_ELEMENTS,
+            cutoff=cutoff,
+            gap=gap,
+        )
+
+    def atom_embeddings(self, conformers: BatchedConformers) -> Tensor:
+        """Embed every atom in its surroundings: ``[N, atom_dim]``.
+
+        Raises
+        ------
+        RuntimeError
+            When the installed DGL does not support the batch's device.
+        """
+        src, dst = radius_graph(conformers, self.cutoff, self.max_neighbors)
+        positions = conformers.coordinates
+        vectors = positions.index_select(0, src) - positions.index_select(0, dst)
+        distances = (vectors.square().sum(1, keepdim=True) + 1e-12).sqrt()
+        graph = EdgeList(src, dst, len(conformers.atomic_numbers)).dgl()
+        return self.gnn(graph, conformers.atomic_numbers, distances)
+
+
+GEOMETRY_ENCODERS: dict[str, Callable[..., GeometryEncoder]] = {
+    "comenet": ComENet,
+    "schnet": SchNet,
+}
+
+
+def make_geometry_encoder(
+    name: str,
+    cutoff: float = 8.0,
+    width: int = 256,
+    n_layers: int = 4,
+    readout: str = "mean",
+    max_neighbors: int | None = None,
+) -> GeometryEncoder:
+    """Build a geometry encoder by name.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``GEOMETRY_ENCODERS``.
+    cutoff, width, n_layers, readout, max_neighbors
+        As of :class:`ComENet`.
+
+    Returns
+    -------
+    GeometryEncoder
+        With ``out_dim``, mapping :class:`BatchedConformers` to ``[G, out_dim]``.
+
+    Raises
+    ------
+    ValueError
+        When the name or an option is unknown.
+
+    Examples
+    --------
+    >>> make_geometry_encoder("comenet", width=32).out_dim
+    32
+    """
+    if name not in GEOMETRY_ENCODERS:
+        raise ValueError(
+            f"geometry encoder {name!r} is unknown; known are "
+            f"{', '.join(sorted(GEOMETRY_ENCODERS))}. "
+            "An nn.Module object with out_dim can be passed instead of a name."
+        )
+    return GEOMETRY_ENCODERS[name](
+        cutoff=cutoff,
+        width=width,
+        n_layers=n_layers,
+        readout=readout,
+        max_neighbors=max_neighbors,
+    )

@@ -1,0 +1,405 @@
+"""One molecule as a dataset's ``X`` holds it: a picture, a 2D graph and a 3D conformer.
+
+:class:`MoleculeViews` is what :class:`~deepchem_mmsa.featurizer.MMSAFeaturizer` makes and what
+every other part of the package reads. It knows numpy and nothing else, so that a dataset can be
+opened without RDKit, torch or DGL. Its import path is part of the file format of pickled
+datasets and never changes.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+MODALITIES: tuple[str, ...] = ("image", "graph", "geometry")
+
+#: Atom columns and their vocabulary sizes. The index of an atom is Z-1 for Z in 1..118, 118 for
+#: the dummy atom ``*`` and 119 for the mask token of pre-training.
+ATOM_FEATURES: dict[str, int] = {
+    "atomic_number": 120,  # as in Hu et al. 2020
+    "chirality": 3,  # 0 unspecified or other, 1 clockwise, 2 counter-clockwise
+    "charge": 11,  # clip(charge, -5, 5) + 5
+    "hybridization": 8,  # 0 other, 1 S, 2 SP, 3 SP2, 4 SP3, 5 SP3D, 6 SP3D2, 7 unused
+    "aromatic": 2,
+    "n_hydrogens": 9,  # clip(total hydrogens, 0, 8)
+    "in_ring": 2,
+    "cip": 3,  # 0 none, 1 R (or r), 2 S (or s)
+    "radical": 4,  # clip(radical electrons, 0, 3)
+}
+#: Bond columns and their vocabulary sizes. Type 4, the self-loop, is made by encoders only.
+BOND_FEATURES: dict[str, int] = {
+    "type": 6,  # 0 single, 1 double, 2 triple, 3 aromatic, 4 self-loop, 5 any other
+    "direction": 3,  # 0 none, 1 end up right, 2 end down right
+    "conjugated": 2,
+    "in_ring": 2,
+    "stereo": 6,  # none, any, Z, E, cis, trans
+}
+#: How many of the first columns a feature set uses. "basic" is that of Hu et al. 2020.
+ATOM_FEATURE_SETS: dict[str, int] = {"basic": 2, "full": len(ATOM_FEATURES)}
+BOND_FEATURE_SETS: dict[str, int] = {"basic": 2, "full": len(BOND_FEATURES)}
+
+_MAGIC = b"MMSA"
+_VERSION = 1
+# magic, version, flags, spare; bytes of smiles, reasons, image, arrays; atoms, bonds, points; CRC
+_HEADER = struct.Struct("<4sBBH4I3II")
+_HAS_IMAGE, _HAS_GRAPH, _HAS_GEOMETRY = 1, 2, 4
+_MAX_TEXT = 1 << 20
+_MAX_IMAGE = 1 << 24
+_MAX_ATOMS = 1 << 16  # bonds address atoms by uint16
+_MAX_BONDS = 1 << 18
+_MAX_POINTS = 1 << 19
+_N_ATOM = len(ATOM_FEATURES)
+_N_BOND = len(BOND_FEATURES)
+_ATOM_SIZES = np.array(list(ATOM_FEATURES.values()), dtype=np.uint8)
+_BOND_SIZES = np.array(list(BOND_FEATURES.values()), dtype=np.uint8)
+
+
+class MoleculeViews:
+    """A molecule seen through up to three modalities.
+
+    A modality that is absent is ``None``; one that was asked for and could not be made also has
+    an entry in `reasons`. The class deliberately has no length, no iteration and no array
+    interface, or numpy would take a record apart when DeepChem puts it in an object array.
+
+    Parameters
+    ----------
+    smiles : str
+        Canonical isomeric SMILES, or the text as it was given if it cannot be read.
+    image : bytes, optional
+        Depiction as a compressed picture (a palette PNG), see
+        :func:`deepchem_mmsa.views.depiction.draw`.
+    atoms : np.ndarray, optional
+        uint8 ``[n_atoms, 9]``, vocabulary indices in the columns of :data:`ATOM_FEATURES`.
+    bond_atoms : np.ndarray, optional
+        uint16 ``[n_bonds, 2]``, the atoms of each bond; each bond once.
+    bonds : np.ndarray, optional
+        uint8 ``[n_bonds, 5]``, vocabulary indices in the columns of :data:`BOND_FEATURES`.
+    atomic_numbers : np.ndarray, optional
+        uint8 ``[n_points]``: the atoms of the graph in its order, then the added hydrogens.
+        0 is the dummy atom.
+    coordinates : np.ndarray, optional
+        float32 ``[n_points, 3]``, Å.
+    reasons : mapping of str to str, optional
+        Modality to why it is missing.
+
+    Raises
+    ------
+    ValueError
+        If an array has another shape, or a value outside its vocabulary, or only a part of a
+        modality is given.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> methane = MoleculeViews("C", atoms=np.zeros((1, 9), np.uint8),
+    ...                         bond_atoms=np.zeros((0, 2), np.uint16),
+    ...                         bonds=np.zeros((0, 5), np.uint8))
+    >>> methane.available
+    ('graph',)
+    >>> MoleculeViews.from_bytes(methane.to_bytes()) == methane
+    True
+    """
+
+    __slots__ = (
+        "atomic_numbers",
+        "atoms",
+        "bond_atoms",
+        "bonds",
+        "coordinates",
+        "image",
+        "reasons",
+        "smiles",
+    )
+
+    def __init__(
+        self,
+        smiles: str,
+        image: bytes | None = None,
+        atoms: np.ndarray | None = None,
+        bond_atoms: np.ndarray | None = None,
+        bonds: np.ndarray | None = None,
+        atomic_numbers: np.ndarray | None = None,
+        coordinates: np.ndarray | None = None,
+        reasons: Mapping[str, str] | None = None,
+    ) -> None:
+        self.smiles = smiles
+        self.image = image
+        self.atoms = atoms
+        self.bond_atoms = bond_atoms
+        self.bonds = bonds
+        self.atomic_numbers = atomic_numbers
+        self.coordinates = coordinates
+        self.reasons: dict[str, str] = dict(reasons or {})
+        self._check()
+
+    @classmethod
+    def unreadable(
+        cls, smiles: object, reason: str, modalities: Sequence[str] = MODALITIES
+    ) -> MoleculeViews:
+        """Record of a row that holds no molecule: it stays in its place, flagged.
+
+        Parameters
+        ----------
+        smiles : object
+            What was given; kept as text, cut at a thousand characters.
+        reason : str
+            Why it cannot be read.
+        modalities : sequence of str, optional
+            The modalities that were asked for.
+
+        Returns
+        -------
+        MoleculeViews
+            A record without any view.
+
+        Examples
+        --------
+        >>> MoleculeViews.unreadable("C1CC", "unclosed ring").available
+        ()
+        """
+        text = smiles if isinstance(smiles, str) else "" if smiles is None else str(smiles)
+        return cls(text[:1000], reasons=dict.fromkeys(modalities, reason))
+
+    @property
+    def available(self) -> tuple[str, ...]:
+        """Modalities that are present, in the order of :data:`MODALITIES`."""
+        parts = (self.image, self.atoms, self.coordinates)
+        return tuple(name for name, part in zip(MODALITIES, parts) if part is not None)
+
+    def _check(self) -> None:
+        """Raise ValueError unless every field has its shape, type and range."""
+        if not isinstance(self.smiles, str):
+            raise ValueError(f"smiles must be text, got {type(self.smiles).__name__}")
+        if self.image is not None and not isinstance(self.image, bytes):
+            raise ValueError(f"image must be bytes, got {type(self.image).__name__}")
+        if not (self.atoms is None) == (self.bonds is None) == (self.bond_atoms is None):
+            raise ValueError("atoms, bond_atoms and bonds belong together: give all or none")
+        if (self.atomic_numbers is None) != (self.coordinates is None):
+            raise ValueError("atomic_numbers and coordinates belong together: give both or none")
+        if self.atoms is not None and self.bond_atoms is not None and self.bonds is not None:
+            n_bonds = len(self.bonds)
+            _check_array("atoms", self.atoms, np.uint8, (None, _N_ATOM), _ATOM_SIZES)
+            _check_array("bonds", self.bonds, np.uint8, (None, _N_BOND), _BOND_SIZES)
+            n_atoms = len(self.atoms)
+            if n_atoms > _MAX_ATOMS or n_bonds > _MAX_BONDS:
+                raise ValueError(f"{n_atoms} atoms, {n_bonds} bonds: more than a record can hold")
+            _check_array("bond_atoms", self.bond_atoms, np.uint16, (n_bonds, 2), n_atoms)
+        if self.atomic_numbers is not None and self.coordinates is not None:
+            n_points = len(self.coordinates)
+            if n_points > _MAX_POINTS:
+                raise ValueError(f"{n_points} points: more than a record can hold")
+            _check_array("coordinates", self.coordinates, np.float32, (None, 3))
+            _check_array("atomic_numbers", self.atomic_numbers, np.uint8, (n_points,), 119)
+            if not np.isfinite(self.coordinates).all():
+                raise ValueError("coordinates must be finite")
+        for name, reason in self.reasons.items():
+            if name not in MODALITIES or not isinstance(reason, str):
+                raise ValueError(f"reasons must map {MODALITIES} to text, got {name!r}: {reason!r}")
+
+    def to_bytes(self) -> bytes:
+        """Compact form: a header, the texts, the picture, then the arrays, deflated.
+
+        Returns
+        -------
+        bytes
+            About 3 KB for a drug-like molecule with all three views. Equal records on one
+            machine give equal bytes.
+
+        Raises
+        ------
+        ValueError
+            If a text or the picture is larger than the format allows.
+        """
+        text = self.smiles.encode("utf-8", "surrogatepass")
+        reasons = (
+            json.dumps(self.reasons, sort_keys=True, separators=(",", ":")).encode()
+            if self.reasons
+            else b""
+        )
+        image = self.image or b""
+        if len(text) > _MAX_TEXT or len(reasons) > _MAX_TEXT or len(image) > _MAX_IMAGE:
+            raise ValueError(
+                f"record too large: SMILES {len(text)}, reasons {len(reasons)}, "
+                f"picture {len(image)} bytes"
+            )
+        flags, n_atoms, n_bonds, n_points = 0, 0, 0, 0
+        arrays: list[bytes] = []
+        if self.image is not None:
+            flags |= _HAS_IMAGE
+        if self.atoms is not None and self.bonds is not None and self.bond_atoms is not None:
+            flags |= _HAS_GRAPH
+            n_atoms, n_bonds = len(self.atoms), len(self.bonds)
+            # Columns one after the other: each is nearly constant, which deflates well.
+            arrays += [self.atoms.T.tobytes(), self.bonds.T.tobytes()]
+            arrays.append(_to_planes(self.bond_atoms, "<u2"))
+        if self.atomic_numbers is not None and self.coordinates is not None:
+            flags |= _HAS_GEOMETRY
+            n_points = len(self.coordinates)
+            arrays += [self.atomic_numbers.tobytes(), _to_planes(self.coordinates, "<f4")]
+        deflated = zlib.compress(b"".join(arrays), 6) if arrays else b""
+        body = b"".join((text, reasons, image, deflated))
+        sizes = (len(text), len(reasons), len(image), len(deflated), n_atoms, n_bonds, n_points)
+        return _HEADER.pack(_MAGIC, _VERSION, flags, 0, *sizes, zlib.crc32(body)) + body
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> MoleculeViews:
+        """Read what :meth:`to_bytes` wrote; it never runs code from `data`.
+
+        Parameters
+        ----------
+        data : bytes
+            The compact form.
+
+        Returns
+        -------
+        MoleculeViews
+            A record equal to the one that was written.
+
+        Raises
+        ------
+        ValueError
+            If the bytes are foreign, cut short, damaged, or of a newer version.
+        """
+        if not isinstance(data, bytes) or len(data) < _HEADER.size or data[:4] != _MAGIC:
+            raise ValueError("not a MoleculeViews record: its first bytes are not its header")
+        fields = _HEADER.unpack_from(data)
+        version, flags, _, n_text, n_reasons, n_image, n_deflated = fields[1:8]
+        n_atoms, n_bonds, n_points, checksum = fields[8:]
+        if version != _VERSION:
+            raise ValueError(
+                f"MoleculeViews format {version} is not format {_VERSION}, which this "
+                "deepchem_mmsa reads: featurize again, or install the version that wrote it"
+            )
+        body = memoryview(data)[_HEADER.size :]
+        if len(body) != n_text + n_reasons + n_image + n_deflated:
+            raise ValueError("MoleculeViews record is cut short or has bytes to spare")
+        if zlib.crc32(body) != checksum:
+            raise ValueError("MoleculeViews record is damaged: its checksum does not fit")
+        if n_atoms > _MAX_ATOMS or n_bonds > _MAX_BONDS or n_points > _MAX_POINTS:
+            raise ValueError("MoleculeViews record claims more atoms than the format allows")
+        ends = np.cumsum([n_text, n_reasons, n_image, n_deflated])
+        text = bytes(body[: ends[0]]).decode("utf-8", "surrogatepass")
+        reasons = bytes(body[ends[0] : ends[1]])
+        arrays: list[np.ndarray | None] = [None] * 5
+        if flags & (_HAS_GRAPH | _HAS_GEOMETRY):
+            shapes = [(n_atoms, _N_ATOM), (n_bonds, _N_BOND), (n_bonds, 2), (n_points,)]
+            arrays = _inflate(body[ends[2] :], [*shapes, (n_points, 3)], flags)
+        atoms, bonds, bond_atoms, atomic_numbers, coordinates = arrays
+        return cls(
+            text,
+            image=bytes(body[ends[1] : ends[2]]) if flags & _HAS_IMAGE else None,
+            atoms=atoms,
+            bond_atoms=bond_atoms,
+            bonds=bonds,
+            atomic_numbers=atomic_numbers,
+            coordinates=coordinates,
+            reasons=_read_reasons(reasons) if reasons else None,
+        )
+
+    def __reduce__(self) -> tuple[object, tuple[bytes]]:
+        return _from_bytes, (self.to_bytes(),)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MoleculeViews):
+            return NotImplemented
+        for name in self.__slots__:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if isinstance(mine, np.ndarray) or isinstance(theirs, np.ndarray):
+                if mine is None or theirs is None or not np.array_equal(mine, theirs):
+                    return False
+            elif mine != theirs:
+                return False
+        return True
+
+    def __hash__(self) -> int:
+        return hash((self.smiles, self.image))
+
+    def __repr__(self) -> str:
+        smiles = self.smiles if len(self.smiles) <= 60 else self.smiles[:57] + "..."
+        parts = [repr(smiles), f"available={self.available}"]
+        if self.reasons:
+            parts.append(f"reasons={self.reasons}")
+        return f"MoleculeViews({', '.join(parts)})"
+
+
+def _from_bytes(data: bytes) -> MoleculeViews:
+    """Read a record for pickle: a name at module level keeps pickles short and stable."""
+    return MoleculeViews.from_bytes(data)
+
+
+def _check_array(
+    name: str,
+    array: np.ndarray,
+    dtype: type[np.generic],
+    shape: tuple[int | None, ...],
+    below: np.ndarray | int | None = None,
+) -> None:
+    """Raise ValueError unless `array` has this type and shape and all values are under `below`."""
+    fits = isinstance(array, np.ndarray) and array.dtype == dtype and array.ndim == len(shape)
+    if not fits or any(n is not None and n != m for n, m in zip(shape, array.shape)):
+        wanted = "[" + ", ".join("n" if n is None else str(n) for n in shape) + "]"
+        got = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else array
+        raise ValueError(f"{name} must be {np.dtype(dtype)} {wanted}, got {got}")
+    if below is not None and array.size and (array.max(axis=0) >= below).any():
+        raise ValueError(f"{name} holds a value outside its vocabulary: {array.max(axis=0)}")
+
+
+def _to_planes(array: np.ndarray, dtype: str) -> bytes:
+    """First all lowest bytes, then all second ones, ...: the high ones deflate well."""
+    plain = np.ascontiguousarray(array, dtype=dtype)
+    return plain.view(np.uint8).reshape(-1, plain.itemsize).T.tobytes()
+
+
+def _from_planes(data: memoryview, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Inverse of :func:`_to_planes`."""
+    planes = np.frombuffer(data, np.uint8).reshape(np.dtype(dtype).itemsize, -1)
+    plain = np.ascontiguousarray(planes.T).view(dtype).reshape(shape)
+    return plain.astype(plain.dtype.newbyteorder("="), copy=False)
+
+
+def _inflate(
+    data: memoryview, shapes: list[tuple[int, ...]], flags: int
+) -> list[np.ndarray | None]:
+    """Arrays in the order of `shapes`; at most the bytes that the shapes need are inflated."""
+    graph, geometry = bool(flags & _HAS_GRAPH), bool(flags & _HAS_GEOMETRY)
+    dtypes = ["|u1", "|u1", "<u2", "|u1", "<f4"]
+    present = [graph, graph, graph, geometry, geometry]
+    sizes = [
+        int(np.prod(shape)) * np.dtype(dtype).itemsize if here else 0
+        for shape, dtype, here in zip(shapes, dtypes, present)
+    ]
+    inflater = zlib.decompressobj()
+    try:
+        plain = inflater.decompress(data, sum(sizes) + 1)
+    except zlib.error as error:
+        raise ValueError(f"MoleculeViews record is damaged: {error}") from None
+    if len(plain) != sum(sizes) or not inflater.eof or inflater.unused_data:
+        raise ValueError("MoleculeViews record is damaged: its arrays have another length")
+    arrays: list[np.ndarray | None] = []
+    start = 0
+    for index, (shape, dtype, here, size) in enumerate(zip(shapes, dtypes, present, sizes)):
+        part = memoryview(plain)[start : start + size]
+        start += size
+        if not here:
+            arrays.append(None)
+        elif index < 2:
+            columns = np.frombuffer(part, np.uint8).reshape(shape[::-1])
+            arrays.append(np.ascontiguousarray(columns.T))
+        else:
+            arrays.append(_from_planes(part, dtype, shape))
+    return arrays
+
+
+def _read_reasons(data: bytes) -> dict[str, str]:
+    """Reasons from their JSON text."""
+    try:
+        reasons = json.loads(data)
+    except ValueError:
+        reasons = None
+    if not isinstance(reasons, dict):
+        raise ValueError("MoleculeViews record is damaged: its reasons are not a JSON object")
+    return reasons

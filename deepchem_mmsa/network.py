@@ -1,0 +1,354 @@
+"""The network: encoders → fusion → structure awareness → head, readable top to bottom.
+
+Symbols are those of docs/method.md. This file knows tensors; DeepChem stands in model.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepchem_mmsa import losses
+from deepchem_mmsa.batching import MoleculeBatch
+from deepchem_mmsa.config import CUSTOM, MMSAConfig
+from deepchem_mmsa.layers.fusion import Fusion
+from deepchem_mmsa.layers.geometry_encoder import make_geometry_encoder
+from deepchem_mmsa.layers.graph_encoder import make_graph_encoder
+from deepchem_mmsa.layers.hypergraph import HypergraphConv, nearest_nodes_hypergraph
+from deepchem_mmsa.layers.image_encoder import make_image_encoder
+from deepchem_mmsa.layers.memory_bank import MemoryBank, MemoryReadout
+from deepchem_mmsa.layers.message_passing import BatchedGraph
+from deepchem_mmsa.pretraining import LOSS_TERMS, MASK_TOKEN, pretraining_terms
+
+_ENCODER_MAKERS: dict[str, Callable[[MMSAConfig], nn.Module]] = {
+    "image": lambda c: make_image_encoder(c.image, width=c.image_width),
+    "graph": lambda c: make_graph_encoder(
+        c.graph, features=c.features, width=c.graph_width, n_layers=c.graph_layers,
+        dropout=c.graph_dropout,
+    ),
+    "geometry": lambda c: make_geometry_encoder(
+        c.geometry, cutoff=c.cutoff, width=c.geometry_width, n_layers=c.geometry_layers
+    ),
+}  # fmt: skip
+
+
+class Head(nn.Sequential):
+    """The supervised head: an MLP on the molecule embedding.
+
+    Parameters
+    ----------
+    in_dim, out_dim : int
+    width, n_layers : int
+        Hidden width; number of linear layers.
+    dropout : float
+
+    Examples
+    --------
+    >>> Head(8, 3)(torch.zeros(2, 8)).shape
+    torch.Size([2, 3])
+    """
+
+    def __init__(
+        self, in_dim: int, out_dim: int, width: int = 256, n_layers: int = 2, dropout: float = 0.2
+    ) -> None:
+        layers: list[nn.Module] = []
+        for _ in range(n_layers - 1):
+            layers += [nn.Linear(in_dim, width), nn.ReLU(), nn.Dropout(dropout)]
+            in_dim = width
+        super().__init__(*layers, nn.Linear(in_dim, out_dim))
+
+
+class MMSANetwork(nn.Module):
+    """Multi-modal molecular network with structure awareness.
+
+    Parameters
+    ----------
+    config : MMSAConfig
+    encoders : mapping of str to torch.nn.Module, optional
+        A module per modality that replaces the named encoder. It has an attribute
+        ``out_dim`` and maps a batch of its modality to ``[n, out_dim]``.
+
+    Raises
+    ------
+    ValueError
+        For an encoder name that is not known, or a module without ``out_dim``.
+
+    Examples
+    --------
+    >>> network = MMSANetwork(MMSAConfig(modalities=("graph",), mode="classification"))
+    >>> [name for name, _ in network.named_children()]
+    ['encoders', 'fusion', 'hypergraph', 'memory', 'readout', 'head']
+    """
+
+    label_mean: Tensor
+    label_scale: Tensor
+    class_weight: Tensor
+
+    def __init__(self, config: MMSAConfig, encoders: Mapping[str, nn.Module] | None = None) -> None:
+        super().__init__()
+        self.config = config
+        made: dict[str, Any] = {m: self._encoder(m, encoders or {}) for m in config.modalities}
+        self.encoders = nn.ModuleDict(made)
+        self.fusion = Fusion(
+            config.modalities,
+            {m: made[m].out_dim for m in config.modalities},
+            dim=config.embedding_dim,
+            how=config.fusion,
+            dropout=config.fusion_dropout,
+        )
+        self.hypergraph = (
+            HypergraphConv(
+                config.embedding_dim,
+                norm=config.hypergraph_norm,
+                dropout=config.hypergraph_dropout,
+            )
+            if config.hypergraph
+            else None
+        )
+        self.memory = (
+            MemoryBank(
+                n_anchors=config.n_anchors,
+                dim=config.embedding_dim,
+                temperature=config.memory_temperature,
+                decay=config.memory_decay,
+                update=config.memory_update,
+                warmup=config.memory_warmup,
+                n_exemplars=config.n_exemplars,
+                seed=config.seed,
+            )
+            if config.memory
+            else None
+        )
+        self.readout = MemoryReadout(config.embedding_dim)
+
+        # Set by the training loop and by freeze_components; not part of the state.
+        self.structure_on = True
+        self.update_memory = config.mode == "pretraining"
+        self.frozen: set[str] = set()
+        self.autocast_dtype: torch.dtype | None = None
+        self.statistics: dict[str, float] = {}
+
+        # The masked-atom task needs a graph encoder that shows its atoms.
+        shows_atoms = hasattr(made.get("graph"), "atom_embeddings")
+        self.atom_head = (
+            nn.Linear(made["graph"].atom_dim, MASK_TOKEN)
+            if config.mode == "pretraining" and shows_atoms
+            else None
+        )
+        if config.mode != "pretraining":
+            width = config.n_classes if config.mode == "classification" else 1
+            self.head = Head(
+                config.embedding_dim,
+                config.n_tasks * width,
+                config.head_width,
+                config.head_layers,
+                config.head_dropout,
+            )
+            self.register_buffer("label_mean", torch.zeros(config.n_tasks))
+            self.register_buffer("label_scale", torch.ones(config.n_tasks))
+            self.register_buffer("class_weight", torch.ones(config.n_tasks, config.n_classes))
+
+    def _encoder(self, modality: str, given: Mapping[str, nn.Module]) -> nn.Module:
+        name = getattr(self.config, modality)
+        if modality not in given:
+            if name == CUSTOM:
+                raise ValueError(
+                    f"the {modality} encoder of this configuration is a module of the user's: "
+                    f"pass it again, {modality}=<nn.Module>"
+                )
+            return _ENCODER_MAKERS[modality](self.config)
+        encoder = given[modality]
+        if not isinstance(getattr(encoder, "out_dim", None), int):
+            raise ValueError(
+                f"the {modality} encoder {type(encoder).__name__} needs an attribute `out_dim`, "
+                "the width of its output [n, out_dim]"
+            )
+        return encoder
+
+    # ---- from views to the molecule embedding -------------------------------------------
+
+    def modality_embeddings(
+        self, batch: MoleculeBatch, only: Iterable[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Return h_m of each modality, ``[B, out_dim]``; zeros where a molecule lacks it.
+
+        Parameters
+        ----------
+        batch : MoleculeBatch
+        only : iterable of str, optional
+            The modalities to encode; all by default.
+        """
+        chosen = self.config.modalities if only is None else tuple(only)
+        return {m: self.encode(m, batch, batch.inputs[m]) for m in chosen}
+
+    def encode(
+        self, modality: str, batch: MoleculeBatch, inputs: Any, atoms: Tensor | None = None
+    ) -> Tensor:
+        """Return h_m, ``[B, out_dim]``, of inputs that stand in the modality's rows.
+
+        Parameters
+        ----------
+        modality : str
+        batch : MoleculeBatch
+        inputs
+            The modality's inputs, possibly augmented.
+        atoms : torch.Tensor, optional
+            Atom embeddings of the graph encoder, where they are known already.
+        """
+        encoder: Any = self.encoders[modality]
+        with self._encoding(modality, batch.available.device):
+            h = encoder(inputs) if atoms is None else encoder.readout(inputs, atoms)
+        return self._in_batch(h, batch.rows[modality], len(batch))
+
+    def atom_embeddings(self, graph: BatchedGraph) -> Tensor:
+        """Return the graph encoder's atom embeddings, ``[N, atom_dim]``."""
+        with self._encoding("graph", graph.atoms.device):
+            encoder: Any = self.encoders["graph"]
+            return encoder.atom_embeddings(graph)
+
+    @contextmanager
+    def _encoding(self, modality: str, device: torch.device) -> Iterator[None]:
+        """Set the encoders' precision; frozen ones give no gradient."""
+        dtype = self.autocast_dtype
+        learning = torch.is_grad_enabled() and modality not in self.frozen
+        with (
+            torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None),
+            torch.set_grad_enabled(learning),
+        ):
+            yield
+
+    @staticmethod
+    def _in_batch(h: Tensor, rows: Tensor, n: int) -> Tensor:
+        """Put [n_m, d] into its rows of [B, d]; fp32 from here on."""
+        h = h.float()
+        if len(rows) == n:
+            return h
+        return h.new_zeros(n, h.shape[1]).index_copy(0, rows, h)
+
+    def codes(self, batch: MoleculeBatch) -> Tensor:
+        """Return the codes c_m, ``[B, M, d]``; rows of missing modalities are meaningless."""
+        return self.fusion.project(self.modality_embeddings(batch))[1]
+
+    def active_anchors(self) -> Tensor:
+        """Return the anchors in use, ``[K_active, d]``; none before the warm-up is over."""
+        if self.memory is None:
+            return next(self.fusion.parameters()).new_zeros(0, self.config.embedding_dim)
+        return self.memory.active_anchors()
+
+    def structure_aware(self, c: Tensor) -> Tensor:
+        """Return e of each unified code alone with the memory (scope "memory").
+
+        Parameters
+        ----------
+        c : torch.Tensor
+            Unified codes, ``[B, d]``.
+
+        Returns
+        -------
+        torch.Tensor
+            ``[B, d]``; row i depends on row i alone.
+        """
+        anchors = self.active_anchors()
+        z, convolved = c, anchors
+        if self.hypergraph is not None and len(anchors):
+            z = self.hypergraph.forward_memory(c, anchors, self.config.n_neighbors)
+            convolved = self.hypergraph.convolve_anchors(anchors, self.config.n_neighbors)
+        return self._read_out(c, z, convolved)
+
+    def structure_aware_in_batch(self, c: Tensor) -> Tensor:
+        """Return e with hyperedges between the molecules of the batch (scope "batch")."""
+        anchors = self.active_anchors()
+        z, convolved = c, anchors
+        warming_up = self.memory is not None and not len(anchors)
+        if self.hypergraph is not None and len(c) and not warming_up:
+            k = self.config.n_neighbors
+            nodes = torch.cat([c, anchors])
+            z = self.hypergraph(nodes, nearest_nodes_hypergraph(c, anchors, k))[: len(c)]
+            if len(anchors):
+                convolved = self.hypergraph.convolve_anchors(anchors, k)
+        return self._read_out(c, z, convolved)
+
+    def _read_out(self, c: Tensor, z: Tensor, convolved: Tensor) -> Tensor:
+        if self.memory is None or not len(convolved):
+            return self.readout(z, None)
+        return self.readout(z, self.memory.read(c, convolved))
+
+    def embed_codes(self, codes: Tensor, available: Tensor) -> Tensor:
+        """Return the molecule embedding e of codes ``[B, M, d]``, ``[B, d]``."""
+        return self.structure_aware(self.fusion.fuse(codes, available))
+
+    def embed(self, batch: MoleculeBatch) -> Tensor:
+        """Return the molecule embedding e_i, ``[B, d]``."""
+        return self.embed_codes(self.codes(batch), batch.available)
+
+    # ---- outputs ------------------------------------------------------------------------
+
+    def forward(self, batch: MoleculeBatch) -> list[Tensor]:
+        """Return DeepChem's list of outputs.
+
+        Parameters
+        ----------
+        batch : MoleculeBatch
+
+        Returns
+        -------
+        list of torch.Tensor
+            Pre-training: ``[embedding [B, d], terms]``, terms the unweighted losses in the
+            order of :data:`~deepchem_mmsa.pretraining.LOSS_TERMS` in training and empty
+            otherwise. Classification: ``[probabilities [B, T, C], logits [B, T, C], embedding]``. Regression:
+            ``[values [B, T] in label units, standardised values [B, T], embedding]``.
+        """
+        if self.config.mode == "pretraining":
+            if self.training:
+                embedding, terms = pretraining_terms(self, batch)
+                return [embedding, torch.stack([terms[name] for name in LOSS_TERMS])]
+            embedding = self.embed(batch)
+            return [embedding, embedding.new_zeros(0)]
+        return self.supervised_outputs(self.embed(batch))
+
+    def supervised_outputs(self, embedding: Tensor) -> list[Tensor]:
+        """Return ``[prediction, raw output, embedding]`` from embeddings ``[B, d]``."""
+        raw = self.head(embedding)
+        if self.config.mode == "classification":
+            logits = raw.view(len(raw), self.config.n_tasks, self.config.n_classes)
+            return [logits.softmax(-1), logits, embedding]
+        return [raw * self.label_scale + self.label_mean, raw, embedding]
+
+    def supervised_loss(self, raw: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted mean loss over the labels that are there.
+
+        Parameters
+        ----------
+        raw : torch.Tensor
+            Logits ``[B, T, C]`` or standardised values ``[B, T]``.
+        labels, weights : torch.Tensor
+            ``[B, T]``; weight 0 marks a missing label.
+        """
+        if self.config.mode == "classification":
+            return losses.masked_supervised_classification(
+                raw, labels, weights, self.class_weight if self.config.class_weights else None
+            )
+        return losses.masked_supervised_regression(
+            raw, (labels - self.label_mean) / self.label_scale, weights
+        )
+
+    # ---- components ---------------------------------------------------------------------
+
+    def components(self) -> dict[str, nn.Module]:
+        """Return the parts by name: each modality's encoder, fusion, hypergraph, ..., head."""
+        parts: dict[str, nn.Module] = dict(self.encoders.items())
+        for name, module in self.named_children():
+            if name != "encoders":
+                parts[name] = module
+        return parts
+
+    def train(self, mode: bool = True) -> MMSANetwork:
+        """Set training mode; frozen components stay in evaluation mode (batch norm rests)."""
+        super().train(mode)
+        for name in self.frozen:
+            self.components()[name].eval()
+        return self

@@ -1,0 +1,151 @@
+"""How a model predicts: one row out per row in, NaN and a reason where nothing can be said."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+from deepchem.trans import undo_transforms
+from torch import Tensor
+
+from deepchem_mmsa.batching import MoleculeBatch, Prefetcher
+from deepchem_mmsa.evaluate import evaluate
+from deepchem_mmsa.inference import evaluating, has_dropout, missing_reason, sample_dropout
+from deepchem_mmsa.saving import SavableModel
+
+logger = logging.getLogger(__name__)
+
+OUTPUT_TYPES = {
+    "pretraining": ["embedding", "loss"],
+    "classification": ["prediction", "loss", "embedding"],
+    "regression": ["prediction", "loss", "embedding"],
+}
+
+
+class PredictingModel(SavableModel):
+    """Prediction, embedding, uncertainty and evaluation in DeepChem's contract.
+
+    DeepChem's own leave the model in evaluation mode for the rest of training, keep
+    gradients, and count missing labels as zeros. Use it through
+    :class:`~deepchem_mmsa.model.MMSAModel`.
+    """
+
+    failures: list[tuple[int, str, str]]
+
+    def _evaluating(self) -> AbstractContextManager[None]:
+        return evaluating(self.model, self.config.precision == "bf16")
+
+    def _predict(
+        self,
+        generator: Iterable[tuple[Any, Any, Any]],
+        transformers: Sequence[Any],
+        uncertainty: bool,
+        other_output_types: Any,
+    ) -> np.ndarray:
+        """Return one output for each molecule of the generator, in order."""
+        kind = "prediction"
+        if other_output_types is not None:
+            kinds = np.atleast_1d(other_output_types).tolist()
+            if kinds not in (["embedding"], ["prediction"]):
+                raise ValueError(f"output_types={kinds}: choose 'prediction' or 'embedding'")
+            kind = kinds[0]
+        if kind not in OUTPUT_TYPES[self.config.mode]:
+            raise ValueError(
+                "a model in mode 'pretraining' predicts no labels; use predict_embedding, or "
+                "fine-tune: MMSAModel.from_pretrained(..., mode='classification', n_tasks=...)"
+            )
+        index = OUTPUT_TYPES[self.config.mode].index(kind)
+
+        def output(batch: MoleculeBatch) -> Tensor:
+            return self.model(batch)[index]
+
+        (values,) = self._over_batches(generator, lambda batch: (output(batch),))
+        return undo_transforms(values, list(transformers))
+
+    def _over_batches(
+        self, generator: Iterable[Any], compute: Callable[[MoleculeBatch], tuple[Tensor, ...]]
+    ) -> list[np.ndarray]:
+        """Apply `compute` to every batch; NaN and a reason where a molecule has no view."""
+        results: list[list[np.ndarray]] = []
+        self.failures = []
+        n = 0
+        prepared = ((b[0][0], self._prepare_batch((b[0], None, None))[0]) for b in generator)
+        with self._evaluating():
+            for records, inputs in Prefetcher(prepared):
+                missing = ~inputs.available.any(1)
+                outputs = [
+                    t.float().masked_fill(_like(missing, t), np.nan) for t in compute(inputs)
+                ]
+                results.append([t.cpu().numpy() for t in outputs])
+                for i in missing.nonzero()[:, 0].tolist():
+                    reason = missing_reason(records[i], self.config.modalities)
+                    self.failures.append((n + i, records[i].smiles, reason))
+                n += len(inputs)
+        if not results:
+            raise ValueError("the dataset to predict holds no molecule")
+        if self.failures:
+            logger.warning(
+                "%d of %d molecules have no view that this model reads and got NaN; the first is "
+                "row %d, %r: %s (all in model.failures)", len(self.failures), n, *self.failures[0],
+            )  # fmt: skip
+        return [np.concatenate(parts) for parts in zip(*results)]
+
+    def predict_embedding(self, dataset: Any) -> np.ndarray:
+        """Return the molecule embeddings e_i, ``[N, d]``; NaN for a molecule without a view."""
+        return self._predict(
+            self.default_generator(dataset, mode="predict"), [], False, "embedding"
+        )
+
+    def predict_uncertainty(self, dataset: Any, masks: int = 50) -> tuple[np.ndarray, np.ndarray]:
+        """Return prediction and its standard deviation over dropout masks.
+
+        Parameters
+        ----------
+        dataset : deepchem.data.Dataset
+        masks : int
+            Dropout masks to average over; the same ones at every call.
+
+        Returns
+        -------
+        mean, std : np.ndarray
+            Shaped like ``predict``'s output, in label units. The deviation is the epistemic
+            part (Gal and Ghahramani 2016); it is not calibrated.
+
+        Raises
+        ------
+        ValueError
+            If nothing in the model is dropped, so that the deviation would be 0.
+        """
+        if self.config.mode == "pretraining" or not has_dropout(self.model):
+            raise ValueError(
+                "this model has no dropout to sample; build a supervised one with "
+                "head_dropout, graph_dropout or hypergraph_dropout above 0"
+            )
+        mean, std = self._over_batches(
+            self.default_generator(dataset, mode="uncertainty"),
+            lambda batch: sample_dropout(self.model, batch, masks, self.config.seed),
+        )
+        return mean, std
+
+    def evaluate(
+        self,
+        dataset: Any,
+        metrics: Any,
+        transformers: Sequence[Any] = (),
+        per_task_metrics: bool = False,
+        use_sample_weights: bool = False,
+        n_classes: int | None = None,
+    ) -> Any:
+        """Score on the labels that are there; see :func:`deepchem_mmsa.evaluate.evaluate`."""
+        n = self.config.n_classes if n_classes is None else n_classes
+        return evaluate(
+            self, dataset, metrics, transformers, per_task_metrics, use_sample_weights, n
+        )
+
+
+def _like(rows: Tensor, values: Tensor) -> Tensor:
+    """Return a mask of rows in the shape of `values`."""
+    return rows.view(-1, *[1] * (values.dim() - 1)).expand_as(values)

@@ -1,0 +1,177 @@
+"""The pre-training objective: every term of the loss, from an augmented batch.
+
+``L = w_con L_con + w_rec L_rec + w_mask L_mask + w_mem L_mem`` with
+``L_mem = w_align L_align + w_commit L_commit + w_balance L_balance`` (docs/method.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from deepchem_mmsa import losses
+from deepchem_mmsa.batching import MoleculeBatch
+from deepchem_mmsa.config import MMSAConfig
+from deepchem_mmsa.layers.message_passing import BatchedGraph
+from deepchem_mmsa.molecule import ATOM_FEATURES
+from deepchem_mmsa.views.depiction import augment
+
+if TYPE_CHECKING:
+    from deepchem_mmsa.network import MMSANetwork
+
+LOSS_TERMS = ("con", "rec", "mask", "align", "commit", "balance")
+"""The terms of the pre-training loss, in the order of the network's output."""
+
+STATISTICS = ("code_std", "retrieval")
+"""What pre-training logs beside its losses. `code_std` is the standard deviation of the unit
+codes times √d: 1 where directions are spread evenly over the sphere, 0 where they collapsed.
+`retrieval` is the share of molecules whose own code is the nearest in another modality."""
+
+MASK_TOKEN = ATOM_FEATURES["atomic_number"] - 1
+"""Index of the masked atom in the atom vocabulary."""
+
+
+def pretraining_terms(
+    network: MMSANetwork, batch: MoleculeBatch
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the embedding and every term of the pre-training loss, unweighted.
+
+    In training mode pictures are augmented and the memory follows the codes; in evaluation
+    mode neither happens. Atoms are masked and subsets drawn from torch's random state.
+
+    Parameters
+    ----------
+    network : MMSANetwork
+        Its ``statistics`` receive the figures of :data:`STATISTICS`.
+    batch : MoleculeBatch
+
+    Returns
+    -------
+    embedding : torch.Tensor
+        ``[B, d]``; molecules without any view are left out.
+    terms : dict of str to torch.Tensor
+        Scalars named as in :data:`LOSS_TERMS`; a term that cannot be computed is 0.
+    """
+    config, memory = network.config, network.memory
+    h, mask_loss = _masked_embeddings(network, batch)
+    u, codes = network.fusion.project(h)
+    available = batch.available
+    seen = available.any(1)
+    if not bool(seen.all()):  # a molecule without any view has nothing to say here
+        u, codes, available = u[seen], codes[seen], available[seen]
+    terms = dict.fromkeys(LOSS_TERMS, codes.sum() * 0.0)
+    if mask_loss is not None:
+        terms["mask"] = mask_loss
+    if config.w_con:
+        terms["con"] = losses.contrastive(codes, available, config.temperature)
+    if config.w_rec:
+        decoded = network.fusion.reconstruct(codes)
+        terms["rec"] = losses.reconstruction(decoded, u, available, losses.derangement(available))
+
+    c = network.fusion.fuse(codes, available)
+    in_batch = config.hypergraph_scope == "batch"
+    embedding = network.structure_aware_in_batch(c) if in_batch else network.structure_aware(c)
+    if network.structure_on:
+        if config.w_mem and config.w_align and len(c) > 1:
+            part = network.fusion.fuse(codes, losses.random_subset(available))
+            terms["align"] = losses.alignment(
+                network.structure_aware(part), embedding.detach(), config.temperature
+            )
+        if memory is not None and memory.is_active:
+            terms["commit"] = losses.commitment(c, memory.active_anchors())
+            terms["balance"] = losses.balance(memory.address(c))
+        if memory is not None and network.training and network.update_memory:
+            smiles = [s for s, keep in zip(batch.smiles, seen.tolist()) if keep]
+            memory.update(c.detach(), smiles)
+    network.statistics = _statistics(codes.detach(), available)
+    return embedding, terms
+
+
+def total_loss(terms: Tensor, config: MMSAConfig) -> Tensor:
+    """Return L of the terms ``[6]``, in the order of :data:`LOSS_TERMS`.
+
+    Examples
+    --------
+    >>> total_loss(torch.ones(6), MMSAConfig(w_mask=0.5, w_mem=2, w_commit=0.1, w_balance=0))
+    tensor(4.7000)
+    """
+    weights = (
+        config.w_con,
+        config.w_rec,
+        config.w_mask,
+        config.w_mem * config.w_align,
+        config.w_mem * config.w_commit,
+        config.w_mem * config.w_balance,
+    )
+    return (terms * terms.new_tensor(weights)).sum()
+
+
+def _masked_embeddings(
+    network: MMSANetwork, batch: MoleculeBatch
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Encode an augmented batch; the masked graph serves both tasks in one pass."""
+    config = network.config
+    inputs = dict(batch.inputs)
+    if "image" in inputs and config.image_augmentation and network.training:
+        inputs["image"] = augment(inputs["image"], torch.default_generator)
+    atom_head = network.atom_head if config.w_mask > 0 else None
+    if atom_head is None or not len(batch.rows["graph"]):
+        return {m: network.encode(m, batch, x) for m, x in inputs.items()}, None
+
+    inputs["graph"], hidden, truth = mask_atoms(inputs["graph"], config.mask_rate)
+    atoms = network.atom_embeddings(inputs["graph"])
+    h = {m: network.encode(m, batch, x, atoms if m == "graph" else None) for m, x in inputs.items()}
+    logits = atom_head(atoms.index_select(0, hidden).float())
+    return h, losses.masked_atoms(logits, truth)
+
+
+@torch.no_grad()
+def _statistics(codes: Tensor, available: Tensor) -> dict[str, float]:
+    """Return the spread of the codes and retrieval between modalities within the batch."""
+    unit = nn.functional.normalize(codes, dim=-1)
+    spread, found = [], []
+    for a in range(codes.shape[1]):
+        mine = unit[:, a][available[:, a]]
+        if len(mine) > 1:
+            spread.append(float(mine.std(0).mean()) * mine.shape[1] ** 0.5)
+        for b in range(codes.shape[1]):
+            both = available[:, a] & available[:, b]
+            if a != b and int(both.sum()) > 1:
+                nearest = (unit[both, a] @ unit[both, b].T).argmax(1)
+                truth = torch.arange(len(nearest), device=nearest.device)
+                found.append(float((nearest == truth).float().mean()))
+    return {
+        "code_std": sum(spread) / len(spread) if spread else float("nan"),
+        "retrieval": sum(found) / len(found) if found else float("nan"),
+    }
+
+
+def mask_atoms(graph: BatchedGraph, rate: float) -> tuple[BatchedGraph, Tensor, Tensor]:
+    """Hide a share of the atoms, at least one per batch (Hu et al. 2020).
+
+    Parameters
+    ----------
+    graph : BatchedGraph
+    rate : float
+        Share of atoms, from torch's random state.
+
+    Returns
+    -------
+    masked : BatchedGraph
+        With the mask token at the hidden atoms and their other features at 0.
+    hidden : torch.Tensor
+        int64 [n], indices of the hidden atoms.
+    truth : torch.Tensor
+        int64 [n], their atom-type indices.
+    """
+    n = len(graph.atoms)
+    count = min(n, max(1, round(rate * n)))
+    hidden = torch.randperm(n, device=graph.atoms.device)[:count]
+    atoms = graph.atoms.clone()
+    truth = atoms[hidden, 0]
+    atoms[hidden] = 0
+    atoms[hidden, 0] = MASK_TOKEN
+    return replace(graph, atoms=atoms), hidden, truth

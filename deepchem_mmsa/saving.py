@@ -1,0 +1,275 @@
+"""What a model writes and reads, component by component; the part of the contract about files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from deepchem.models.torch_models.torch_model import TorchModel
+from torch import nn
+
+from deepchem_mmsa import checkpoint as files
+from deepchem_mmsa.config import MMSAConfig
+from deepchem_mmsa.featurizer import FEATURE_VERSION
+from deepchem_mmsa.network import MMSANetwork
+
+TOP = ("head", "atom_head")
+"""Components that belong to a task, not to the representation."""
+
+
+class SavableModel(TorchModel):
+    """A ``TorchModel`` whose checkpoints hold the whole run, and whose weights go by name.
+
+    DeepChem's own restores neither schedule nor position, copies parameters by their order,
+    and forgets buffers. Use it through :class:`~deepchem_mmsa.model.MMSAModel`.
+    """
+
+    model: MMSANetwork
+    config: MMSAConfig
+    tasks: list[str] | None
+    history: list[dict[str, float]]
+    device: torch.device
+    _built: bool
+    _global_step: int
+    _epoch: int
+    _batch: int
+    _fit_start: int
+    _fit_step: int
+    _labels_seen: bool
+    _resting: set[str]
+    _callbacks: Sequence[Callable]
+    _callback_states: list[dict[str, Any]]
+
+    # ---- components ---------------------------------------------------------------------
+
+    def freeze_components(self, names: Sequence[str], freeze: bool = True) -> None:
+        """Hold components at their weights (batch norm too), or let them go again.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Of ``"image"``, ``"graph"``, ``"geometry"``, ``"fusion"``, ``"hypergraph"``,
+            ``"memory"``, ``"readout"``, ``"head"``.
+        freeze : bool
+            False lets them be trained.
+
+        Raises
+        ------
+        ValueError
+            For a component that this model does not have.
+        """
+        parts = self._components(names)
+        for part in parts.values():
+            part.requires_grad_(not freeze)
+        self._rest()
+
+    def _components(self, names: Iterable[str] | None) -> dict[str, nn.Module]:
+        parts = self.model.components()
+        chosen = list(parts) if names is None else list(names)
+        unknown = [name for name in chosen if name not in parts]
+        if unknown:
+            raise ValueError(f"no component {unknown}; this model has {list(parts)}")
+        return {name: parts[name] for name in chosen}
+
+    def _rest(self) -> None:
+        frozen = {n for n, m in self.model.components().items() if _is_frozen(m)}
+        self.model.frozen = self._resting | frozen
+
+    # ---- files --------------------------------------------------------------------------
+
+    def save_checkpoint(
+        self, max_checkpoints_to_keep: int = 5, model_dir: str | None = None
+    ) -> None:
+        """Write all that a run needs to go on: see docs/method.md and ``TorchModel``."""
+        if max_checkpoints_to_keep == 0:
+            return
+        folder = Path(model_dir or self.model_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "config": self.config.to_dict(),
+            "tasks": self.tasks,
+            "model_state_dict": self.model.state_dict(),
+            "optimizer_state_dict": self._pytorch_optimizer.state_dict(),
+            "schedule": self._lr_schedule.state_dict() if self._lr_schedule else None,
+            "global_step": self._global_step,
+            "place": [self._epoch, self._batch, self._fit_start, self._fit_step],
+            "labels_seen": self._labels_seen,
+            "history": self.history,
+            "callbacks": [
+                c.state_dict() if hasattr(c, "state_dict") else {} for c in self._callbacks
+            ],
+        }
+        files.rotate_and_save(folder, state, max_checkpoints_to_keep)
+
+    def get_checkpoints(self, model_dir: str | None = None) -> list[str]:
+        """Return the checkpoint files of a folder, the newest first."""
+        return files.checkpoints_in(model_dir or self.model_dir)
+
+    def restore(
+        self,
+        checkpoint: str | None = None,
+        model_dir: str | None = None,
+        strict: bool | None = True,
+    ) -> None:
+        """Take up a checkpoint, by default the newest one that can be read.
+
+        Raises
+        ------
+        CheckpointError
+            If it is damaged, or belongs to another configuration (the message says where they
+            differ).
+        ValueError
+            If there is none.
+        """
+        paths = [checkpoint] if checkpoint is not None else self.get_checkpoints(model_dir)
+        path, state = files.load_newest(paths, self.device)
+        theirs = MMSAConfig.from_dict(state["config"])
+        files.check_architecture(self.config, theirs, path)
+        self.model.load_state_dict(state["model_state_dict"], strict=bool(strict))
+        self._pytorch_optimizer.load_state_dict(state["optimizer_state_dict"])
+        if self._lr_schedule is not None and state["schedule"] is not None:
+            self._lr_schedule.load_state_dict(state["schedule"])
+        self._global_step = state["global_step"]
+        self._epoch, self._batch, self._fit_start, self._fit_step = state["place"]
+        self._labels_seen = state["labels_seen"]
+        self.tasks, self.history = state["tasks"], state["history"]
+        self._callback_states = state["callbacks"]
+
+    def save(self) -> None:
+        """Write the model to ``model_dir``, for :meth:`reload`."""
+        self.save_checkpoint()
+
+    def reload(self) -> None:
+        """Read what :meth:`save` wrote."""
+        self.restore()
+
+    def save_pretrained(
+        self, folder: str | Path, exemplars: bool = True, metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """Export the model as safetensors and JSON.
+
+        Parameters
+        ----------
+        folder : path-like
+        exemplars : bool
+            Whether the memory's exemplars, which name training molecules, go along.
+        metadata : mapping, optional
+            JSON-able notes: data, licence, scores.
+        """
+        remembered = self.model.memory.exemplars if exemplars and self.model.memory else []
+        notes = {
+            "tasks": self.tasks,
+            "labels_seen": self._labels_seen,
+            "feature_version": FEATURE_VERSION,
+            **(metadata or {}),
+        }
+        files.export(folder, self.model, self.config, remembered, notes)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_name: str | Path,
+        mode: str | None = None,
+        n_tasks: int | None = None,
+        **arguments: Any,
+    ) -> Self:
+        """Build a model from an exported one.
+
+        Parameters
+        ----------
+        folder_or_name : path-like
+            A folder of :meth:`save_pretrained`, or the name of a shipped model.
+        mode, n_tasks : optional
+            For fine-tuning: the new mode gets a fresh head. Without them the model is the
+            exported one, head included.
+        **arguments
+            Of the constructor.
+
+        Raises
+        ------
+        FileNotFoundError, CheckpointError
+        """
+        source = files.load_pretrained(folder_or_name)
+        changes = {k: v for k, v in (("mode", mode), ("n_tasks", n_tasks)) if v is not None}
+        model = cls(source.config, **changes, **arguments)
+        same = not model.config.differences(source.config, files.ARCHITECTURE)
+        if same:
+            model.tasks = source.metadata.get("tasks")
+            model._labels_seen = bool(source.metadata.get("labels_seen"))
+        chosen = None if same else [n for n in model.model.components() if n not in TOP]
+        model._take(source, chosen, str(folder_or_name))
+        return model
+
+    def load_from_pretrained(
+        self,
+        source_model: TorchModel | str | Path,
+        assignment_map: dict | None = None,
+        value_map: dict | None = None,
+        checkpoint: str | None = None,
+        model_dir: str | None = None,
+        include_top: bool = False,
+        inputs: Any = None,
+        components: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Copy components by name, buffers (batch norm, memory) included.
+
+        Parameters
+        ----------
+        source_model : MMSAModel or path-like
+            A model, or what :meth:`from_pretrained` takes.
+        assignment_map, value_map, inputs
+            As in ``TorchModel``, for copying single parameters.
+        checkpoint, model_dir : str, optional
+            A checkpoint of the source to read first.
+        include_top : bool
+            Whether the head is copied too.
+        components : sequence of str, optional
+            Names as in :meth:`freeze_components`; by default all but the head.
+
+        Raises
+        ------
+        CheckpointError
+            If a component is missing in the source or has other shapes; nothing is copied.
+        """
+        if assignment_map is not None or value_map is not None:
+            super().load_from_pretrained(
+                source_model, assignment_map, value_map, checkpoint, model_dir, include_top,
+                inputs, **kwargs,
+            )  # fmt: skip
+            return
+        if isinstance(source_model, SavableModel):
+            if checkpoint is not None or model_dir is not None:
+                source_model.restore(checkpoint, model_dir)
+            memory = source_model.model.memory
+            source = files.Pretrained(
+                source_model.config,
+                files.tensors_of(source_model.model),
+                memory.exemplars if memory is not None else [],
+            )
+            name = "the source model"
+        else:
+            source, name = files.load_pretrained(source_model), str(source_model)
+        if components is None:
+            top = ("atom_head",) if include_top else TOP
+            components = [n for n in self.model.components() if n not in top]
+        self._take(source, components, name)
+
+    def _take(self, source: files.Pretrained, components: Sequence[str] | None, name: str) -> None:
+        if components is None:
+            prefixes = [""]
+        else:
+            self._components(components)
+            prefixes = [
+                f"encoders.{c}." if c in self.config.modalities else f"{c}." for c in components
+            ]
+        files.copy_tensors(self.model, source.tensors, prefixes, name)
+        if self.model.memory is not None and (components is None or "memory" in components):
+            self.model.memory.exemplars = source.exemplars
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(p.requires_grad for p in parameters)

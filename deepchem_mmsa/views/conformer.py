@@ -1,0 +1,292 @@
+"""The 3D conformer of a molecule: seeded embedding, fallbacks, reasons, and a budget.
+
+Most molecules embed in milliseconds, a few (large peptides, cages, crowded macrocycles) never
+do. Each stage is therefore bounded by numbers of atoms and of attempts first, so that the result
+does not depend on how fast the machine is, and by time only behind that.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import NamedTuple
+
+import numpy as np
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
+
+from deepchem_mmsa.views.topology import canonical_order, conformer_3d
+
+#: Seconds for one molecule before its embedding is given up.
+DEFAULT_TIMEOUT = 5.0
+#: Largest molecules that are tried, in atoms without added hydrogens: one attempt takes about
+#: 2 s for 360 and 9 s for 480, and RDKit looks at the clock only between attempts.
+MAX_EMBEDDED_ATOMS = 400
+#: Distance between the nearest faces of neighbouring fragments' bounding boxes, Å.
+FRAGMENT_GAP = 3.5
+_FORCE_FIELD_STEPS = 200
+
+
+class Conformer(NamedTuple):
+    """Atoms in space.
+
+    Attributes
+    ----------
+    atomic_numbers : np.ndarray
+        uint8 ``[n_points]``: the graph's atoms in its order, then the added hydrogens;
+        0 is the dummy atom.
+    coordinates : np.ndarray
+        float32 ``[n_points, 3]``, Å.
+    """
+
+    atomic_numbers: np.ndarray
+    coordinates: np.ndarray
+
+
+class ConformerError(ValueError):
+    """No conformer could be made; the message is the reason."""
+
+
+class _Stage(NamedTuple):
+    """One way of embedding: what it is called, whom it is for, how often it may try."""
+
+    name: str
+    torsions: bool  # ETKDGv3's knowledge of torsions and rings; plain distance geometry if not
+    random: bool  # start from random coordinates
+    hydrogens: bool  # embed with hydrogens; if not they are added afterwards
+    max_points: int  # atoms of the embedded molecule
+    attempts: int
+
+
+_STAGES = (
+    _Stage("ETKDGv3", True, False, True, 130, 20),
+    _Stage("ETKDGv3 from random coordinates", True, True, True, 120, 4),
+    _Stage("distance geometry", False, True, True, 120, 4),
+    _Stage("ETKDGv3 without hydrogens", True, True, False, 90, 2),
+    _Stage("distance geometry without hydrogens", False, True, False, MAX_EMBEDDED_ATOMS, 2),
+)
+
+
+def conformer(
+    molecule: Chem.Mol,
+    seed: int = 0,
+    timeout: float = DEFAULT_TIMEOUT,
+    optimize: bool = False,
+) -> Conformer:
+    """Coordinates of a molecule's atoms and hydrogens.
+
+    A three-dimensional conformer that the molecule carries is used as it is. Otherwise each
+    fragment is embedded by ETKDGv3 (Wang et al., J. Chem. Inf. Model. 2020), failing that from
+    random coordinates, failing that by plain distance geometry, at last without hydrogens, which
+    are then placed by geometry; large molecules begin further down, since the first stages would
+    only cost them time. Fragments of a salt stand side by side along x.
+
+    Parameters
+    ----------
+    molecule : rdkit.Chem.Mol
+        A sanitized molecule, in the order of :func:`deepchem_mmsa.views.topology.canonical`
+        for coordinates that do not depend on how the molecule was written.
+    seed : int, optional
+        Non-negative seed; the same molecule and seed give the same coordinates.
+    timeout : float, optional
+        Seconds before it is given up. It is looked at between attempts.
+    optimize : bool, optional
+        Relax an embedded conformer by MMFF94, or UFF where MMFF94 lacks parameters. It costs
+        about as much again.
+
+    Returns
+    -------
+    Conformer
+        Atomic numbers and coordinates in Å.
+
+    Raises
+    ------
+    ConformerError
+        With the reason: too many atoms, the attempts or the time ran out.
+    ValueError
+        If `seed` or `timeout` is negative.
+
+    Examples
+    --------
+    >>> from deepchem_mmsa.views.topology import canonical
+    >>> numbers, coordinates = conformer(canonical("CO"))
+    >>> numbers.tolist(), coordinates.shape
+    ([6, 8, 1, 1, 1, 1], (6, 3))
+    """
+    if seed < 0 or timeout < 0:
+        raise ValueError(f"seed and timeout must not be negative, got {seed} and {timeout}")
+    if conformer_3d(molecule) is not None:
+        return _with_coordinates(molecule)
+    deadline = time.monotonic() + timeout
+    with rdBase.BlockLogs():
+        indices: list[tuple[int, ...]] = []
+        fragments = Chem.GetMolFrags(
+            molecule, asMols=True, sanitizeFrags=False, fragsMolAtomMapping=indices
+        )
+        largest = max(fragment.GetNumAtoms() for fragment in fragments)
+        if largest > MAX_EMBEDDED_ATOMS:
+            raise ConformerError(
+                f"{largest} heavy atoms in one fragment; up to {MAX_EMBEDDED_ATOMS} are embedded"
+            )
+        embedded = [_embed(part, seed, deadline, timeout, optimize) for part in fragments]
+    return _side_by_side(embedded, indices)
+
+
+def supplied_conformer(molecule: Chem.Mol) -> Conformer | None:
+    """Coordinates that a molecule came with, in canonical order.
+
+    Parameters
+    ----------
+    molecule : rdkit.Chem.Mol
+        A molecule as it was read, in any order, with or without its hydrogens.
+
+    Returns
+    -------
+    Conformer or None
+        ``None`` if the molecule carries no three-dimensional conformer. Coordinates are the
+        supplied ones; hydrogens that were not given are placed by geometry.
+
+    Raises
+    ------
+    ValueError
+        If the molecule cannot be sanitized.
+
+    Examples
+    --------
+    >>> from rdkit import Chem
+    >>> supplied_conformer(Chem.MolFromSmiles("CCO")) is None
+    True
+    """
+    if conformer_3d(molecule) is None:
+        return None
+    ordered, order = canonical_order(molecule)
+    if order is None:
+        return None
+    whole = Chem.Mol(molecule)
+    with rdBase.BlockLogs():
+        Chem.SanitizeMol(whole)
+        whole = Chem.AddHs(whole, addCoords=True)
+        added = Chem.AddHs(ordered)
+    source = conformer_3d(whole)
+    if source is None:
+        return None
+    positions = np.asarray(source.GetPositions())
+    # A hydrogen that the graph does not hold belongs to its one heavy neighbour; which of a
+    # neighbour's hydrogens comes first does not matter, as long as each comes once.
+    kept = set(order)
+    spare = {
+        index: [
+            neighbour.GetIdx()
+            for neighbour in whole.GetAtomWithIdx(index).GetNeighbors()
+            if neighbour.GetAtomicNum() == 1 and neighbour.GetIdx() not in kept
+        ]
+        for index in order
+    }
+    points = list(order)
+    for atom in list(added.GetAtoms())[len(order) :]:
+        owner = order[atom.GetNeighbors()[0].GetIdx()]
+        if not spare[owner]:
+            return None
+        points.append(spare[owner].pop(0))
+    return Conformer(_numbers(added), positions[points].astype(np.float32))
+
+
+def _with_coordinates(molecule: Chem.Mol) -> Conformer:
+    """Conformer that `molecule` carries, with the hydrogens that it lacks."""
+    with rdBase.BlockLogs():
+        whole = Chem.AddHs(molecule, addCoords=True)
+    source = conformer_3d(whole)
+    if source is None:
+        raise ConformerError("the supplied conformer is not finite once hydrogens are added")
+    return Conformer(_numbers(whole), np.asarray(source.GetPositions()).astype(np.float32))
+
+
+def _numbers(molecule: Chem.Mol) -> np.ndarray:
+    """Atomic numbers, uint8 ``[n_points]``."""
+    return np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()], dtype=np.uint8)
+
+
+def _embed(
+    fragment: Chem.Mol, seed: int, deadline: float, timeout: float, optimize: bool
+) -> tuple[Conformer, int]:
+    """Conformer of one fragment, and how many of its points are atoms of the graph."""
+    n_atoms = fragment.GetNumAtoms()
+    with_hydrogens = Chem.AddHs(fragment)
+    tried: list[str] = []
+    for stage in _STAGES:
+        # A fresh copy each time: a failed embedding may leave traces in the molecule.
+        molecule = Chem.Mol(with_hydrogens if stage.hydrogens else fragment)
+        if molecule.GetNumAtoms() > stage.max_points:
+            continue
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            tried.append(f"the {timeout:g} s ran out")
+            break
+        failure = _attempt(molecule, stage, seed, remaining)
+        if failure:
+            tried.append(f"{stage.name}: {failure}")
+            continue
+        if not stage.hydrogens:
+            molecule = Chem.AddHs(molecule, addCoords=True)
+        if optimize:
+            _relax(molecule)
+        positions = np.asarray(molecule.GetConformer().GetPositions())
+        if np.isfinite(positions).all():
+            return Conformer(_numbers(molecule), positions.astype(np.float32)), n_atoms
+        tried.append(f"{stage.name}: coordinates are not finite")
+    raise ConformerError(f"no conformer of {n_atoms} heavy atoms ({'; '.join(tried)})")
+
+
+def _attempt(molecule: Chem.Mol, stage: _Stage, seed: int, remaining: float) -> str:
+    """Embed `molecule` in place; return why that failed, or nothing."""
+    parameters = rdDistGeom.ETKDGv3() if stage.torsions else rdDistGeom.EmbedParameters()
+    parameters.useRandomCoords = stage.random
+    parameters.maxIterations = stage.attempts
+    parameters.randomSeed = seed % (1 << 31)
+    parameters.numThreads = 1
+    parameters.trackFailures = True
+    parameters.timeout = max(1, math.ceil(remaining))
+    try:
+        if rdDistGeom.EmbedMolecule(molecule, parameters) >= 0:
+            return ""
+    except (RuntimeError, ValueError) as error:
+        return str(error).strip().splitlines()[0] if str(error).strip() else "RDKit error"
+    counts = list(parameters.GetFailureCounts())
+    if not any(counts):
+        return "no attempt was finished"
+    cause = rdDistGeom.EmbedFailureCauses.values.get(int(np.argmax(counts)))
+    return f"{stage.attempts} attempts, mostly {str(cause).replace('_', ' ').lower()}"
+
+
+def _relax(molecule: Chem.Mol) -> None:
+    """Relax the conformer in place; one without force-field parameters stays as it is."""
+    if rdForceFieldHelpers.MMFFHasAllMoleculeParams(molecule):
+        rdForceFieldHelpers.MMFFOptimizeMolecule(molecule, maxIters=_FORCE_FIELD_STEPS)
+    elif rdForceFieldHelpers.UFFHasAllMoleculeParams(molecule):
+        rdForceFieldHelpers.UFFOptimizeMolecule(molecule, maxIters=_FORCE_FIELD_STEPS)
+
+
+def _side_by_side(
+    embedded: list[tuple[Conformer, int]], indices: list[tuple[int, ...]]
+) -> Conformer:
+    """One conformer of all fragments: graph atoms in the graph's order, then hydrogens."""
+    if len(embedded) == 1:
+        return embedded[0][0]
+    total = sum(n_atoms for _, n_atoms in embedded)
+    numbers = np.zeros(total, dtype=np.uint8)
+    coordinates = np.zeros((total, 3), dtype=np.float32)
+    # Chem.AddHs adds an atom's hydrogens in the order of the atoms of the whole molecule.
+    hydrogens: list[tuple[int, np.ndarray]] = []
+    edge = 0.0
+    for (part, n_atoms), where in zip(embedded, indices):
+        placed = part.coordinates - part.coordinates.mean(axis=0)
+        placed[:, 0] += edge - placed[:, 0].min()
+        edge = float(placed[:, 0].max()) + FRAGMENT_GAP
+        numbers[list(where)] = part.atomic_numbers[:n_atoms]
+        coordinates[list(where)] = placed[:n_atoms]
+        hydrogens.append((min(where), placed[n_atoms:]))
+    added = np.concatenate([points for _, points in sorted(hydrogens, key=lambda item: item[0])])
+    return Conformer(
+        np.concatenate([numbers, np.ones(len(added), dtype=np.uint8)]),
+        np.concatenate([coordinates, added.astype(np.float32)]),
+    )

@@ -1,0 +1,240 @@
+"""The picture of a molecule: drawing, decoding, and augmentation for training.
+
+A picture is kept as a PNG with a fixed palette: white, greys, and a few shades of each colour in
+which elements are drawn. That is a quarter of the size of the same drawing in true colour, and
+no element loses its colour, as a palette chosen by frequency would let it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdDepictor
+from rdkit.Chem.Draw import rdMolDraw2D
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT_SIZE = 224
+MIN_SIZE, MAX_SIZE = 16, 4096
+#: Laying out as many takes 4 s, and more gives one black spot.
+MAX_DRAWN_ATOMS = 1000
+
+# Drawn colours in 0..1; every other element is black.
+_BLACK = (0.0, 0.0, 0.0)
+_COLOURS: dict[tuple[int, ...], tuple[float, float, float]] = {
+    (7,): (0.2, 0.2, 1.0),  # N
+    (8,): (1.0, 0.2, 0.2),  # O
+    (9, 17): (0.0, 0.8, 0.0),  # F, Cl
+    (16, 34): (0.8, 0.8, 0.0),  # S, Se
+    (15, 5): (1.0, 0.5, 0.0),  # P, B
+    (35,): (0.5, 0.3, 0.1),  # Br
+    (53,): (0.63, 0.12, 0.94),  # I
+}
+_GREYS, _SHADES = 8, 3  # levels between white and full colour; 1 + 8 + 7 * 3 = 30 entries
+_FLIP, _GREY = 0.5, 0.2  # probabilities of augmentation
+_TILT = 15.0  # degrees
+
+
+class DepictionError(ValueError):
+    """A molecule could not be drawn; the message is the reason."""
+
+
+def draw(molecule: Chem.Mol, size: int = DEFAULT_SIZE) -> bytes:
+    """Draw a molecule.
+
+    Parameters
+    ----------
+    molecule : rdkit.Chem.Mol
+        A sanitized molecule; the drawing depends on its atom order. It is not changed.
+    size : int, optional
+        Pixels per side, 16 to 4096.
+
+    Returns
+    -------
+    bytes
+        PNG of `size` × `size` pixels with a palette, white background.
+
+    Raises
+    ------
+    DepictionError
+        If the molecule is too large, or RDKit cannot lay it out.
+    ValueError
+        If `size` is out of its range.
+
+    Examples
+    --------
+    >>> from deepchem_mmsa.views.topology import canonical
+    >>> picture = draw(canonical("CC(=O)Oc1ccccc1C(=O)O"))
+    >>> decode(picture).shape, len(picture) < 3000
+    ((3, 224, 224), True)
+    """
+    if not MIN_SIZE <= size <= MAX_SIZE:
+        raise ValueError(f"size must be {MIN_SIZE} to {MAX_SIZE} pixels, got {size}")
+    if molecule.GetNumAtoms() > MAX_DRAWN_ATOMS:
+        raise DepictionError(f"{molecule.GetNumAtoms()} atoms; up to {MAX_DRAWN_ATOMS} are drawn")
+    with rdBase.BlockLogs():
+        try:
+            text = _draw_true_colour(Chem.Mol(molecule), size)
+        except (RuntimeError, ValueError) as error:
+            raise DepictionError(f"RDKit cannot draw it: {str(error).strip()[:200]}") from None
+    true_colour = Image.open(io.BytesIO(text), formats=("PNG",)).convert("RGB")
+    picture = true_colour.quantize(palette=_palette_image(), dither=Image.Dither.NONE)
+    out = io.BytesIO()
+    picture.save(out, format="PNG")
+    return out.getvalue()
+
+
+def decode(picture: bytes, size: int | None = None) -> np.ndarray:
+    """Pixels of a compressed picture.
+
+    Parameters
+    ----------
+    picture : bytes
+        A PNG, of :func:`draw` or any other square one.
+    size : int, optional
+        Pixels per side that are wanted; another size is resampled by area. The picture's own
+        size if not given.
+
+    Returns
+    -------
+    np.ndarray
+        uint8 ``[3, size, size]``, RGB.
+
+    Raises
+    ------
+    ValueError
+        If it is not a PNG, is damaged, not square, or larger than 4096 × 4096 pixels; the
+        dimensions are looked at before anything is decompressed.
+
+    Examples
+    --------
+    >>> decode(b"GIF89a")
+    Traceback (most recent call last):
+    ...
+    ValueError: not a PNG picture
+    """
+    try:
+        image = Image.open(io.BytesIO(picture), formats=("PNG",))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise ValueError("not a PNG picture") from None
+    width, height = image.size
+    if width != height or not 0 < width <= MAX_SIZE:
+        raise ValueError(
+            f"a picture must be square, up to {MAX_SIZE} pixels, got {width} × {height}"
+        )
+    try:
+        rgb = image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"damaged PNG picture: {error}") from None
+    if size is not None and size != width:
+        if not 0 < size <= MAX_SIZE:
+            raise ValueError(f"size must be 1 to {MAX_SIZE} pixels, got {size}")
+        rgb = rgb.resize((size, size), Image.Resampling.BOX)
+    return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
+
+
+def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Change pictures in ways that do not change the molecule.
+
+    Each picture is turned by a multiple of 90° and up to 15° more, mirrored (p = 0.5; wedges
+    are then mirrored with it, as in a drawing seen from behind, which is why this is for
+    pre-training), and loses its colours (p = 0.2).
+
+    Parameters
+    ----------
+    images : torch.Tensor
+        ``[B, 3, S, S]``, uint8 or floating point, 0..255, white background.
+    generator : torch.Generator
+        On the CPU. The result is a function of the pictures and of its state only.
+
+    Returns
+    -------
+    torch.Tensor
+        New pictures, of the shape, type and device of `images`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> white = torch.full((2, 3, 32, 32), 255, dtype=torch.uint8)
+    >>> bool((augment(white, torch.Generator().manual_seed(0)) == 255).all())
+    True
+    """
+    import torch
+    from torch.nn import functional
+
+    n_images = images.shape[0]
+    if n_images == 0:
+        return images.clone()
+    draws = torch.rand((4, n_images), generator=generator)
+    turn, tilt, flip, grey = draws
+    angle = torch.floor(turn * 4) * (math.pi / 2) + (2 * tilt - 1) * math.radians(_TILT)
+    mirror = torch.where(flip < _FLIP, -1.0, 1.0)
+    cos, sin, zero = torch.cos(angle), torch.sin(angle), torch.zeros(n_images)
+    rows = [torch.stack([cos * mirror, -sin, zero], 1), torch.stack([sin * mirror, cos, zero], 1)]
+    theta = torch.stack(rows, 1).to(images.device)
+    # Ink instead of light: what grid_sample fills in from outside is 0, that is, white.
+    ink = 255.0 - images.float()
+    grid = functional.affine_grid(theta, list(ink.shape), align_corners=False)
+    ink = functional.grid_sample(ink, grid, padding_mode="zeros", align_corners=False)
+    weights = torch.tensor([0.299, 0.587, 0.114], device=ink.device)  # ITU-R BT.601 luma
+    luma = torch.einsum("bchw,c->bhw", ink, weights)[:, None]
+    colourless = (grey < _GREY).to(ink.device)[:, None, None, None]
+    light = 255.0 - torch.where(colourless, luma.expand_as(ink), ink)
+    if images.dtype == torch.uint8:
+        return light.round().clamp(0, 255).to(torch.uint8)
+    return light.to(images.dtype)
+
+
+def _draw_true_colour(molecule: Chem.Mol, size: int) -> bytes:
+    """RDKit's PNG; every option that another program could have set globally is set here."""
+    molecule.RemoveAllConformers()
+    # Not the generator that rdDepictor.SetPreferCoordGen may have chosen.
+    rdDepictor.Compute2DCoords(molecule, canonOrient=True, forceRDKit=True)
+    try:
+        prepared = rdMolDraw2D.PrepareMolForDrawing(
+            molecule, kekulize=True, addChiralHs=True, wedgeBonds=True, forceCoords=False
+        )
+    except ValueError:  # a ring system without a Kekulé form can still be drawn as aromatic
+        prepared = rdMolDraw2D.PrepareMolForDrawing(
+            molecule, kekulize=False, addChiralHs=True, wedgeBonds=True, forceCoords=False
+        )
+    drawer = rdMolDraw2D.MolDraw2DCairo(size, size)
+    options = drawer.drawOptions()
+    options.prepareMolsBeforeDrawing = False
+    options.setAtomPalette(_atom_palette())
+    options.setBackgroundColour((1.0, 1.0, 1.0))
+    options.bondLineWidth = 2
+    options.padding = 0.05
+    drawer.DrawMolecule(prepared)
+    drawer.FinishDrawing()
+    return drawer.GetDrawingText()
+
+
+@lru_cache(maxsize=1)
+def _atom_palette() -> dict[int, tuple[float, float, float]]:
+    """Colour of each element; -1 is every other one."""
+    palette = {-1: _BLACK, 0: _BLACK, 1: _BLACK, 6: _BLACK}
+    for numbers, colour in _COLOURS.items():
+        palette.update(dict.fromkeys(numbers, colour))
+    return palette
+
+
+@lru_cache(maxsize=1)
+def _palette_image() -> Image.Image:
+    """Palette of every drawn colour and its blends with white, which antialiasing makes."""
+    entries = [(255, 255, 255)]
+    for colour, levels in [(_BLACK, _GREYS), *((c, _SHADES) for c in _COLOURS.values())]:
+        for level in range(1, levels + 1):
+            share = level / levels
+            red, green, blue = (round(255 * (1 - share * (1 - part))) for part in colour)
+            entries.append((red, green, blue))
+    image = Image.new("P", (1, 1))
+    image.putpalette([part for entry in entries for part in entry])
+    return image

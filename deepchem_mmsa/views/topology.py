@@ -1,0 +1,333 @@
+"""The 2D graph of a molecule: canonical atom order, and atoms and bonds as vocabulary indices.
+
+The vocabularies stand in :mod:`deepchem_mmsa.molecule`. The first two columns of each table are
+the features of Hu et al., *Strategies for Pre-training Graph Neural Networks* (ICLR 2020).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdCIPLabeler
+
+from deepchem_mmsa.molecule import ATOM_FEATURES, BOND_FEATURES
+
+DUMMY_ATOM = 118
+#: Atoms that a record can hold: its bonds address them by 16 bits.
+MAX_ATOMS = (1 << 16) - 1
+# RDKit's labeller needs about a second for 1,250,000 steps; drug-like molecules need hundreds.
+_CIP_STEPS = 125_000
+_CANONICAL_ROUNDS = 6
+
+_CHIRALITY = {Chem.CHI_TETRAHEDRAL_CW: 1, Chem.CHI_TETRAHEDRAL_CCW: 2}
+_HYBRIDIZATION = {
+    Chem.HybridizationType.S: 1,
+    Chem.HybridizationType.SP: 2,
+    Chem.HybridizationType.SP2: 3,
+    Chem.HybridizationType.SP3: 4,
+    Chem.HybridizationType.SP3D: 5,
+    Chem.HybridizationType.SP3D2: 6,
+}
+_CIP = {"R": 1, "r": 1, "S": 2, "s": 2}
+_BOND_TYPE = {
+    Chem.BondType.SINGLE: 0,
+    Chem.BondType.DOUBLE: 1,
+    Chem.BondType.TRIPLE: 2,
+    Chem.BondType.AROMATIC: 3,
+}
+_OTHER_BOND = 5  # 4 is the self-loop, which encoders add
+_DIRECTION = {Chem.BondDir.ENDUPRIGHT: 1, Chem.BondDir.ENDDOWNRIGHT: 2}
+_STEREO = {
+    Chem.BondStereo.STEREOANY: 1,
+    Chem.BondStereo.STEREOZ: 2,
+    Chem.BondStereo.STEREOE: 3,
+    Chem.BondStereo.STEREOCIS: 4,
+    Chem.BondStereo.STEREOTRANS: 5,
+}
+
+
+def read_smiles(smiles: object) -> Chem.Mol:
+    """Parse and sanitize a SMILES, or say why it cannot be read.
+
+    Parameters
+    ----------
+    smiles : object
+        The text; anything else is refused with its type.
+
+    Returns
+    -------
+    rdkit.Chem.Mol
+        The molecule as RDKit reads it.
+
+    Raises
+    ------
+    ValueError
+        With RDKit's own reason. RDKit's log stays quiet.
+
+    Examples
+    --------
+    >>> read_smiles("C(C)(C)(C)(C)C")
+    Traceback (most recent call last):
+    ...
+    ValueError: Explicit valence for atom # 0 C, 5, is greater than permitted
+    """
+    if not isinstance(smiles, str):
+        raise ValueError(f"a SMILES must be text, got {type(smiles).__name__}: {smiles!r:.60}")
+    text = smiles.strip()
+    if not text:
+        raise ValueError("the SMILES is empty")
+    with rdBase.BlockLogs():
+        molecule = Chem.MolFromSmiles(text)
+    if molecule is None:
+        raise ValueError(_why_unreadable(text))
+    return molecule
+
+
+def canonical(molecule: str | Chem.Mol) -> Chem.Mol:
+    """Bring a molecule into the one atom order that all its writings share.
+
+    It is written as canonical isomeric SMILES, without atom-map numbers and without explicit
+    hydrogens that SMILES does not need, and read again, until that changes nothing more.
+
+    Parameters
+    ----------
+    molecule : str or rdkit.Chem.Mol
+        SMILES or molecule; a molecule need not be sanitized (DeepChem's ``SDFLoader`` hands
+        out such) and is not changed.
+
+    Returns
+    -------
+    rdkit.Chem.Mol
+        The same molecule in canonical order. A 3D conformer is kept, in that order; the
+        positions of hydrogens that are not atoms of the graph are not part of it (see
+        :func:`deepchem_mmsa.views.conformer.supplied_conformer`).
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read or sanitized, has no atom, or more than 65,535.
+
+    Examples
+    --------
+    >>> from rdkit import Chem
+    >>> Chem.MolToSmiles(canonical("OC[CH3:7]"))
+    'CCO'
+    >>> [atom.GetSymbol() for atom in canonical("OCC").GetAtoms()]
+    ['C', 'C', 'O']
+    """
+    ordered, order = canonical_order(molecule)
+    if isinstance(molecule, str) or order is None:
+        return ordered
+    source = conformer_3d(molecule)
+    if source is not None:
+        positions = np.asarray(source.GetPositions())
+        conformer = Chem.Conformer(ordered.GetNumAtoms())
+        conformer.Set3D(True)
+        for index, position in enumerate(positions[order]):
+            conformer.SetAtomPosition(index, position.tolist())
+        ordered.AddConformer(conformer, assignId=True)
+    return ordered
+
+
+def canonical_order(molecule: str | Chem.Mol) -> tuple[Chem.Mol, list[int] | None]:
+    """Do what :func:`canonical` does, and say where each atom comes from.
+
+    Parameters
+    ----------
+    molecule : str or rdkit.Chem.Mol
+        SMILES or molecule.
+
+    Returns
+    -------
+    tuple of (rdkit.Chem.Mol, list of int or None)
+        The molecule in canonical order without conformers, and for each of its atoms its index
+        in `molecule`; ``None`` in the rare case that reading drops an atom that was written.
+
+    Raises
+    ------
+    ValueError
+        As :func:`canonical` does.
+    """
+    if isinstance(molecule, Chem.Mol):
+        current, start = _sanitized_heavy(molecule)
+    else:
+        current = read_smiles(molecule)
+        start = list(range(current.GetNumAtoms()))
+        for atom in current.GetAtoms():
+            atom.SetAtomMapNum(0)
+    if not 0 < current.GetNumAtoms() <= MAX_ATOMS:
+        raise ValueError(f"a molecule of {current.GetNumAtoms()} atoms; 1 to {MAX_ATOMS} can be")
+    order: list[int] | None = start
+    seen: dict[str, tuple[Chem.Mol, list[int] | None]] = {}
+    smiles = Chem.MolToSmiles(current)
+    for _ in range(_CANONICAL_ROUNDS):
+        written = list(current.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"])
+        current = read_smiles(smiles)
+        if order is not None:
+            fits = len(written) == current.GetNumAtoms()
+            order = [order[index] for index in written] if fits else None
+        seen[smiles] = (current, order)
+        again = Chem.MolToSmiles(current)
+        if again == smiles:
+            return current, order
+        smiles = again
+        if smiles in seen:
+            break
+    # A cycle of writings: any fixed choice among them is as canonical as another.
+    return seen[min(seen)]
+
+
+def conformer_3d(molecule: Chem.Mol) -> Chem.Conformer | None:
+    """First conformer that is truly three-dimensional.
+
+    Parameters
+    ----------
+    molecule : rdkit.Chem.Mol
+        Any molecule.
+
+    Returns
+    -------
+    rdkit.Chem.Conformer or None
+        ``None`` if there is none, if its coordinates are not finite, or if atoms that should
+        be apart all lie at one point, as in files that carry a 3D flag and no coordinates.
+    """
+    for conformer in molecule.GetConformers():
+        if conformer.Is3D():
+            positions = np.asarray(conformer.GetPositions())
+            spread = np.ptp(positions, axis=0).max() if len(positions) else 0.0
+            if np.isfinite(positions).all() and (len(positions) == 1 or spread > 0.1):
+                return conformer
+    return None
+
+
+def topology(molecule: Chem.Mol) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Atoms and bonds of a molecule as vocabulary indices, in the molecule's own order.
+
+    Parameters
+    ----------
+    molecule : rdkit.Chem.Mol
+        A sanitized molecule, best in the order of :func:`canonical`.
+
+    Returns
+    -------
+    atoms : np.ndarray
+        uint8 ``[n_atoms, 9]``, columns of :data:`deepchem_mmsa.molecule.ATOM_FEATURES`.
+    bond_atoms : np.ndarray
+        uint16 ``[n_bonds, 2]``, each bond once, from its first atom to its second, to which
+        its direction refers.
+    bonds : np.ndarray
+        uint8 ``[n_bonds, 5]``, columns of :data:`deepchem_mmsa.molecule.BOND_FEATURES`.
+
+    Examples
+    --------
+    >>> atoms, bond_atoms, bonds = topology(canonical("C=O"))
+    >>> atoms[:, 0].tolist(), bond_atoms.tolist(), bonds[:, 0].tolist()
+    ([5, 7], [[0, 1]], [1])
+    """
+    atoms = np.zeros((molecule.GetNumAtoms(), len(ATOM_FEATURES)), dtype=np.uint8)
+    cip = _cip_labels(molecule)
+    for index, atom in enumerate(molecule.GetAtoms()):
+        number = atom.GetAtomicNum()
+        atoms[index] = (
+            number - 1 if number else DUMMY_ATOM,
+            _CHIRALITY.get(atom.GetChiralTag(), 0),
+            min(max(atom.GetFormalCharge(), -5), 5) + 5,
+            _HYBRIDIZATION.get(atom.GetHybridization(), 0),
+            atom.GetIsAromatic(),
+            min(atom.GetTotalNumHs(includeNeighbors=True), 8),
+            atom.IsInRing(),
+            cip.get(index, 0),
+            min(atom.GetNumRadicalElectrons(), 3),
+        )
+    n_bonds = molecule.GetNumBonds()
+    bond_atoms = np.zeros((n_bonds, 2), dtype=np.uint16)
+    bonds = np.zeros((n_bonds, len(BOND_FEATURES)), dtype=np.uint8)
+    for index, bond in enumerate(molecule.GetBonds()):
+        bond_atoms[index] = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        bonds[index] = (
+            _BOND_TYPE.get(bond.GetBondType(), _OTHER_BOND),
+            _DIRECTION.get(bond.GetBondDir(), 0),
+            bond.GetIsConjugated(),
+            bond.IsInRing(),
+            _STEREO.get(bond.GetStereo(), 0),
+        )
+    return atoms, bond_atoms, bonds
+
+
+def _cip_labels(molecule: Chem.Mol) -> dict[int, int]:
+    """Vocabulary index of each tetrahedral centre's R or S, by the accurate algorithm.
+
+    It is asked only about centres that are there, and its steps are bounded, for it can take
+    hours over highly symmetric cages; those keep no label rather than RDKit's older, wrong one.
+    """
+    centres = [atom.GetIdx() for atom in molecule.GetAtoms() if atom.GetChiralTag() in _CHIRALITY]
+    if not centres:
+        return {}
+    labelled = Chem.Mol(molecule)
+    for index in centres:
+        labelled.GetAtomWithIdx(index).ClearProp("_CIPCode")
+    try:
+        rdCIPLabeler.AssignCIPLabels(labelled, centres, [], maxRecursiveIterations=_CIP_STEPS)
+    except RuntimeError:  # the steps ran out
+        return {}
+    atoms = [(index, labelled.GetAtomWithIdx(index)) for index in centres]
+    return {
+        index: _CIP.get(atom.GetProp("_CIPCode"), 0)
+        for index, atom in atoms
+        if atom.HasProp("_CIPCode")
+    }
+
+
+def _sanitized_heavy(molecule: Chem.Mol) -> tuple[Chem.Mol, list[int]]:
+    """Sanitized copy without spare hydrogens, and the index in `molecule` of each of its atoms."""
+    copy = Chem.Mol(molecule)
+    raw = copy.NeedsUpdatePropertyCache()
+    with rdBase.BlockLogs():
+        try:
+            Chem.SanitizeMol(copy)
+        except ValueError as error:  # every sanitization error is one
+            raise ValueError(str(error).strip()) from None
+        if raw:
+            _perceive_stereo(copy)
+        for atom in copy.GetAtoms():
+            atom.SetAtomMapNum(0)
+            atom.SetIntProp("_mmsa_index", atom.GetIdx())
+        heavy = Chem.RemoveHs(copy)
+    start = [atom.GetIntProp("_mmsa_index") for atom in heavy.GetAtoms()]
+    return heavy, start
+
+
+def _perceive_stereo(molecule: Chem.Mol) -> None:
+    """Do for a molecule block read without sanitizing what reading with it would have done."""
+    if conformer_3d(molecule) is not None:
+        Chem.AssignStereochemistryFrom3D(molecule)
+        return
+    if molecule.GetNumConformers():
+        Chem.AssignChiralTypesFromBondDirs(molecule)
+        Chem.DetectBondStereochemistry(molecule)
+    Chem.AssignStereochemistry(molecule, cleanIt=True, force=True)
+
+
+def _why_unreadable(text: str) -> str:
+    """RDKit's reason why it does not read `text`; it gives it only to its log or in exceptions."""
+    with rdBase.BlockLogs():
+        raw = Chem.MolFromSmiles(text, sanitize=False)
+        if raw is not None:
+            try:
+                Chem.SanitizeMol(raw)
+            except ValueError as error:
+                return str(error).strip()
+        capture = getattr(rdBase, "CaptureErrorLog", None)  # RDKit of 2026 and later
+        if capture is not None:
+            disabled = "rdApp.error:disabled" in rdBase.LogStatus()
+            if disabled:
+                rdBase.EnableLog("rdApp.error")
+            with capture() as log:
+                Chem.MolFromSmiles(text)
+            if disabled:
+                rdBase.DisableLog("rdApp.error")
+            lines = [line.partition("] ")[2] or line for line in log.messages.splitlines()]
+            told = [line for line in lines if line.startswith("SMILES Parse Error")]
+            if told:
+                return told[0]
+    return "SMILES Parse Error: not a SMILES that RDKit can read"

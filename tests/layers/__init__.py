@@ -1,0 +1,1 @@
+"""Tests of deepchem_mmsa.layers."""

@@ -1,0 +1,96 @@
+"""Batches: nothing lost, nothing mixed up, whatever is missing."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepchem_mmsa.batching import Collator, Prefetcher
+from deepchem_mmsa.molecule import MODALITIES
+
+
+@settings(max_examples=25, deadline=None)
+@given(rows=st.lists(st.integers(0, 30), min_size=1, max_size=9), data=st.data())
+def test_each_molecule_keeps_its_own(records, rows, data):
+    modalities = tuple(
+        m for m in MODALITIES if m in data.draw(st.sets(st.sampled_from(MODALITIES), min_size=1))
+    )
+    chosen = [records[i % len(records)] for i in rows]
+    batch = Collator(modalities, image_size=48)(chosen)
+    assert batch.smiles == [r.smiles for r in chosen]
+    for column, modality in enumerate(modalities):
+        there = [i for i, r in enumerate(chosen) if modality in r.available]
+        assert batch.rows[modality].tolist() == there
+        assert batch.available[:, column].nonzero()[:, 0].tolist() == there
+    if "graph" in modalities:
+        graph = batch.inputs["graph"]
+        kept = [chosen[i] for i in batch.rows["graph"]]
+        atoms = np.concatenate([r.atoms for r in kept])
+        assert (graph.atoms.numpy() == atoms).all()
+        assert graph.n_edges.tolist() == [2 * len(r.bonds) for r in kept]
+        # every edge stays inside its molecule and has its reverse with the same features
+        assert (graph.molecule_of_atom[graph.src] == graph.molecule_of_atom[graph.dst]).all()
+        edges = {
+            (s, d, *f)
+            for s, d, f in zip(graph.src.tolist(), graph.dst.tolist(), graph.bonds.tolist())
+        }
+        assert edges == {(d, s, *f) for s, d, *f in edges}
+
+
+def test_hydrogens_are_an_option(records):
+    record = next(r for r in records if "geometry" in r.available and (r.atomic_numbers == 1).any())
+    bare = Collator(("geometry",))([record]).inputs["geometry"]
+    whole = Collator(("geometry",), hydrogens=True)([record]).inputs["geometry"]
+    assert (bare.atomic_numbers != 1).all()
+    assert len(whole.atomic_numbers) == len(record.atomic_numbers)
+    assert len(bare.atomic_numbers) == len(record.atoms)
+
+
+def test_an_empty_modality_is_well_formed(records):
+    from deepchem_mmsa.molecule import MoleculeViews
+
+    batch = Collator(MODALITIES, image_size=32)([MoleculeViews.unreadable("C(", "open branch")])
+    assert not batch.available.any()
+    assert batch.inputs["image"].shape == (0, 3, 32, 32)
+    assert batch.inputs["graph"].n_molecules == 0
+    assert batch.inputs["geometry"].coordinates.shape == (0, 3)
+
+
+def test_foreign_objects_are_named():
+    with pytest.raises(TypeError, match=r"row 1 .*str, not MoleculeViews; featurize"):
+        from deepchem_mmsa.molecule import MoleculeViews
+
+        Collator(("graph",))([MoleculeViews("C"), "CCO"])
+
+
+def test_moves_between_devices(records):
+    batch = Collator(MODALITIES, image_size=32)(records[:3]).to("meta")
+    assert batch.available.device == torch.device("meta")
+    assert batch.inputs["graph"].src.device == torch.device("meta")
+
+
+def test_prefetching_keeps_order_and_raises_in_place():
+    def items():
+        yield from range(20)
+        raise KeyError("broken")
+
+    seen = []
+    with pytest.raises(KeyError, match="broken"):
+        for item in Prefetcher(items()):
+            seen.append(item)
+    assert seen == list(range(20))
+
+
+def test_prefetching_stops_its_thread_when_left_early():
+    before = threading.active_count()
+    for item in Prefetcher(iter(range(10**9)), depth=2):
+        if item == 3:
+            break
+    deadline = time.time() + 5
+    while threading.active_count() > before and time.time() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before

@@ -1,0 +1,134 @@
+"""Files: whole or not there, data and nothing else, and refused with the reason."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from deepchem_mmsa import MMSAModel
+from deepchem_mmsa.checkpoint import CheckpointError, load_state, write_atomically
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def fail(name):
+        with open(name, "w") as file:
+            file.write("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_checkpoints_never_execute_code(make_model, tmp_path):
+    trap = tmp_path / "executed"
+    torch.save({"format": 1, "x": Malicious(trap)}, tmp_path / "checkpoint1.pt")
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
+        make_model(mode="regression").restore(model_dir=str(tmp_path))
+    (tmp_path / "checkpoint1.pt").write_bytes(pickle.dumps(Malicious(trap)))
+    with pytest.raises(CheckpointError):
+        load_state(tmp_path / "checkpoint1.pt")
+    assert not trap.exists()
+
+
+def test_a_trained_checkpoint_is_weights_only(make_model, graph_dataset, tmp_path):
+    model = make_model(mode="regression", model_dir=str(tmp_path))
+    model.fit(graph_dataset, nb_epoch=1)
+    state = torch.load(tmp_path / "checkpoint1.pt", weights_only=True)
+    assert state["config"]["mode"] == "regression"
+    assert state["tasks"] == model.tasks
+
+
+def test_the_newest_readable_checkpoint_is_found(make_model, graph_dataset, tmp_path, caplog):
+    model = make_model(mode="regression", model_dir=str(tmp_path))
+    model.fit(graph_dataset, nb_epoch=3, checkpoint_interval=1, max_checkpoints_to_keep=12)
+    paths = model.get_checkpoints()
+    assert [p.rsplit("checkpoint", 1)[1] for p in paths[:3]] == ["1.pt", "2.pt", "3.pt"]
+    assert len(paths) >= 10  # checkpoint10 is the oldest, not the second
+    steps = [torch.load(p, weights_only=True)["global_step"] for p in paths]
+    assert steps == sorted(steps, reverse=True)
+    with open(paths[0], "r+b") as file:
+        file.truncate(1000)
+    model.restore()
+    assert model.get_global_step() == steps[1]
+    assert "skipped a damaged checkpoint" in caplog.text
+
+
+def test_another_configuration_is_refused_with_the_difference(make_model, graph_dataset, tmp_path):
+    make_model(mode="regression", model_dir=str(tmp_path)).save()
+    with pytest.raises(CheckpointError, match="embedding_dim: 32, not 16"):
+        make_model(mode="regression", embedding_dim=32, model_dir=str(tmp_path)).reload()
+
+
+def test_no_checkpoint_says_so(make_model, tmp_path):
+    with pytest.raises(ValueError, match="No checkpoint found"):
+        make_model(mode="regression", model_dir=str(tmp_path)).restore()
+
+
+@pytest.mark.parametrize("mode", ["regression", "classification", "pretraining"])
+def test_export_round_trip(make_model, graph_dataset, tmp_path, mode):
+    model = make_model(mode=mode, memory_warmup=16)
+    data = graph_dataset if mode != "classification" else binary(graph_dataset)
+    model.fit(data, nb_epoch=2)
+    model.save_pretrained(tmp_path / "out", metadata={"licence": "none"})
+    again = MMSAModel.from_pretrained(tmp_path / "out")
+    np.testing.assert_array_equal(model.predict_embedding(data), again.predict_embedding(data))
+    if mode != "pretraining":
+        np.testing.assert_array_equal(model.predict(data), again.predict(data))
+        assert again.tasks == model.tasks
+    assert again.model.memory.exemplars == model.model.memory.exemplars
+    described = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert described["metadata"]["licence"] == "none"
+    load_file(tmp_path / "out" / "model.safetensors")
+
+
+def binary(dataset):
+    import deepchem as dc
+
+    return dc.data.NumpyDataset(dataset.X, (dataset.y > np.median(dataset.y)).astype(float))
+
+
+def test_exemplars_can_stay_at_home(make_model, graph_dataset, tmp_path):
+    model = make_model(mode="pretraining", memory_warmup=16)
+    model.fit(graph_dataset, nb_epoch=2)
+    assert any(model.model.memory.exemplars)
+    model.save_pretrained(tmp_path / "out")
+    model.save_pretrained(tmp_path / "out", exemplars=False)
+    everything = b"".join(p.read_bytes() for p in (tmp_path / "out").iterdir())
+    assert not any(r.smiles.encode() in everything for r in graph_dataset.X if len(r.smiles) > 8)
+    assert not any(MMSAModel.from_pretrained(tmp_path / "out").model.memory.exemplars)
+
+
+def test_a_changed_byte_is_noticed(make_model, tmp_path):
+    make_model(mode="regression").save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="does not match the checksum"):
+        MMSAModel.from_pretrained(tmp_path)
+
+
+def test_unknown_names_and_foreign_folders(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no shipped model named 'mmsa-huge'"):
+        MMSAModel.from_pretrained("mmsa-huge")
+    with pytest.raises(CheckpointError, match="not an exported MMSA model"):
+        MMSAModel.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"format": 1, "config": {"moode": 1}}')
+    with pytest.raises(CheckpointError, match="did you mean 'mode'"):
+        MMSAModel.from_pretrained(tmp_path)

@@ -1,0 +1,82 @@
+"""Configuration: plain data that refuses what cannot be, and survives a round trip."""
+
+import json
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepchem_mmsa.config import PRESETS, MMSAConfig
+from deepchem_mmsa.molecule import MODALITIES
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    modalities=st.sets(st.sampled_from(MODALITIES), min_size=1),
+    k=st.integers(1, 32),
+    weights=st.none() | st.just("balanced") | st.tuples(st.floats(0.1, 9), st.floats(0.1, 9)),
+    mode=st.sampled_from(["pretraining", "classification", "regression"]),
+)
+def test_json_round_trip(modalities, k, weights, mode):
+    config = MMSAConfig(
+        mode=mode, modalities=tuple(modalities), n_neighbors=k, class_weights=weights
+    )
+    again = MMSAConfig.from_json(config.to_json())
+    assert again == config
+    json.dumps(config.to_dict())
+
+
+def test_order_of_modalities_does_not_matter():
+    assert MMSAConfig(modalities=("geometry", "image")) == MMSAConfig(
+        modalities=("image", "geometry")
+    )
+    assert MMSAConfig(modalities="graph").modalities == ("graph",)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid(name):
+    assert MMSAConfig.preset(name, mode="regression").mode == "regression"
+
+
+def test_numpy_integers_become_plain():
+    config = MMSAConfig(n_tasks=np.int64(12), batch_size=np.int32(7))
+    assert type(config.n_tasks) is int
+    assert json.loads(config.to_json())["batch_size"] == 7
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"modalities": ("image", "smell")}, r"choose a non-empty subset of .*geometry"),
+        ({"modalities": ()}, "non-empty subset"),
+        ({"mode": "regresion"}, "choose one of .*'regression'"),
+        ({"n_neighbors": 9, "n_anchors": 8}, r"n_neighbors=9 \(k\) is larger than n_anchors=8"),
+        ({"learning_rate": -1}, "learning_rate=-1.0: must be a positive number"),
+        ({"learning_rate": float("nan")}, "positive number"),
+        ({"n_tasks": 0}, "n_tasks=0: must be a whole number of at least 1"),
+        ({"n_tasks": 1.5}, "whole number"),
+        ({"graph_dropout": 1.0}, r"graph_dropout=1.0: must be in \[0, 1\)"),
+        ({"class_weights": (1, 2, 3)}, "class_weights has 3 values for n_classes=2"),
+        ({"class_weights": "even"}, "class_weights='even'"),
+        ({"w_con": -0.1}, "w_con"),
+        ({"features": "all"}, "features='all'"),
+    ],
+)
+def test_errors_name_field_and_remedy(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        MMSAConfig(**arguments)
+
+
+def test_unknown_argument_gets_a_hint():
+    with pytest.raises(ValueError, match="did you mean 'learning_rate'"):
+        MMSAConfig().replace(learning_rat=0.1)
+    with pytest.raises(ValueError, match="no preset 'huge'"):
+        MMSAConfig.preset("huge")
+
+
+def test_every_field_is_documented():
+    text = MMSAConfig.__doc__ or ""
+    missing = [field.name for field in fields(MMSAConfig) if field.name not in text]
+    assert missing == []

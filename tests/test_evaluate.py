@@ -1,0 +1,82 @@
+"""Evaluation on the labels that are there, against scikit-learn and against DeepChem's own."""
+
+import deepchem as dc
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from deepchem_mmsa.evaluate import evaluate, masked_scores
+
+AUC = dc.metrics.Metric(dc.metrics.roc_auc_score, name="auc")
+RMSE = dc.metrics.Metric(dc.metrics.rms_score, name="rmse")
+
+
+class Fixed(dc.models.Model):
+    """A model that predicts what it was given."""
+
+    def __init__(self, predictions):
+        self.predictions = predictions
+        self.model_dir_is_temp = False
+
+    def predict(self, dataset, transformers=()):
+        return self.predictions
+
+
+def probabilities(p):
+    return np.stack([1 - p, p], axis=-1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_equals_scikit_learn_on_the_known_labels(seed):
+    rng = np.random.default_rng(seed)
+    y, p = rng.integers(0, 2, (40, 3)).astype(float), rng.random((40, 3))
+    w = (rng.random((40, 3)) < 0.6).astype(float)
+    found = masked_scores(y, w, probabilities(p), AUC)["auc"]
+    for task in range(3):
+        known = w[:, task] > 0
+        assert found[task] == pytest.approx(roc_auc_score(y[known, task], p[known, task]))
+
+
+def test_deepchems_own_counts_missing_labels_and_ours_does_not():
+    y = np.array([[1.0], [1], [0], [0], [0], [0]])
+    w = np.array([[1.0], [1], [1], [1], [0], [0]])
+    p = np.array([[0.9], [0.8], [0.1], [0.2], [0.95], [0.99]])  # high where nothing is known
+    data = dc.data.NumpyDataset(np.zeros(6), y, w)
+    model = Fixed(probabilities(p))
+    stock = dc.models.Model.evaluate(model, data, [AUC])["auc"]
+    assert stock < 0.6
+    assert evaluate(model, data, [AUC])["auc"] == 1.0
+
+
+def test_a_task_with_one_class_does_not_poison_the_mean():
+    y = np.array([[1.0, 1], [0, 1], [1, 1]])
+    p = np.array([[0.9, 0.5], [0.1, 0.4], [0.8, 0.3]])
+    means, tasks = evaluate(
+        Fixed(probabilities(p)), dc.data.NumpyDataset(np.zeros(3), y), [AUC], per_task_metrics=True
+    )
+    assert means["auc"] == 1.0
+    assert tasks["auc"][0] == 1.0
+    assert np.isnan(tasks["auc"][1])
+
+
+def test_rows_without_prediction_are_left_out_and_counted(caplog):
+    y = np.array([[1.0], [2], [3]])
+    found = masked_scores(y, None, np.array([[1.0], [np.nan], [5.0]]), RMSE)
+    assert found["rmse"][0] == pytest.approx(np.sqrt(2))
+    assert "1 of 3 molecules have no prediction" in caplog.text
+
+
+def test_transformers_are_undone():
+    y = np.array([[1.0], [5.0], [9.0]])
+    data = dc.data.NumpyDataset(np.zeros(3), y)
+    normal = dc.trans.NormalizationTransformer(transform_y=True, dataset=data)
+    found = evaluate(Fixed(y), normal.transform(data), [RMSE], [normal])
+    assert found["rmse"] == pytest.approx(0, abs=1e-6)
+
+
+def test_empty_dataset_is_refused():
+    with pytest.raises(ValueError, match="holds no molecule"):
+        evaluate(Fixed(np.zeros((0, 1))), dc.data.NumpyDataset(np.zeros(0), np.zeros((0, 1))), RMSE)

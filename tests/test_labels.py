@@ -1,0 +1,72 @@
+"""Labels: refused with the row named, or scaled and weighed on what is there."""
+
+import deepchem as dc
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from sklearn.utils.class_weight import compute_class_weight
+
+from deepchem_mmsa.config import MMSAConfig
+from deepchem_mmsa.labels import check_labels, class_weights, label_scaling
+
+
+def dataset(y, w=None):
+    n = len(y)
+    return dc.data.NumpyDataset(
+        np.zeros(n), np.asarray(y, float), w, ids=[f"mol{i}" for i in range(n)]
+    )
+
+
+CLASSES = MMSAConfig(mode="classification")
+VALUES = MMSAConfig(mode="regression")
+
+
+@pytest.mark.parametrize(
+    "y, config, message",
+    [
+        ([[0], [2]], CLASSES, r"first is 2 in row 1 \(mol1\), task 0.*0 to 1"),
+        ([[0.5], [1]], CLASSES, "0.5 in row 0"),
+        ([[-1], [1]], CLASSES, "-1 in row 0"),
+        ([[1.0], [np.inf]], VALUES, r"inf in row 1 \(mol1\).*finite"),
+        ([[1.0, 2.0]], VALUES, r"has 2 task\(s\), the model n_tasks=1; build it with n_tasks=2"),
+        ([[np.nan], [np.nan]], VALUES, "every label of the dataset is missing"),
+    ],
+)
+def test_errors_name_row_value_and_remedy(y, config, message):
+    with pytest.raises(ValueError, match=message):
+        check_labels(dataset(y), config)
+
+
+def test_all_weights_zero_is_no_label():
+    with pytest.raises(ValueError, match="every label"):
+        check_labels(dataset([[1], [0]], np.zeros((2, 1))), CLASSES)
+
+
+def test_missing_labels_may_hold_anything():
+    _, w = check_labels(dataset([[7], [1], [np.nan]], np.array([[0.0], [1], [1]])), CLASSES)
+    assert w[:, 0].tolist() == [0, 1, 0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    y=arrays(float, (9, 2), elements=st.floats(-1e3, 1e3)),
+    there=arrays(bool, (9, 2)),
+)
+def test_scaling_sees_only_what_is_there(y, there):
+    mean, scale = label_scaling(np.where(there, y, 1e9), there.astype(float))
+    for task in range(2):
+        known = y[there[:, task], task]
+        if len(known):
+            assert mean[task] == pytest.approx(known.mean(), abs=1e-2)
+            if known.std() > 1e-3:
+                assert scale[task] == pytest.approx(known.std(), rel=1e-3)
+        assert scale[task] > 0
+
+
+def test_balanced_weights_are_scikit_learns():
+    y = np.array([[0], [0], [0], [1], [1], [0]], float)
+    expected = compute_class_weight("balanced", classes=np.array([0, 1]), y=y[:, 0])
+    config = MMSAConfig(mode="classification", class_weights="balanced")
+    np.testing.assert_allclose(class_weights(y, np.ones_like(y), config)[0], expected, rtol=1e-6)

@@ -1,0 +1,544 @@
+"""MMSAModel in DeepChem's hands. Each trap of the stock TorchModel has a test that it fails."""
+
+import io
+import itertools
+
+import deepchem as dc
+import numpy as np
+import pytest
+import torch
+from deepchem.models.torch_models.torch_model import TorchModel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from deepchem_mmsa import EarlyStopping, MMSAFeaturizer, MMSAModel
+from deepchem_mmsa.checkpoint import CheckpointError
+from deepchem_mmsa.molecule import MODALITIES, MoleculeViews
+from deepchem_mmsa.pretraining import LOSS_TERMS
+
+RMSE = dc.metrics.Metric(dc.metrics.rms_score, name="rmse")
+AUC = dc.metrics.Metric(dc.metrics.roc_auc_score, name="auc")
+
+
+def labelled(dataset, y, w=None):
+    return dc.data.NumpyDataset(dataset.X, np.asarray(y, float), w, dataset.ids)
+
+
+def multitask(dataset, n_tasks=3, n_classes=2, seed=0):
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, n_classes, (len(dataset), n_tasks)).astype(float)
+    w = (rng.random(y.shape) < 0.7).astype(float)
+    return labelled(dataset, y, w)
+
+
+# ---- modes and shapes ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_tasks, n_classes", [(1, 2), (3, 2), (2, 4)])
+def test_classification_gives_probabilities_always(make_model, graph_dataset, n_tasks, n_classes):
+    data = multitask(graph_dataset, n_tasks, n_classes)
+    model = make_model(mode="classification", n_tasks=n_tasks, n_classes=n_classes)
+    model.fit(data, nb_epoch=2)
+    p = model.predict(data)
+    assert p.shape == (len(data), n_tasks, n_classes)
+    np.testing.assert_allclose(p.sum(-1), 1, rtol=1e-5)
+
+
+def test_regression_in_label_units(make_model, graph_dataset):
+    y = np.c_[
+        np.linspace(1000, 1100, len(graph_dataset)), np.linspace(-1e-3, 1e-3, len(graph_dataset))
+    ]
+    model = make_model(mode="regression", n_tasks=2)
+    model.fit(labelled(graph_dataset, y), nb_epoch=1)
+    p = model.predict(graph_dataset)
+    assert p.shape == (len(graph_dataset), 2)
+    assert (abs(p.mean(0) - y.mean(0)) < 3 * y.std(0)).all()
+
+
+def test_embedding_is_one_array(make_model, graph_dataset):
+    model = make_model(mode="regression")
+    e = model.predict_embedding(graph_dataset)
+    assert isinstance(e, np.ndarray)
+    assert e.shape == (len(graph_dataset), 16)
+    assert np.isfinite(e).all()
+
+
+def test_pretraining_has_no_predictions(make_model, graph_dataset):
+    with pytest.raises(ValueError, match="use predict_embedding, or fine-tune"):
+        make_model(mode="pretraining").predict(graph_dataset)
+
+
+@pytest.mark.parametrize(
+    "modalities",
+    [m for r in (1, 2, 3) for m in itertools.combinations(MODALITIES, r)],
+    ids="+".join,
+)
+def test_any_subset_of_modalities(make_model, dataset, modalities):
+    model = make_model(mode="pretraining", modalities=modalities, memory_warmup=16)
+    model.fit(dataset, nb_epoch=2)
+    row = model.history[-1]
+    assert set(LOSS_TERMS) <= set(row)
+    assert (row["con"] > 0) == (len(modalities) > 1)
+    assert (row["mask"] > 0) == ("graph" in modalities)
+    assert row["rec"] > 0
+    tuned = make_model(mode="regression", modalities=modalities)
+    tuned.load_from_pretrained(model)
+    tuned.fit(dataset, nb_epoch=1)
+    assert np.isfinite(tuned.predict(dataset)).all()
+
+
+# ---- batch invariance ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(make_model, dataset):
+    """A model of all modalities with an active memory, pre-trained and fine-tuned a little."""
+    pretrained = make_model(mode="pretraining", memory_warmup=16, modalities=MODALITIES)
+    pretrained.fit(dataset, nb_epoch=2)
+    assert pretrained.model.memory.is_active
+    model = make_model(mode="regression", modalities=MODALITIES)
+    model.load_from_pretrained(pretrained)
+    model.fit(dataset, nb_epoch=1)
+    return model
+
+
+def with_only(record, modalities):
+    kept = {}
+    if "image" in modalities:
+        kept["image"] = record.image
+    if "graph" in modalities:
+        kept.update(atoms=record.atoms, bond_atoms=record.bond_atoms, bonds=record.bonds)
+    if "geometry" in modalities:
+        kept.update(atomic_numbers=record.atomic_numbers, coordinates=record.coordinates)
+    return MoleculeViews(record.smiles, **kept)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_prediction_does_not_depend_on_the_company(trained, dataset, data):
+    subsets = st.sets(st.sampled_from(MODALITIES), min_size=1)
+    chosen = data.draw(
+        st.lists(st.tuples(st.integers(0, len(dataset) - 1), subsets), min_size=1, max_size=20)
+    )
+    X = np.empty(len(chosen), dtype=object)
+    X[:] = [with_only(dataset.X[i], subset) for i, subset in chosen]
+    size = data.draw(st.integers(1, 25))
+    before, trained.batch_size = trained.batch_size, size
+    try:
+        together = dc.data.NumpyDataset(X)
+        p, e = trained.predict(together), trained.predict_embedding(together)
+        which = data.draw(st.integers(0, len(X) - 1))
+        alone = dc.data.NumpyDataset(X[which : which + 1])
+        np.testing.assert_allclose(trained.predict(alone)[0], p[which], atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(trained.predict_embedding(alone)[0], e[which], atol=1e-5)
+    finally:
+        trained.batch_size = before
+
+
+def test_prediction_leaves_no_trace(trained, dataset):
+    state = {k: v.clone() for k, v in trained.model.state_dict().items() if torch.is_tensor(v)}
+    first = trained.predict(dataset)
+    trained.predict_embedding(dataset)
+    trained.predict_uncertainty(dataset, masks=3)
+    np.testing.assert_array_equal(first, trained.predict(dataset))
+    for name, value in trained.model.state_dict().items():
+        if torch.is_tensor(value):
+            assert torch.equal(value, state[name]), name
+
+
+def test_fine_tuning_leaves_the_memory_alone(make_model, dataset):
+    pretrained = make_model(mode="pretraining", memory_warmup=16, modalities=MODALITIES)
+    pretrained.fit(dataset, nb_epoch=2)
+    anchors = pretrained.model.memory.anchors.clone()
+    model = make_model(mode="regression", modalities=MODALITIES)
+    model.load_from_pretrained(pretrained)
+    model.fit(dataset, nb_epoch=2)
+    assert torch.equal(model.model.memory.anchors, anchors)
+
+
+# ---- molecules that cannot be served --------------------------------------------------------
+
+
+def test_a_molecule_without_any_view_gets_nan_and_a_reason(make_model, graph_dataset, caplog):
+    X = graph_dataset.X.copy()
+    X[3] = MoleculeViews.unreadable("C1CC", "unclosed ring", ("graph",))
+    data = dc.data.NumpyDataset(X, graph_dataset.y, ids=graph_dataset.ids)
+    model = make_model(mode="regression")
+    model.fit(data, nb_epoch=1)
+    p = model.predict(data)
+    assert np.isnan(p[3]).all()
+    assert np.isfinite(np.delete(p, 3, axis=0)).all()
+    assert model.failures == [(3, "C1CC", "graph: unclosed ring")]
+    assert "row 3, 'C1CC': graph: unclosed ring" in caplog.text
+    assert np.isnan(model.predict_embedding(data)[3]).all()
+    pretrained = make_model(mode="pretraining")
+    assert np.isfinite(pretrained.fit(data, nb_epoch=1))
+
+
+@pytest.mark.parametrize(
+    "use, message",
+    [
+        (
+            lambda m, d: m.fit(dc.data.NumpyDataset(np.zeros(4), np.zeros((4, 1)))),
+            "not MoleculeViews",
+        ),
+        (lambda m, d: m.fit(dc.data.NumpyDataset(d.X[:1], d.y[:1])), "at least 2 molecules"),
+        (lambda m, d: m.fit(dc.data.NumpyDataset(d.X[:0], d.y[:0])), "at least 2 molecules"),
+        (lambda m, d: m.fit(labelled(d, np.zeros((len(d), 2)))), r"build it with n_tasks=2"),
+        (lambda m, d: m.predict(dc.data.NumpyDataset(d.X[:0])), "holds no molecule"),
+        (lambda m, d: m.freeze_components(["images"]), r"no component \['images'\].*'graph'"),
+        (lambda m, d: m.predict(d, output_types=["smell"]), "choose 'prediction' or 'embedding'"),
+    ],
+)
+def test_errors_say_what_to_do(make_model, graph_dataset, use, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        use(make_model(mode="regression"), graph_dataset)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"graph": "gine"}, "gin"),
+        ({"geometry": "comnet"}, "comenet"),
+        ({"image": "resnet"}, "resnet18"),
+        ({"n_task": 2}, "did you mean 'n_tasks'"),
+    ],
+)
+def test_unknown_names_list_the_known_ones(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        MMSAModel(mode="regression", **arguments)
+
+
+# ---- the stock traps ------------------------------------------------------------------------
+
+
+class Recorder:
+    """Notes at each step whether the network is in training mode when the step begins."""
+
+    def __init__(self, network):
+        self.modes = []
+        network.register_forward_pre_hook(self.note)
+        self.active = True
+
+    def note(self, module, inputs):
+        if torch.is_grad_enabled():
+            self.modes.append(module.training)
+
+
+def test_training_goes_on_in_training_mode_after_validation(make_model, graph_dataset):
+    model = make_model(mode="regression")
+    recorder = Recorder(model.model)
+    validation = dc.models.ValidationCallback(graph_dataset, 1, [RMSE], output_file=io.StringIO())
+    model.fit(graph_dataset, nb_epoch=2, callbacks=[validation])
+    assert recorder.modes == [True] * len(recorder.modes)
+    assert len(recorder.modes) == model.get_global_step() > 2
+
+
+def test_stock_training_goes_on_in_evaluation_mode():
+    network = nn.Sequential(nn.Linear(3, 1), nn.Dropout(0.5))
+    stock = TorchModel(network, dc.models.losses.L2Loss(), batch_size=4)
+    rng = np.random.default_rng(0)
+    data = dc.data.NumpyDataset(rng.random((12, 3)), rng.random((12, 1)))
+    seen = []
+    stock.fit(
+        data,
+        nb_epoch=1,
+        callbacks=[lambda m, s: m.predict(data), lambda m, s: seen.append(m.model.training)],
+    )
+    assert seen[-1] is False  # what test_training_goes_on_in_training_mode guards against
+
+
+def test_unlabelled_data_in_every_form(make_model, graph_dataset, tmp_path):
+    X = graph_dataset.X
+    table = tmp_path / "molecules.csv"
+    table.write_text("smiles\n" + "\n".join(r.smiles for r in X))
+    loader = dc.data.CSVLoader(
+        tasks=[], feature_field="smiles", featurizer=MMSAFeaturizer(modalities=("graph",))
+    )
+    forms = [
+        dc.data.NumpyDataset(X),
+        dc.data.NumpyDataset(X, y=None, w=np.zeros((len(X), 1))),
+        dc.data.DiskDataset.from_numpy(X, data_dir=str(tmp_path / "disk")),
+        loader.create_dataset(str(table)),
+        graph_dataset,
+    ]
+    losses = {round(make_model(mode="pretraining").fit(data, nb_epoch=1), 4) for data in forms}
+    assert len(losses) == 1  # labels and weights change nothing
+
+
+def test_missing_labels_change_nothing(make_model, graph_dataset):
+    data = multitask(graph_dataset)
+    other = labelled(data, np.where(data.w > 0, data.y, 1 - data.y), data.w)
+    models = [make_model(mode="classification", n_tasks=3) for _ in range(2)]
+    losses = [model.fit(d, nb_epoch=2) for model, d in zip(models, (data, other))]
+    assert losses[0] == losses[1]
+    np.testing.assert_array_equal(models[0].predict(data), models[1].predict(data))
+
+
+def test_uncertainty_is_a_real_one(make_model, graph_dataset):
+    model = make_model(mode="regression", head_dropout=0.3)
+    model.fit(graph_dataset, nb_epoch=2)
+    mean, std = model.predict_uncertainty(graph_dataset, masks=40)
+    assert mean.shape == std.shape == (len(graph_dataset), 1)
+    assert (std > 0).all()
+    again = model.predict_uncertainty(graph_dataset, masks=40)
+    np.testing.assert_array_equal(std, again[1])
+    assert np.corrcoef(mean[:, 0], model.predict(graph_dataset)[:, 0])[0, 1] > 0.8
+    dry = make_model(mode="regression", head_dropout=0, graph_dropout=0, hypergraph_dropout=0)
+    with pytest.raises(ValueError, match="no dropout to sample"):
+        dry.predict_uncertainty(graph_dataset)
+
+
+def test_save_and_reload(make_model, graph_dataset, tmp_path):
+    model = make_model(mode="regression", model_dir=str(tmp_path))
+    model.fit(graph_dataset, nb_epoch=1)
+    p = model.predict(graph_dataset)
+    model.save()
+    again = make_model(mode="regression", model_dir=str(tmp_path), seed=5)
+    assert not np.array_equal(again.predict(graph_dataset), p)
+    again.reload()
+    np.testing.assert_array_equal(again.predict(graph_dataset), p)
+
+
+def test_weights_go_by_name_with_buffers(make_model, graph_dataset):
+    source = make_model(mode="pretraining", memory_warmup=16)
+    source.fit(graph_dataset, nb_epoch=2)
+    target = make_model(mode="classification", n_tasks=7, seed=3)
+    head = target.model.head[0].weight.clone()
+    target.load_from_pretrained(source)
+    theirs, mine = source.model.state_dict(), target.model.state_dict()
+    for name in mine:
+        if name.startswith("head") or not torch.is_tensor(mine[name]):
+            continue
+        if name.startswith(("encoders", "fusion", "hypergraph", "memory", "readout")):
+            assert torch.equal(mine[name], theirs[name]), name
+    assert any("running_mean" in name for name in mine)
+    assert torch.equal(target.model.head[0].weight, head)
+    assert target.model.memory.exemplars == source.model.memory.exemplars
+
+
+def test_components_are_selectable(make_model, graph_dataset):
+    source, target = make_model(mode="pretraining", seed=1), make_model(mode="regression")
+    fusion = {k: v.clone() for k, v in target.model.fusion.state_dict().items()}
+    target.load_from_pretrained(source, components=["graph"])
+    for a, b in zip(
+        source.model.encoders["graph"].parameters(), target.model.encoders["graph"].parameters()
+    ):
+        assert torch.equal(a, b)
+    assert all(torch.equal(v, fusion[k]) for k, v in target.model.fusion.state_dict().items())
+    wider = make_model(mode="regression", graph_width=40)
+    with pytest.raises(CheckpointError, match="there.*here"):
+        wider.load_from_pretrained(source)
+
+
+@pytest.mark.parametrize("by_epochs", [False, True])
+def test_frozen_components_rest_with_their_batch_norm(make_model, graph_dataset, by_epochs):
+    model = make_model(mode="regression", freeze_epochs=2 if by_epochs else 0)
+    if not by_epochs:
+        model.freeze_components(["graph"])
+    encoder = model.model.encoders["graph"]
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    head = model.model.head[0].weight.clone()
+    model.fit(graph_dataset, nb_epoch=2)
+    assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
+    assert not torch.equal(head, model.model.head[0].weight)
+    model.freeze_components(["graph"], freeze=False)
+    model.fit(graph_dataset, nb_epoch=3)
+    assert any(not torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
+
+
+# ---- what TorchModel offers -----------------------------------------------------------------
+
+
+def test_fit_on_batch_and_generator(make_model, graph_dataset):
+    model = make_model(mode="regression")
+    d = graph_dataset
+    assert np.isfinite(model.fit_on_batch(d.X[:8], d.y[:8], d.w[:8], checkpoint=False))
+    assert model.get_global_step() == 1
+    model.fit_generator(model.default_generator(d, epochs=1))
+    assert model.get_global_step() > 1
+    assert model.predict_on_batch(d.X[:3]).shape == (3, 1)
+
+
+def test_all_arguments_of_torch_model(make_model, graph_dataset, tmp_path):
+    losses = []
+    model = make_model(
+        mode="regression",
+        model_dir=str(tmp_path),
+        learning_rate=dc.models.optimizers.ExponentialDecay(1e-3, 0.5, 2),
+        tensorboard=True,
+        log_frequency=1,
+        device=torch.device("cpu"),
+        regularization_loss=lambda: torch.tensor(100.0),
+        loss=lambda outputs, labels, weights: (outputs[0] ** 2).mean(),
+        wandb=False,
+    )
+    model.fit(graph_dataset, nb_epoch=2, all_losses=losses)
+    assert len(losses) == model.get_global_step()
+    assert min(losses) > 100
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+    assert model.history[-1]["learning_rate"] < 1e-3
+    plain = make_model(mode="regression", optimizer=dc.models.optimizers.GradientDescent(0.01))
+    assert np.isfinite(plain.fit(graph_dataset, nb_epoch=1))
+
+
+def test_tensorboard_logs_every_term_by_name(make_model, graph_dataset, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    model = make_model(
+        mode="pretraining", model_dir=str(tmp_path), tensorboard=True, log_frequency=1
+    )
+    model.fit(graph_dataset, nb_epoch=1)
+    model._summary_writer.flush()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert set(LOSS_TERMS) | {"loss", "code_std", "retrieval"} - {"retrieval"} <= set(
+        events.Tags()["scalars"]
+    )
+
+
+def test_variables_choose_what_is_trained(make_model, graph_dataset):
+    model = make_model(mode="regression", weight_decay=0)
+    before = {k: v.clone() for k, v in model.model.named_parameters()}
+    model.fit(graph_dataset, nb_epoch=1, variables=list(model.model.head.parameters()))
+    moved = {k for k, v in model.model.named_parameters() if not torch.equal(v, before[k])}
+    assert moved
+    assert all(name.startswith("head") for name in moved)
+
+
+def test_encoder_learning_rate(make_model):
+    model = make_model(mode="regression", learning_rate=1e-2, encoder_learning_rate=1e-4)
+    assert [g["lr"] for g in model._pytorch_optimizer.param_groups] == [1e-4, 1e-2]
+
+
+def test_class_weights_shift_the_balance(make_model, graph_dataset):
+    y = (np.arange(len(graph_dataset)) % 8 == 0).astype(float)[:, None]
+    data = labelled(graph_dataset, y)
+    shares = []
+    for weights in (None, "balanced"):
+        model = make_model(mode="classification", class_weights=weights)
+        model.fit(data, nb_epoch=4)
+        shares.append(model.predict(data)[:, 0, 1].mean())
+    assert shares[1] > shares[0] + 0.1
+
+
+def test_seed_fixes_everything(make_model, graph_dataset):
+    def run(seed):
+        torch.rand(3)  # the state of the world outside must not matter
+        np.random.rand(3)  # noqa: NPY002
+        model = make_model(mode="regression", seed=seed, graph_dropout=0.2)
+        model.fit(graph_dataset, nb_epoch=2)
+        return model.predict(graph_dataset)
+
+    torch.manual_seed(7)
+    expected = torch.rand(2)
+    torch.manual_seed(7)
+    first = run(0)
+    torch.manual_seed(7)
+    torch.rand(3)
+    assert not torch.equal(expected, torch.rand(2))
+    np.testing.assert_array_equal(first, run(0))
+    assert not np.array_equal(first, run(1))
+
+
+def test_grid_search_runs_over_it(make_model, graph_dataset, tmp_path):
+    def build(**arguments):
+        return make_model(mode="regression", **arguments)
+
+    search = dc.hyper.GridHyperparamOpt(build)
+    best, chosen, scores = search.hyperparam_search(
+        {"learning_rate": [1e-4, 1e-2], "head_width": [8]},
+        graph_dataset, graph_dataset, RMSE, nb_epoch=3, use_max=False, logdir=str(tmp_path),
+    )  # fmt: skip
+    assert isinstance(best, MMSAModel)
+    assert len(scores) == 2
+    assert chosen["learning_rate"] in (1e-4, 1e-2)
+
+
+def test_transformers_of_deepchem(make_model, graph_dataset):
+    normal = dc.trans.NormalizationTransformer(transform_y=True, dataset=graph_dataset)
+    data = normal.transform(graph_dataset)
+    model = make_model(mode="regression")
+    model.fit(data, nb_epoch=2)
+    plain = model.predict(data)
+    np.testing.assert_allclose(
+        model.predict(data, [normal]),
+        plain * graph_dataset.y.std() + graph_dataset.y.mean(),
+        rtol=1e-4, atol=1e-4,
+    )  # fmt: skip
+    assert model.evaluate(data, [RMSE], [normal])["rmse"] > 0
+
+
+# ---- encoders of one's own ------------------------------------------------------------------
+
+
+class AtomCounts(nn.Module):
+    """A user's graph encoder: counts of elements, no atom embeddings."""
+
+    out_dim = 12
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(120, 12)
+
+    def forward(self, graph):
+        h = self.table(graph.atoms[:, 0])
+        return h.new_zeros(graph.n_molecules, 12).index_add(0, graph.molecule_of_atom, h)
+
+
+def test_a_module_of_ones_own(make_model, graph_dataset, tmp_path):
+    model = make_model(mode="pretraining", graph=AtomCounts())
+    model.fit(graph_dataset, nb_epoch=1)
+    assert model.config.graph == "custom"
+    assert model.history[-1]["mask"] == 0
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="pass it again, graph=<nn.Module>"):
+        MMSAModel.from_pretrained(tmp_path)
+    again = MMSAModel.from_pretrained(tmp_path, graph=AtomCounts(), mode="regression")
+    again.fit(graph_dataset, nb_epoch=1)
+    with pytest.raises(ValueError, match="needs an attribute `out_dim`"):
+        make_model(mode="regression", graph=nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"graph": "gcn"}, {"graph": "gat"}, {"graph": "attentivefp"}, {"features": "full"},
+        {"modalities": ("geometry",), "geometry": "schnet"},
+        {"modalities": ("geometry",), "hydrogens": True},
+        {"fusion": "attention", "modalities": MODALITIES},
+        {"hypergraph_norm": "sym"}, {"hypergraph_scope": "memory"}, {"memory_update": "gradient"},
+        {"hypergraph": False}, {"memory": False}, {"hypergraph": False, "memory": False},
+        {"schedule": "staged"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_every_choice_trains_and_predicts(make_model, dataset, arguments):
+    model = make_model(mode="pretraining", memory_warmup=16, **arguments)
+    assert np.isfinite(model.fit(dataset, nb_epoch=2))
+    tuned = make_model(mode="regression", **arguments)
+    tuned.load_from_pretrained(model)
+    assert np.isfinite(tuned.fit(dataset, nb_epoch=1))
+    assert np.isfinite(tuned.predict(dataset)).all()
+
+
+# ---- learning -------------------------------------------------------------------------------
+
+
+def test_overfits_labels(make_model, graph_dataset):
+    rng = np.random.default_rng(0)
+    data = dc.data.NumpyDataset(graph_dataset.X[:32], rng.normal(size=(32, 1)))
+    model = make_model(
+        mode="regression", graph_width=64, embedding_dim=64, graph_dropout=0, head_dropout=0,
+        hypergraph_dropout=0, learning_rate=3e-3, batch_size=32, features="full",
+    )  # fmt: skip
+    model.fit(data, nb_epoch=150, checkpoint_interval=0)
+    assert model.evaluate(data, [RMSE])["rmse"] <= 0.1 * data.y.std()
+    binary = labelled(data, data.y > 0)
+    model = make_model(
+        mode="classification", graph_width=64, embedding_dim=64, learning_rate=3e-3,
+        batch_size=32, features="full",
+    )  # fmt: skip
+    stopping = EarlyStopping(binary, AUC, patience=60)
+    model.fit(binary, nb_epoch=100, callbacks=stopping, checkpoint_interval=0)
+    assert model.evaluate(binary, [AUC])["auc"] >= 0.99

@@ -1,0 +1,139 @@
+"""The package as a whole: what importing it does, and who may import whom."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "deepchem_mmsa"
+
+# Lower floors first; a module may import its own floor's neighbours to its left and all below.
+FLOORS = [
+    "_version",
+    "molecule",
+    "config",
+    "views",
+    "layers",
+    "batching",
+    "losses",
+    "pretraining",
+    "network",
+    "checkpoint",
+    "inference",
+    "labels",
+    "training",
+    "featurizer",
+    "datasets",
+    "evaluate",
+    "saving",
+    "prediction",
+    "model",
+    "report",
+    "benchmark",
+]
+
+
+def run(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip(), done.stderr.strip()
+
+
+def test_import_is_quiet_and_lazy():
+    heavy = ("torch", "dgl", "dgllife", "deepchem", "rdkit", "sklearn", "matplotlib")
+    out, err = run(f"import sys, deepchem_mmsa; print([m for m in {heavy!r} if m in sys.modules])")
+    assert (out, err) == ("[]", "")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import deepchem as dc, deepchem_mmsa",
+        "import deepchem_mmsa, deepchem as dc",
+        "import deepchem_mmsa; from deepchem_mmsa import MMSAModel; import deepchem as dc",
+        "import deepchem as dc, deepchem_mmsa; from deepchem.models import MMSAModel",
+    ],
+)
+def test_registers_in_deepchem_whichever_comes_first(code):
+    out, _ = run(
+        code + "; print(dc.models.MMSAModel.__name__, dc.feat.MMSAFeaturizer.__name__, "
+        "issubclass(dc.models.MMSAModel, dc.models.TorchModel), hasattr(dc.models, 'nothing'))"
+    )
+    assert out.splitlines()[-1] == "MMSAModel MMSAFeaturizer True False"
+
+
+def test_importing_the_model_is_quiet():
+    assert run("from deepchem_mmsa import MMSAModel, MMSAFeaturizer") == ("", "")
+
+
+def test_unknown_name_is_an_attribute_error():
+    import deepchem_mmsa
+
+    with pytest.raises(AttributeError, match="no attribute 'MMSAModle'"):
+        deepchem_mmsa.MMSAModle  # noqa: B018
+
+
+def imports_of(path, type_checking=False):
+    """Modules that a file imports, those for type checkers only left out."""
+    tree = ast.parse(path.read_text())
+    hidden = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "deepchem_mmsa":
+                yield from (f"deepchem_mmsa.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def files():
+    return [p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py"]
+
+
+def floor(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_downward(path):
+    mine = FLOORS.index(floor(path))
+    for name in imports_of(path):
+        if name.startswith("deepchem_mmsa.") and name != "deepchem_mmsa.__version__":
+            assert FLOORS.index(name.split(".")[1]) <= mine, f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_each_library_has_its_rooms(path):
+    rooms = {
+        "dgl": {"layers"},
+        "dgllife": {"layers"},
+        "deepchem": {
+            "featurizer",
+            "datasets",
+            "evaluate",
+            "saving",
+            "prediction",
+            "model",
+            "benchmark",
+        },
+        "rdkit": {"views", "featurizer", "datasets", "benchmark"},
+    }
+    for name in imports_of(path):
+        library = name.split(".")[0]
+        if library in rooms:
+            assert floor(path) in rooms[library], f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_fit_in_a_head(path):
+    assert len(path.read_text().splitlines()) < 450

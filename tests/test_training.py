@@ -1,0 +1,138 @@
+"""Training: order, schedules, early stopping, and runs that go on as if uninterrupted."""
+
+import deepchem as dc
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepchem_mmsa import EarlyStopping
+from deepchem_mmsa.training import batch_bounds, epoch_batches, step_seed
+
+
+def numbered(n):
+    return dc.data.NumpyDataset(np.arange(n), np.arange(n)[:, None] * 10.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(2, 60), size=st.integers(1, 20), epoch=st.integers(0, 5))
+def test_each_molecule_is_seen_once_an_epoch(n, size, epoch):
+    batches = list(epoch_batches(numbered(n), size, [epoch], seed=1))
+    seen = np.concatenate([b[0][0] for b in batches])
+    assert sorted(seen) == list(range(n))
+    assert all((b[1][0][:, 0] == b[0][0] * 10).all() for b in batches)
+    assert [b.last for b in batches] == [False] * (len(batches) - 1) + [True]
+    assert len(batches) == len(batch_bounds(n, size))
+    if size > 1:
+        assert min(len(b[0][0]) for b in batches) > 1  # stock DeepChem leaves a batch of one
+
+
+def test_stock_deepchem_repeats_molecules_and_we_do_not():
+    stock = [b[0] for b in numbered(7).iterbatches(4, pad_batches=True, deterministic=True)]
+    assert len(np.concatenate(stock)) == 8
+    ours = [b[0][0] for b in epoch_batches(numbered(7), 4, [0], None)]
+    assert len(np.concatenate(ours)) == 7
+
+
+@settings(max_examples=20, deadline=None)
+@given(skip=st.integers(0, 5), seed=st.integers(0, 99))
+def test_skipping_gives_the_rest_of_the_same_epoch(skip, seed):
+    whole = [b[0][0].tolist() for b in epoch_batches(numbered(23), 4, [3, 4], seed)]
+    rest = [b[0][0].tolist() for b in epoch_batches(numbered(23), 4, [3, 4], seed, skip=skip)]
+    assert rest == whole[skip:]
+
+
+def test_order_depends_on_seed_and_epoch():
+    def order(seed, epoch):
+        return np.concatenate([b[0][0] for b in epoch_batches(numbered(50), 9, [epoch], seed)])
+
+    assert (order(0, 1) == order(0, 1)).all()
+    assert (order(0, 1) != order(0, 2)).any()
+    assert (order(0, 1) != order(1, 1)).any()
+
+
+def test_shards_are_read_one_by_one(tmp_path):
+    disk = dc.data.DiskDataset.from_numpy(np.arange(50), data_dir=str(tmp_path))
+    disk.reshard(8)
+    seen = np.concatenate([b[0][0] for b in epoch_batches(disk, 7, [0], seed=0)])
+    assert sorted(seen) == list(range(50))
+
+
+def test_step_seeds_differ():
+    assert len({step_seed(s, t) for s in range(20) for t in range(50)}) == 1000
+
+
+def weights_of(model):
+    state = model.model.state_dict()
+    return {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
+
+
+class Interrupt(Exception):
+    pass
+
+
+def stop_at(step):
+    def callback(model, current):
+        if current == step:
+            raise Interrupt
+
+    return callback
+
+
+@pytest.mark.parametrize("mode", ["pretraining", "regression"])
+@pytest.mark.parametrize("step", [3, 7, 8])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    make_model, graph_dataset, tmp_path, mode, step
+):
+    arguments = {"mode": mode, "lr_schedule": "cosine", "memory_warmup": 16, "graph_dropout": 0.2}
+
+    def fit(folder, callbacks=(), restore=False):
+        model = make_model(model_dir=str(tmp_path / folder), **arguments)
+        stopping = EarlyStopping(graph_dataset, patience=50)
+        model.fit(
+            graph_dataset, nb_epoch=4, checkpoint_interval=1, restore=restore,
+            callbacks=[stopping, *callbacks],
+        )  # fmt: skip
+        return model
+
+    whole = fit("whole")
+    with pytest.raises(Interrupt):
+        fit("broken", [stop_at(step)])
+    resumed = fit("broken", restore=True)
+    assert resumed.get_global_step() == whole.get_global_step()
+    a, b = weights_of(whole), weights_of(resumed)
+    assert a.keys() == b.keys()
+    assert [k for k in a if not torch.equal(a[k], b[k])] == []
+    assert resumed.history == whole.history
+    if mode == "pretraining":
+        assert resumed.model.memory.exemplars == whole.model.memory.exemplars
+
+
+def test_early_stopping_keeps_the_best_weights(make_model, graph_dataset):
+    model = make_model(mode="regression", learning_rate=0.05)
+    stopping = EarlyStopping(graph_dataset, patience=2)
+    model.fit(graph_dataset, nb_epoch=60, callbacks=stopping)
+    scores = [row["valid_loss"] for row in model.history]
+    assert len(scores) < 60
+    assert len(scores) == stopping.best_epoch + 2
+    assert stopping.best_score == min(scores)
+    assert model.validation_loss(graph_dataset) == pytest.approx(min(scores), rel=1e-4)
+
+
+def test_a_loss_that_is_not_finite_names_the_molecules(make_model, graph_dataset):
+    model = make_model(mode="regression")
+    bad = dc.data.NumpyDataset(
+        graph_dataset.X, np.where(np.arange(len(graph_dataset)) == 5, 1e38, 0.0)[:, None]
+    )
+    with pytest.raises(FloatingPointError, match=r"at step 0; lower .*molecules of this batch: "):
+        make_model(mode="regression", scale_labels=False).fit(bad, nb_epoch=1)
+    assert model.get_global_step() == 0
+
+
+def test_cosine_schedule_ends_low(make_model, graph_dataset):
+    model = make_model(mode="regression", lr_schedule="cosine", learning_rate=1e-3)
+    model.fit(graph_dataset, nb_epoch=5)
+    rates = [row["learning_rate"] for row in model.history]
+    assert rates[-1] == pytest.approx(1e-5, rel=0.2)
+    assert max(rates) <= 1e-3
