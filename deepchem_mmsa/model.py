@@ -129,6 +129,7 @@ wandb_logger, loss
         self.stop_training = False
         # Place in the run: epochs since the model was made, batches of the current one.
         self._epoch = self._batch = self._fit_start = self._fit_step = 0
+        self._averages = [training.Averages(), training.Averages()]
         self._callbacks: Sequence[Callable] = ()
         self._callback_states: list[dict[str, Any]] = []
         self._labels_seen = False
@@ -222,7 +223,7 @@ callbacks, all_losses
         if restore and self.get_checkpoints():
             self.restore()
         else:
-            self._fit_start, self._fit_step, self._batch = self._epoch, self._global_step, 0
+            self._begin()
         memory = self.model.memory
         if self.config.mode == "pretraining" and memory is not None:
             memory.warmup = min(self.config.memory_warmup, n)
@@ -251,12 +252,17 @@ callbacks, all_losses
         """Train on a generator of ``([X], [y], [w])``; see ``TorchModel.fit_generator``."""
         if restore:
             self.restore()
-        self._fit_start, self._fit_step, self._batch = self._epoch, self._global_step, 0
+        self._begin()
         chosen = [callbacks] if callable(callbacks) else list(callbacks)
         return self._run(
             generator, loss, variables, chosen, max_checkpoints_to_keep, checkpoint_interval,
             all_losses, None,
         )  # fmt: skip
+
+    def _begin(self) -> None:
+        """Note where a new run starts."""
+        self._fit_start, self._fit_step, self._batch = self._epoch, self._global_step, 0
+        self._averages = [training.Averages(), training.Averages()]
 
     def _run(
         self,
@@ -368,7 +374,7 @@ callbacks, all_losses
                 dataset, self.batch_size, numbers, seed, skip=self._batch
             )
             return
-        for _ in range(epochs):
+        for _ in range(epochs if len(dataset) else 0):
             for X, y, w, _ids in dataset.iterbatches(
                 batch_size=self.batch_size, deterministic=True, pad_batches=False
             ):

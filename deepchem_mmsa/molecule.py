@@ -47,6 +47,7 @@ _VERSION = 1
 # magic, version, flags, spare; bytes of smiles, reasons, image, arrays; atoms, bonds, points; CRC
 _HEADER = struct.Struct("<4sBBH4I3II")
 _HAS_IMAGE, _HAS_GRAPH, _HAS_GEOMETRY = 1, 2, 4
+_UNREADABLE = "unreadable: "  # how the reason of a row begins that is no molecule
 _MAX_TEXT = 1 << 20
 _MAX_IMAGE = 1 << 24
 _MAX_ATOMS = 1 << 16  # bonds address atoms by uint16
@@ -158,17 +159,24 @@ class MoleculeViews:
 
         Examples
         --------
-        >>> MoleculeViews.unreadable("C1CC", "unclosed ring").available
-        ()
+        >>> row = MoleculeViews.unreadable("C1CC", "unclosed ring", ("graph",))
+        >>> row.readable, row.reasons
+        (False, {'graph': 'unreadable: unclosed ring'})
         """
         text = smiles if isinstance(smiles, str) else "" if smiles is None else str(smiles)
-        return cls(text[:1000], reasons=dict.fromkeys(modalities, reason))
+        return cls(text[:1000], reasons=dict.fromkeys(modalities, _UNREADABLE + reason))
 
     @property
     def available(self) -> tuple[str, ...]:
         """Modalities that are present, in the order of :data:`MODALITIES`."""
         parts = (self.image, self.atoms, self.coordinates)
         return tuple(name for name, part in zip(MODALITIES, parts) if part is not None)
+
+    @property
+    def readable(self) -> bool:
+        """Whether this is a molecule, be it one of which no view could be made."""
+        reasons = self.reasons.values()
+        return not reasons or not all(reason.startswith(_UNREADABLE) for reason in reasons)
 
     def _check(self) -> None:
         """Raise ValueError unless every field has its shape, type and range."""

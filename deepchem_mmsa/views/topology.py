@@ -83,7 +83,7 @@ def read_smiles(smiles: object) -> Chem.Mol:
     return molecule
 
 
-def canonical(molecule: str | Chem.Mol) -> Chem.Mol:
+def canonical(molecule: object) -> Chem.Mol:
     """Bring a molecule into the one atom order that all its writings share.
 
     It is written as canonical isomeric SMILES, without atom-map numbers and without explicit
@@ -116,7 +116,7 @@ def canonical(molecule: str | Chem.Mol) -> Chem.Mol:
     ['C', 'C', 'O']
     """
     ordered, order = canonical_order(molecule)
-    if isinstance(molecule, str) or order is None:
+    if order is None or not isinstance(molecule, Chem.Mol):
         return ordered
     source = conformer_3d(molecule)
     if source is not None:
@@ -129,7 +129,7 @@ def canonical(molecule: str | Chem.Mol) -> Chem.Mol:
     return ordered
 
 
-def canonical_order(molecule: str | Chem.Mol) -> tuple[Chem.Mol, list[int] | None]:
+def canonical_order(molecule: object) -> tuple[Chem.Mol, list[int] | None]:
     """Do what :func:`canonical` does, and say where each atom comes from.
 
     Parameters
