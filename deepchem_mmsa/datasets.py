@@ -171,3 +171,76 @@ def dataset_from_smiles(
     y = np.asarray(y, dtype=float).reshape(len(X), -1)
     w = (~np.isnan(y)).astype(float)
     return NumpyDataset(X, np.nan_to_num(y), w, ids)
+
+
+def dataset_from_csv(
+    path: str | Path,
+    featurizer: MMSAFeaturizer,
+    smiles_column: str = "smiles",
+    tasks: Sequence[str] = (),
+) -> NumpyDataset:
+    """Read a CSV file (also gzipped) in which every row stays in its place.
+
+    DeepChem's ``CSVLoader`` drops the rows that cannot be read; here they are flagged records
+    that are predicted as NaN with a reason.
+
+    Parameters
+    ----------
+    path : path-like
+    featurizer : MMSAFeaturizer
+    smiles_column : str
+    tasks : sequence of str
+        Label columns; an empty cell is a missing label.
+
+    Returns
+    -------
+    deepchem.data.NumpyDataset
+
+    Raises
+    ------
+    FileNotFoundError
+    ValueError
+        If the file has no row, lacks a column, or a label is not a number; the message names
+        file, row, value and the columns that there are.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".csv") as file:
+    ...     _ = file.write("smiles,logS\nCCO,1.1\nCCN,\n")
+    ...     file.flush()
+    ...     data = dataset_from_csv(file.name, MMSAFeaturizer("graph"), tasks=["logS"])
+    >>> data.y[:, 0], data.w[:, 0]
+    (array([1.1, 0. ]), array([1., 0.]))
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False)
+    except pd.errors.EmptyDataError:
+        raise ValueError(
+            f"{path} is empty; it needs a header line and a row per molecule"
+        ) from None
+    for column in (smiles_column, *tasks):
+        if column not in table.columns:
+            raise ValueError(
+                f"{path} has no column {column!r}; its columns are {list(table.columns)}"
+            )
+    if len(table) == 0:
+        raise ValueError(f"{path} has a header line but no row")
+    y = None
+    if len(tasks):
+        y = np.stack([_numbers(table[task], str(path)) for task in tasks], axis=1)
+    return dataset_from_smiles(table[smiles_column].tolist(), featurizer, y)
+
+
+def _numbers(column: pd.Series, path: str) -> np.ndarray:
+    """Return a column of text as numbers, NaN where it is empty."""
+    text = column.str.strip()
+    values = pd.to_numeric(text, errors="coerce")
+    wrong = values.isna() & ~text.str.lower().isin(["", "nan", "na", "null", "none"])
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise ValueError(
+            f"{path}, row {row}, column {column.name!r}: {text.iloc[row]!r} is not a number; "
+            "correct it, or leave the cell empty where the label is missing"
+        )
+    return values.to_numpy(dtype=float)

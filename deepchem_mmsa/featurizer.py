@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from deepchem.feat import Featurizer
 from rdkit import Chem
+from tqdm import tqdm
 
 from deepchem_mmsa.molecule import MODALITIES, MoleculeViews
 from deepchem_mmsa.views import ViewSettings, many_views, molecule_views
@@ -68,6 +69,8 @@ class MMSAFeaturizer(Featurizer):
         Relax conformers by a force field (about 14 ms more per molecule).
     n_jobs : int, optional
         Processes, -1 for one per core. The records are the same.
+    progress : bool, optional
+        Whether to show a progress bar.
 
     Raises
     ------
@@ -92,6 +95,7 @@ class MMSAFeaturizer(Featurizer):
         conformer_timeout: float = ViewSettings.conformer_timeout,
         optimize_conformer: bool = False,
         n_jobs: int = 1,
+        progress: bool = False,
     ) -> None:
         given = (modalities,) if isinstance(modalities, str) else tuple(modalities)
         self._settings = ViewSettings(
@@ -103,6 +107,7 @@ class MMSAFeaturizer(Featurizer):
         self.conformer_timeout = conformer_timeout
         self.optimize_conformer = optimize_conformer
         self.n_jobs = n_jobs
+        self.progress = progress
         self.failures: list[Failure] = []
 
     def featurize(
@@ -176,14 +181,19 @@ class MMSAFeaturizer(Featurizer):
         rows = _row_labels(datapoints, len(molecules))
 
         logged = 0
+        with tqdm(
+            total=len(molecules), desc="featurize", unit="mol", disable=not self.progress,
+            dynamic_ncols=True, mininterval=0.5,
+        ) as bar:  # fmt: skip
 
-        def progress(n_done: int) -> None:
-            nonlocal logged
-            if 0 < log_every_n <= n_done - logged:
-                logged = n_done
-                logger.info("Featurized %d of %d molecules", n_done, len(molecules))
+            def show(n_done: int) -> None:
+                nonlocal logged
+                bar.update(n_done - bar.n)
+                if 0 < log_every_n <= n_done - logged:
+                    logged = n_done
+                    logger.info("Featurized %d of %d molecules", n_done, len(molecules))
 
-        made = many_views(molecules, self._settings, self.n_jobs, progress)
+            made = many_views(molecules, self._settings, self.n_jobs, show)
         failures = [
             Failure(row, record.smiles, record.reasons[self.modalities[0]])
             for row, record in zip(rows, made)

@@ -99,6 +99,28 @@ class PredictingModel(SavableModel):
             self.default_generator(dataset, mode="predict"), [], False, "embedding"
         )
 
+    def predict_codes(self, dataset: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return the code of each view by itself, for retrieval between views.
+
+        Parameters
+        ----------
+        dataset : deepchem.data.Dataset
+
+        Returns
+        -------
+        codes : np.ndarray
+            ``[N, M, d]``, in the order of ``config.modalities``; NaN where a view is missing.
+        available : np.ndarray
+            Bool ``[N, M]``.
+        """
+        (codes,) = self._over_batches(
+            self.default_generator(dataset, mode="predict"),
+            lambda batch: (
+                self.model.codes(batch).masked_fill(~batch.available[..., None], np.nan),
+            ),
+        )
+        return codes, ~np.isnan(codes).any(-1)
+
     def predict_uncertainty(self, dataset: Any, masks: int = 50) -> tuple[np.ndarray, np.ndarray]:
         """Return prediction and its standard deviation over dropout masks.
 

@@ -21,7 +21,6 @@ import torch
 
 from deepchem_mmsa import EarlyStopping, MMSAFeaturizer, MMSAModel
 from deepchem_mmsa.datasets import connectivity, dataset_from_smiles, example_table
-from deepchem_mmsa.inference import evaluating
 from deepchem_mmsa.report import plot_comparison
 
 
@@ -35,24 +34,17 @@ def held_out_split(smiles: list[str], n: int, seed: int) -> tuple[list[str], lis
     return [s for key in order[n:] for s in groups[key]], held
 
 
-def codes_of(model: MMSAModel, dataset: object) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the unit codes of each modality ``[N, M, d]``, and which are there ``[N, M]``."""
-    codes, available = [], []
-    with evaluating(model.model):
-        for batch in model.default_generator(dataset, mode="predict"):
-            molecules = model._prepare_batch((batch[0], None, None))[0]
-            codes.append(torch.nn.functional.normalize(model.model.codes(molecules), dim=-1))
-            available.append(molecules.available)
-    return torch.cat(codes), torch.cat(available)
+def unit(codes: np.ndarray) -> np.ndarray:
+    """Return directions."""
+    return codes / np.linalg.norm(codes, axis=-1, keepdims=True)
 
 
-def retrieval(codes: torch.Tensor, modalities: tuple[str, ...]) -> dict[str, float]:
+def retrieval(codes: np.ndarray, modalities: tuple[str, ...]) -> dict[str, float]:
     """Return top-1 accuracy of finding each molecule from one view in another."""
     found = {}
     for a, b in itertools.permutations(range(len(modalities)), 2):
         nearest = (codes[:, a] @ codes[:, b].T).argmax(1)
-        hits = (nearest == torch.arange(len(codes))).float().mean()
-        found[f"{modalities[a]}→{modalities[b]}"] = float(hits)
+        found[f"{modalities[a]}→{modalities[b]}"] = float((nearest == np.arange(len(codes))).mean())
     return found
 
 
@@ -93,9 +85,9 @@ def main() -> None:
     minutes = (time.time() - started) / 60
     model.save_pretrained(a.output / "model")
 
-    codes, _ = codes_of(model, held)
-    unified, there = codes_of(model, train)
-    c = torch.nn.functional.normalize((unified * there[..., None]).sum(1), dim=-1)
+    codes = unit(model.predict_codes(held)[0])
+    # The unified code c of the training molecules: the mean of the views that each has.
+    c = torch.from_numpy(np.nanmean(model.predict_codes(train)[0], axis=1))
     result = {
         "minutes": minutes,
         "retrieval": retrieval(codes, model.config.modalities),

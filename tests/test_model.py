@@ -64,6 +64,16 @@ def test_embedding_is_one_array(make_model, graph_dataset):
     assert np.isfinite(e).all()
 
 
+def test_codes_of_each_view(make_model, dataset):
+    model = make_model(mode="pretraining", modalities=MODALITIES)
+    X = dataset.X[:5].copy()
+    X[2] = with_only(X[2], {"graph"})
+    codes, available = model.predict_codes(dc.data.NumpyDataset(X))
+    assert codes.shape == (5, 3, 16)
+    assert available.tolist() == [[True] * 3] * 2 + [[False, True, False]] + [[True] * 3] * 2
+    assert (np.isnan(codes).any(-1) == ~available).all()
+
+
 def test_pretraining_has_no_predictions(make_model, graph_dataset):
     with pytest.raises(ValueError, match="use predict_embedding, or fine-tune"):
         make_model(mode="pretraining").predict(graph_dataset)
@@ -265,6 +275,27 @@ def test_unlabelled_data_in_every_form(make_model, graph_dataset, tmp_path):
     ]
     losses = {round(make_model(mode="pretraining").fit(data, nb_epoch=1), 4) for data in forms}
     assert len(losses) == 1  # labels and weights change nothing
+
+
+def test_prediction_keeps_no_gradients(make_model, graph_dataset):
+    model = make_model(mode="regression")
+    seen = []
+    model.model.register_forward_hook(lambda m, i, out: seen.append(out[0].requires_grad))
+    model.predict(graph_dataset)
+    assert seen
+    assert not any(seen)
+
+
+def test_a_disk_dataset_is_not_kept_in_memory(make_model, graph_dataset, tmp_path):
+    disk = dc.data.DiskDataset.from_numpy(graph_dataset.X, graph_dataset.y, data_dir=str(tmp_path))
+    disk.reshard(8)
+    model = make_model(mode="regression")
+    model.fit(disk, nb_epoch=1)
+    model.predict(disk)
+    assert not any(disk._cached_shards or [])
+    stock = dc.data.DiskDataset(str(tmp_path))
+    list(stock.iterbatches(8))
+    assert any(stock._cached_shards)  # it counts 8 bytes for a record
 
 
 def test_missing_labels_change_nothing(make_model, graph_dataset):

@@ -38,7 +38,7 @@ _COLOURS: dict[tuple[int, ...], tuple[float, float, float]] = {
     (53,): (0.63, 0.12, 0.94),  # I
 }
 _GREYS, _SHADES = 8, 3  # levels between white and full colour; 1 + 8 + 7 * 3 = 30 entries
-_FLIP, _GREY = 0.5, 0.2  # probabilities of augmentation
+_GREY = 0.2  # probability of losing the colours
 _TILT = 15.0  # degrees
 
 
@@ -143,9 +143,9 @@ def decode(picture: bytes, size: int | None = None) -> np.ndarray:
 def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Change pictures in ways that do not change the molecule.
 
-    Each picture is turned by a multiple of 90° and up to 15° more, mirrored (p = 0.5; wedges
-    are then mirrored with it, as in a drawing seen from behind, which is why this is for
-    pre-training), and loses its colours (p = 0.2).
+    Each picture is turned by a multiple of 90° and up to 15° more, and loses its colours
+    (p = 0.2). It is never mirrored: with its wedges as they are, the mirror image of a drawing
+    depicts the other enantiomer.
 
     Parameters
     ----------
@@ -172,12 +172,10 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     n_images = images.shape[0]
     if n_images == 0:
         return images.clone()
-    draws = torch.rand((4, n_images), generator=generator)
-    turn, tilt, flip, grey = draws
+    turn, tilt, grey = torch.rand((3, n_images), generator=generator)
     angle = torch.floor(turn * 4) * (math.pi / 2) + (2 * tilt - 1) * math.radians(_TILT)
-    mirror = torch.where(flip < _FLIP, -1.0, 1.0)
     cos, sin, zero = torch.cos(angle), torch.sin(angle), torch.zeros(n_images)
-    rows = [torch.stack([cos * mirror, -sin, zero], 1), torch.stack([sin * mirror, cos, zero], 1)]
+    rows = [torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)]
     theta = torch.stack(rows, 1).to(images.device)
     # Ink instead of light: what grid_sample fills in from outside is 0, that is, white.
     ink = 255.0 - images.float()

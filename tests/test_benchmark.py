@@ -1,0 +1,68 @@
+"""Baselines and scores: what they must give on data whose answer is known."""
+
+import deepchem as dc
+import numpy as np
+import pytest
+
+from deepchem_mmsa import MMSAFeaturizer
+from deepchem_mmsa.benchmark import (
+    BENCHMARKS,
+    ecfp,
+    forest_predictions,
+    load_benchmark,
+    mean_predictions,
+    score,
+)
+from tests.conftest import data_dir
+from tests.fixtures import SMILES
+
+
+def labelled(y, w=None):
+    return dc.data.NumpyDataset(np.zeros(len(SMILES)), y, w, np.array(SMILES, dtype=object))
+
+
+def test_forest_learns_what_a_fingerprint_shows():
+    y = np.array([["N" in s.upper()] for s in SMILES], dtype=float)
+    p = forest_predictions(labelled(y), labelled(y), "classification", n_trees=30)
+    assert p.shape == (len(SMILES), 1, 2)
+    assert score(labelled(y), p, "roc_auc")[0] > 0.95
+
+
+def test_missing_labels_do_not_reach_the_forest():
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(len(SMILES), 2))
+    w = (rng.random(y.shape) < 0.6).astype(float)
+    other = np.where(w > 0, y, 99.0)
+    a, b = (
+        forest_predictions(labelled(v, w), labelled(v), "regression", n_trees=10)
+        for v in (y, other)
+    )
+    np.testing.assert_array_equal(a, b)
+    mean = mean_predictions(labelled(other, w), labelled(y), "regression")
+    assert mean[0, 0] == pytest.approx(y[w[:, 0] > 0, 0].mean())
+
+
+def test_a_task_with_one_class_is_predicted_as_it():
+    y = np.c_[np.ones(len(SMILES)), np.arange(len(SMILES)) % 2]
+    p = forest_predictions(labelled(y), labelled(y), "classification", n_trees=5)
+    assert (p[:, 0, 1] == 1).all()
+
+
+def test_fingerprints_do_not_depend_on_writing():
+    assert (ecfp(["OCC"]) == ecfp(["CCO"])).all()
+    assert ecfp(["no molecule"]).sum() == 0
+
+
+def test_unknown_benchmark():
+    with pytest.raises(ValueError, match="no benchmark 'bbpb'; there are bbbp"):
+        load_benchmark("bbpb", MMSAFeaturizer())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(data_dir() is None, reason="no MoleculeNet files here")
+@pytest.mark.parametrize("name", ["bbbp", "bace", "clintox", "sider", "tox21", "esol", "freesolv"])
+def test_benchmarks_load_with_their_tasks(name):
+    tasks, splits = load_benchmark(name, MMSAFeaturizer("graph"), str(data_dir()))
+    assert all(len(part) for part in splits)
+    assert splits[0].y.shape[1] == len(tasks)
+    assert BENCHMARKS[name].minimize == (BENCHMARKS[name].mode == "regression")

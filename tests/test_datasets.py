@@ -1,0 +1,95 @@
+"""Data sets: example molecules, and molecules kept apart."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepchem_mmsa import MMSAFeaturizer
+from deepchem_mmsa.datasets import (
+    connectivity,
+    dataset_from_csv,
+    dataset_from_smiles,
+    example_table,
+    without_shared,
+)
+from tests.conftest import DRUGS
+from tests.fixtures import SMILES
+
+
+@pytest.mark.parametrize(
+    "name, rows, column",
+    [
+        ("freesolv", 642, "expt"),
+        ("solubility", 1282, "log_solubility"),
+        ("chembl_samples", 2000, None),
+        ("chembl_drugs", 3064, None),
+    ],
+)
+def test_example_tables_are_whole(name, rows, column):
+    table = example_table(name)
+    assert len(table) == rows
+    assert table["smiles"].notna().all()
+    if column:
+        assert np.isfinite(table[column]).all()
+
+
+def test_unknown_example():
+    with pytest.raises(ValueError, match="no example data 'tox'.*freesolv"):
+        example_table("tox")
+
+
+@settings(max_examples=30, deadline=None)
+@given(reference=st.sets(st.sampled_from(DRUGS)), others=st.sets(st.sampled_from(SMILES)))
+def test_nothing_shared_is_kept_and_nothing_else_is_dropped(reference, others):
+    kept, dropped = without_shared(others, reference)
+    assert sorted(kept + dropped) == sorted(others)
+    taken = {connectivity(s) for s in reference}
+    assert not taken & {connectivity(s) for s in kept}
+    again, lost = without_shared(kept, reference)
+    assert (again, lost) == (kept, [])
+
+
+def test_stereoisomers_and_salts_are_the_same_molecule():
+    kept, dropped = without_shared(
+        ["C[C@H](N)C(=O)O", "Cl.CCN(CC)CCOC", "Cl.CCCCCCO", "not a molecule"],
+        ["C[C@@H](N)C(=O)O", "CCN(CC)CCOC"],
+    )
+    assert dropped == ["C[C@H](N)C(=O)O", "Cl.CCN(CC)CCOC"]
+    assert kept == ["Cl.CCCCCCO", "not a molecule"]
+
+
+def test_every_row_stays():
+    with pytest.warns(UserWarning, match="row 1"):
+        data = dataset_from_smiles(
+            ["CCO", "C1CC", "CCN"], MMSAFeaturizer("graph"), [1.0, 2.0, np.nan]
+        )
+    assert [r.available for r in data.X] == [("graph",), (), ("graph",)]
+    assert data.w[:, 0].tolist() == [1, 1, 0]
+    assert data.ids.tolist() == ["CCO", "C1CC", "CCN"]
+
+
+@pytest.mark.parametrize(
+    "text, tasks, message",
+    [
+        ("", [], "is empty; it needs a header line"),
+        ("smiles,y\n", [], "has a header line but no row"),
+        ("SMILES,y\nCCO,1\n", [], r"no column 'smiles'; its columns are \['SMILES', 'y'\]"),
+        ("smiles,y\nCCO,1\n", ["z"], "no column 'z'"),
+        ("smiles,y\nCCO,1\nCCN,high\n", ["y"], "row 1, column 'y': 'high' is not a number"),
+    ],
+)
+def test_a_file_that_cannot_be_used_says_why(tmp_path, text, tasks, message):
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        dataset_from_csv(path, MMSAFeaturizer("graph"), tasks=tasks)
+
+
+def test_blank_and_broken_rows_keep_their_place(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("smiles,y\nCCO,1\n\nC1CC,2\nCCN,\n")
+    with pytest.warns(UserWarning, match="2 of 4 rows cannot be read"):
+        data = dataset_from_csv(path, MMSAFeaturizer("graph"), tasks=["y"])
+    assert [bool(r.available) for r in data.X] == [True, False, False, True]
+    assert data.w[:, 0].tolist() == [1, 0, 1, 0]
