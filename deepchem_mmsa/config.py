@@ -356,6 +356,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "image_width": 32,
         "graph_width": 192,
         "graph_layers": 4,
+        "graph_dropout": 0.0,
         "geometry_width": 128,
         "geometry_layers": 3,
         "n_anchors": 256,

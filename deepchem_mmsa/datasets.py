@@ -179,7 +179,7 @@ def dataset_from_csv(
     smiles_column: str = "smiles",
     tasks: Sequence[str] = (),
 ) -> NumpyDataset:
-    """Read a CSV file (also gzipped) in which every row stays in its place.
+    r"""Read a CSV file (also gzipped) in which every row stays in its place.
 
     DeepChem's ``CSVLoader`` drops the rows that cannot be read; here they are flagged records
     that are predicted as NaN with a reason.

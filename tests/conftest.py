@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures import dataset, graph_dataset, make_model, records  # noqa: F401
+from tests.fixtures import dataset, graph_dataset, make_model, molecules  # noqa: F401
 
 # Real drugs and a few others: rings of all sizes, halogens, S, P, B, charges, salts, stereocentres,
 # double bonds of both kinds.

@@ -7,27 +7,29 @@ import pytest
 from deepchem_mmsa import MMSAFeaturizer, MMSAModel
 from deepchem_mmsa.molecule import MoleculeViews
 
-SMILES = """
-CCO CC(=O)O c1ccccc1 CCN(CC)CC C1CCCCC1O CC(C)Cc1ccc(cc1)C(C)C(=O)O OC(=O)c1ccccc1OC(C)=O
-CN1C=NC2=C1C(=O)N(C(=O)N2C)C CC(=O)Nc1ccc(O)cc1 ClCCl FC(F)(F)c1ccccc1 CS(C)=O NCCc1c[nH]c2ccc(O)cc12
-C[C@H](N)C(=O)O C[C@@H](N)C(=O)O F/C=C/F F/C=C\\F O=C1CCCN1 N#Cc1ccccc1 CCOC(=O)CC BrC1=CC=CS1
-OCC1OC(O)C(O)C(O)C1O CC#N O=S(=O)(N)c1ccccc1 c1ccc2ccccc2c1 C1=CC=NC=C1 CCCCCCCC CC(C)(C)O Oc1ccccc1Cl
-CCSCC C1COCCO1 NC(=O)c1cccnc1 Cn1cccc1 O=Cc1ccco1 CCCl ICC c1ccsc1 CC(=O)C=C OCCO C=CC#N
-""".split()
+SMILES = [
+    "CCO", "CC(=O)O", "c1ccccc1", "CCN(CC)CC", "C1CCCCC1O", "CC(C)Cc1ccc(cc1)C(C)C(=O)O",
+    "OC(=O)c1ccccc1OC(C)=O", "CN1C=NC2=C1C(=O)N(C(=O)N2C)C", "CC(=O)Nc1ccc(O)cc1", "ClCCl",
+    "FC(F)(F)c1ccccc1", "CS(C)=O", "NCCc1c[nH]c2ccc(O)cc12", "C[C@H](N)C(=O)O",
+    "C[C@@H](N)C(=O)O", "F/C=C/F", "F/C=C\\F", "O=C1CCCN1", "N#Cc1ccccc1", "CCOC(=O)CC",
+    "BrC1=CC=CS1", "OCC1OC(O)C(O)C(O)C1O", "CC#N", "O=S(=O)(N)c1ccccc1", "c1ccc2ccccc2c1",
+    "C1=CC=NC=C1", "CCCCCCCC", "CC(C)(C)O", "Oc1ccccc1Cl", "CCSCC", "C1COCCO1", "NC(=O)c1cccnc1",
+    "Cn1cccc1", "O=Cc1ccco1", "CCCl", "ICC", "c1ccsc1", "CC(=O)C=C", "OCCO", "C=CC#N",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
-def records():
+def molecules():
     """Records of 40 molecules with all three views."""
     return list(MMSAFeaturizer(image_size=32).featurize(SMILES))
 
 
 @pytest.fixture(scope="session")
-def dataset(records):
-    """The records with the share of heteroatoms as label."""
-    X = np.empty(len(records), dtype=object)
-    X[:] = records
-    carbon = np.array([[(r.atoms[:, 0] == 5).mean()] for r in records])
+def dataset(molecules):
+    """The molecules with the share of heteroatoms as label."""
+    X = np.empty(len(molecules), dtype=object)
+    X[:] = molecules
+    carbon = np.array([[(r.atoms[:, 0] == 5).mean()] for r in molecules])
     return dc.data.NumpyDataset(X, 1 - carbon, ids=np.array(SMILES, dtype=object))
 
 

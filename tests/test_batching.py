@@ -15,11 +15,11 @@ from deepchem_mmsa.molecule import MODALITIES
 
 @settings(max_examples=25, deadline=None)
 @given(rows=st.lists(st.integers(0, 30), min_size=1, max_size=9), data=st.data())
-def test_each_molecule_keeps_its_own(records, rows, data):
+def test_each_molecule_keeps_its_own(molecules, rows, data):
     modalities = tuple(
         m for m in MODALITIES if m in data.draw(st.sets(st.sampled_from(MODALITIES), min_size=1))
     )
-    chosen = [records[i % len(records)] for i in rows]
+    chosen = [molecules[i % len(molecules)] for i in rows]
     batch = Collator(modalities, image_size=48)(chosen)
     assert batch.smiles == [r.smiles for r in chosen]
     for column, modality in enumerate(modalities):
@@ -41,8 +41,10 @@ def test_each_molecule_keeps_its_own(records, rows, data):
         assert edges == {(d, s, *f) for s, d, *f in edges}
 
 
-def test_hydrogens_are_an_option(records):
-    record = next(r for r in records if "geometry" in r.available and (r.atomic_numbers == 1).any())
+def test_hydrogens_are_an_option(molecules):
+    record = next(
+        r for r in molecules if "geometry" in r.available and (r.atomic_numbers == 1).any()
+    )
     bare = Collator(("geometry",))([record]).inputs["geometry"]
     whole = Collator(("geometry",), hydrogens=True)([record]).inputs["geometry"]
     assert (bare.atomic_numbers != 1).all()
@@ -50,7 +52,7 @@ def test_hydrogens_are_an_option(records):
     assert len(bare.atomic_numbers) == len(record.atoms)
 
 
-def test_an_empty_modality_is_well_formed(records):
+def test_an_empty_modality_is_well_formed(molecules):
     from deepchem_mmsa.molecule import MoleculeViews
 
     batch = Collator(MODALITIES, image_size=32)([MoleculeViews.unreadable("C(", "open branch")])
@@ -67,8 +69,8 @@ def test_foreign_objects_are_named():
         Collator(("graph",))([MoleculeViews("C"), "CCO"])
 
 
-def test_moves_between_devices(records):
-    batch = Collator(MODALITIES, image_size=32)(records[:3]).to("meta")
+def test_moves_between_devices(molecules):
+    batch = Collator(MODALITIES, image_size=32)(molecules[:3]).to("meta")
     assert batch.available.device == torch.device("meta")
     assert batch.inputs["graph"].src.device == torch.device("meta")
 

@@ -39,8 +39,8 @@ def with_memory(net, seed=0):
 
 
 @pytest.fixture
-def batch(records):
-    return Collator(MODALITIES, image_size=32)(records[:12])
+def batch(molecules):
+    return Collator(MODALITIES, image_size=32)(molecules[:12])
 
 
 @pytest.mark.parametrize("norm", ["row", "sym"])
@@ -68,7 +68,7 @@ def test_without_anchors_the_structure_is_transparent():
 
 @settings(max_examples=10, deadline=None)
 @given(data=st.data())
-def test_a_missing_view_has_no_influence(records, data):
+def test_a_missing_view_has_no_influence(molecules, data):
     """Codes of unavailable modalities are fillers: whatever stands there, e stays."""
     net = with_memory(network()).eval()
     codes = torch.randn(4, 3, 16)
@@ -79,12 +79,12 @@ def test_a_missing_view_has_no_influence(records, data):
     torch.testing.assert_close(net.embed_codes(codes, available), net.embed_codes(other, available))
 
 
-def test_molecules_are_permuted_as_one(records):
+def test_molecules_are_permuted_as_one(molecules):
     net = with_memory(network(mode="regression")).eval()
     order = np.random.default_rng(0).permutation(12)
     collate = Collator(MODALITIES, image_size=32)
-    a = net(collate(records[:12]))
-    b = net(collate([records[i] for i in order]))
+    a = net(collate(molecules[:12]))
+    b = net(collate([molecules[i] for i in order]))
     for x, y in zip(a, b):
         torch.testing.assert_close(x[order], y, atol=1e-5, rtol=1e-5)
 
@@ -117,11 +117,11 @@ def test_terms_have_their_names_and_weights(batch):
         ({"modalities": ("image",)}, {"con", "mask"}),
     ],
 )
-def test_a_term_that_is_switched_off_is_zero(records, arguments, off):
+def test_a_term_that_is_switched_off_is_zero(molecules, arguments, off):
     net = network(**arguments).train()
     if net.memory is not None:
         with_memory(net)
-    batch = Collator(net.config.modalities, image_size=32)(records[:8])
+    batch = Collator(net.config.modalities, image_size=32)(molecules[:8])
     terms = pretraining_terms(net, batch)[1]
     assert {name for name in LOSS_TERMS if float(terms[name].detach()) == 0} == off
 
@@ -141,8 +141,8 @@ def test_memory_follows_in_training_only(batch):
 
 @settings(max_examples=20, deadline=None)
 @given(rate=st.floats(0.01, 0.9), seed=st.integers(0, 99))
-def test_masking_hides_the_share_and_nothing_else(records, rate, seed):
-    graph = Collator(("graph",))(records[:6]).inputs["graph"]
+def test_masking_hides_the_share_and_nothing_else(molecules, rate, seed):
+    graph = Collator(("graph",))(molecules[:6]).inputs["graph"]
     torch.manual_seed(seed)
     masked, hidden, truth = mask_atoms(graph, rate)
     n = len(graph.atoms)
