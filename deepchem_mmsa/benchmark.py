@@ -108,8 +108,8 @@ def ecfp(smiles: Sequence[str], radius: int = 2, size: int = 2048) -> np.ndarray
 
     Examples
     --------
-    >>> ecfp(["CCO", "OCC", "CCN"]).sum(1)
-    array([6, 6, 6])
+    >>> ecfp(["CCO", "OCC", "CCN"]).sum(1).tolist()
+    [6, 6, 6]
     """
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=size)
     bits = np.zeros((len(smiles), size), dtype=np.uint8)

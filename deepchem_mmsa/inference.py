@@ -59,7 +59,7 @@ def missing_reason(record: MoleculeViews, modalities: tuple[str, ...]) -> str:
     Examples
     --------
     >>> missing_reason(MoleculeViews.unreadable("C(", "unclosed branch"), ("graph",))
-    'graph: unclosed branch'
+    'graph: unreadable: unclosed branch'
     >>> missing_reason(MoleculeViews("C"), ("graph",))
     'graph: the featurizer was not asked for this view'
     """

@@ -150,7 +150,7 @@ def cosine_factor(step: int, total: int) -> float:
     Examples
     --------
     >>> [round(cosine_factor(s, 100), 2) for s in (0, 4, 52, 99)]
-    [0.2, 1.0, 0.51, 0.01]
+    [0.2, 1.0, 0.5, 0.01]
     """
     rise = max(1, round(WARMUP_SHARE * total))
     if step < rise:

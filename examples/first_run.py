@@ -18,7 +18,7 @@ import numpy as np
 from rdkit import Chem
 
 from deepchem_mmsa import EarlyStopping, MMSAFeaturizer, MMSAModel
-from deepchem_mmsa.benchmark import forest_predictions, mean_predictions, metric_of, score
+from deepchem_mmsa.benchmark import forest_predictions, mean_predictions, score
 from deepchem_mmsa.datasets import dataset_from_smiles, example_table, without_shared
 from deepchem_mmsa.report import plot_history, plot_parity
 
@@ -94,10 +94,11 @@ def main() -> None:
         output / "pretrained", mode="regression", n_tasks=1, batch_size=64,
         encoder_learning_rate=3e-4, model_dir=str(output / "finetuning"), progress=True,
     )  # fmt: skip
-    stopping = EarlyStopping(valid, metric_of("rmse"), patience=10)
+    stopping = EarlyStopping(valid, patience=10)
     model.fit(train, nb_epoch=arguments.epochs, callbacks=[stopping])
     model.save_pretrained(output / "model", metadata={"label": label})
-    say(f"fine-tuned; best epoch {stopping.best_epoch}, validation RMSE {stopping.best_score:.3f}")
+    rmse = score(valid, model.predict(valid), "rmse")[0]
+    say(f"fine-tuned; best epoch {stopping.best_epoch}, validation RMSE {rmse:.3f}")
 
     predictions = {
         "MMSA": model.predict(test),

@@ -18,10 +18,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rdkit import Chem
 
 from deepchem_mmsa import EarlyStopping, MMSAFeaturizer, MMSAModel
 from deepchem_mmsa.datasets import connectivity, dataset_from_smiles, example_table
 from deepchem_mmsa.report import plot_comparison
+
+
+def heavy_atoms(smiles: str) -> int:
+    """Return the number of heavy atoms; 0 for what cannot be read."""
+    molecule = Chem.MolFromSmiles(smiles)
+    return 0 if molecule is None else molecule.GetNumHeavyAtoms()
 
 
 def held_out_split(smiles: list[str], n: int, seed: int) -> tuple[list[str], list[str]]:
@@ -66,13 +73,13 @@ def main() -> None:
     a.output.mkdir(parents=True, exist_ok=True)
 
     tables = [example_table(name)["smiles"] for name in ("chembl_drugs", "chembl_samples")]
-    smiles = list(dict.fromkeys(s for table in tables for s in table))
+    every = dict.fromkeys(s for table in tables for s in table)
+    smiles = [s for s in every if 0 < heavy_atoms(s) <= a.max_atoms]
     featurizer = MMSAFeaturizer(image_size=112, n_jobs=a.jobs, progress=True)
-    train_smiles, held_smiles = held_out_split(smiles, 2 * a.held_out, a.seed)
-    train = dataset_from_smiles(train_smiles, featurizer)
-    train = train.select([i for i, v in enumerate(train.X) if fits(v, a.max_atoms)][: a.molecules])
+    train_smiles, held_smiles = held_out_split(smiles, a.held_out + 16, a.seed)
+    train = dataset_from_smiles(train_smiles[: a.molecules], featurizer)
     held = dataset_from_smiles(held_smiles, featurizer)
-    whole = [i for i, v in enumerate(held.X) if fits(v, a.max_atoms) and len(v.available) == 3]
+    whole = [i for i, v in enumerate(held.X) if len(v.available) == 3]
     held = held.select(whole[: a.held_out])
     print(f"{len(train)} molecules to pre-train on, {len(held)} held out with all three views")
 
@@ -126,11 +133,6 @@ def main() -> None:
     )
     (a.output / "check.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
     print(json.dumps(result, indent=1, ensure_ascii=False))
-
-
-def fits(views: object, max_atoms: int) -> bool:
-    """Return whether a record has a graph of at most `max_atoms` heavy atoms."""
-    return views.atoms is not None and len(views.atoms) <= max_atoms
 
 
 if __name__ == "__main__":

@@ -196,7 +196,7 @@ def test_a_molecule_without_any_view_gets_nan_and_a_reason(make_model, graph_dat
         (lambda m, d: m.fit(dc.data.NumpyDataset(d.X[:1], d.y[:1])), "at least 2 molecules"),
         (lambda m, d: m.fit(dc.data.NumpyDataset(d.X[:0], d.y[:0])), "at least 2 molecules"),
         (lambda m, d: m.fit(labelled(d, np.zeros((len(d), 2)))), r"build it with n_tasks=2"),
-        (lambda m, d: m.predict(dc.data.NumpyDataset(d.X[:0])), "holds no molecule"),
+        (lambda m, d: m.predict(dc.data.NumpyDataset(d.X[:0], d.y[:0])), "holds no molecule"),
         (lambda m, d: m.freeze_components(["images"]), r"no component \['images'\].*'graph'"),
         (lambda m, d: m.predict(d, output_types=["smell"]), "choose 'prediction' or 'embedding'"),
     ],

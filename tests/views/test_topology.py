@@ -198,6 +198,7 @@ def test_reasons_are_rdkits_own_and_its_log_stays_quiet(given_, reason, capfd):
 
 
 def test_reasons_survive_a_silenced_log():
+    rdBase.EnableLog("rdApp.error")  # whatever other code left behind
     status = rdBase.LogStatus()
     rdBase.DisableLog("rdApp.error")
     try:
