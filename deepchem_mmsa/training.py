@@ -413,6 +413,8 @@ def run(
     for callback in callbacks:
         if hasattr(callback, "on_fit_end"):
             callback.on_fit_end(model)
+    if config.mode == "pretraining" and network.memory is not None:
+        network.memory.start()  # a run shorter than the warm-up starts with what it has seen
     if checkpoint_interval > 0:
         model._callbacks = callbacks
         model.save_checkpoint(max_checkpoints_to_keep)

@@ -442,6 +442,45 @@ def test_encoder_learning_rate(make_model):
     assert [g["lr"] for g in model._pytorch_optimizer.param_groups] == [1e-4, 1e-2]
 
 
+def test_gradients_are_clipped(make_model, graph_dataset):
+    norms = {}
+    for clip in (None, 1e-3):
+        model = make_model(mode="regression", clip_norm=clip)
+        seen = norms.setdefault(clip, [])
+
+        def note(optimizer, *rest, seen=seen, model=model):
+            gradients = [p.grad for p in model.model.parameters() if p.grad is not None]
+            seen.append(float(torch.cat([g.flatten() for g in gradients]).norm()))
+
+        model._pytorch_optimizer.register_step_pre_hook(note)
+        model.fit(graph_dataset, nb_epoch=1)
+    assert max(norms[1e-3]) <= 1e-3 * 1.001
+    assert min(norms[None]) > 1e-3
+
+
+def test_writing_of_a_molecule_does_not_matter(trained):
+    featurizer = MMSAFeaturizer(image_size=32)
+    pairs = [
+        ("OC(=O)c1ccccc1OC(C)=O", "CC(=O)Oc1ccccc1C(O)=O"),
+        ("C[C@H](N)C(=O)O", "OC(=O)[C@@H](N)C"),
+    ]
+    for written in pairs:
+        p = trained.predict(dc.data.NumpyDataset(featurizer.featurize(list(written))))
+        np.testing.assert_array_equal(p[0], p[1])
+
+
+def test_mirror_images_are_told_apart(trained):
+    X = MMSAFeaturizer(image_size=32).featurize(["C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O"])
+    p = trained.predict(dc.data.NumpyDataset(X))
+    assert p[0] != p[1]
+
+
+def test_a_short_pretraining_starts_the_memory_with_what_it_saw(make_model, graph_dataset):
+    model = make_model(mode="pretraining", schedule="staged", memory_warmup=10_000)
+    model.fit(graph_dataset, nb_epoch=1)
+    assert model.model.memory.is_active
+
+
 def test_class_weights_shift_the_balance(make_model, graph_dataset):
     y = (np.arange(len(graph_dataset)) % 8 == 0).astype(float)[:, None]
     data = labelled(graph_dataset, y)
