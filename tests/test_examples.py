@@ -1,0 +1,57 @@
+"""The examples, run as users run them, at a small size."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import DRUGS
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(folder, *command):
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / command[0]), *command[1:]],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_first_run_leaves_table_model_and_pictures(tmp_path):
+    printed = run(
+        tmp_path, "first_run.py", "--dataset", "freesolv", "--max-atoms", "9",
+        "--pretrain-epochs", "1", "--epochs", "1",
+    )  # fmt: skip
+    assert "share an InChIKey block with the 642 labelled molecules" in printed
+    for name in ("MMSA", "random forest, ECFP4", "mean"):
+        assert name in printed
+    output = tmp_path / "runs" / "first"
+    assert len(json.loads((output / "results.json").read_text())) == 3
+    for name in ("curves.png", "parity.png", "model/model.safetensors", "model/config.json"):
+        assert (output / name).stat().st_size > 1000
+
+
+def test_moleculenet_writes_csv_and_json(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    with open(data / "BBBP.csv", "w") as file:
+        file.write("num,name,p_np,smiles\n")
+        for i, smiles in enumerate(DRUGS + ["C1CC"]):
+            file.write(f"{i},m{i},{i % 2},{smiles}\n")
+    printed = run(
+        tmp_path, "moleculenet.py", "--dataset", "bbbp", "--data-dir", str(data),
+        "--modalities", "graph", "--epochs", "2", "--splitter", "random", "--seeds", "0", "1",
+    )  # fmt: skip
+    assert "1 unreadable row(s) dropped" in printed
+    rows = list(csv.DictReader(open(tmp_path / "runs" / "bbbp" / "results.csv")))
+    assert {(row["model"], row["seed"]) for row in rows} == {
+        (model, seed) for model in ("MMSA", "random forest, ECFP4", "mean") for seed in ("0", "1")
+    }
+    results = json.loads((tmp_path / "runs" / "bbbp" / "results.json").read_text())
+    assert results["sizes"] == [33, 4, 5]
+    assert set(results["test"]) == {"MMSA", "random forest, ECFP4", "mean"}
