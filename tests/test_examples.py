@@ -48,7 +48,8 @@ def test_moleculenet_writes_csv_and_json(tmp_path):
         "--modalities", "graph", "--epochs", "2", "--splitter", "random", "--seeds", "0", "1",
     )  # fmt: skip
     assert "1 unreadable row(s) dropped" in printed
-    rows = list(csv.DictReader(open(tmp_path / "runs" / "bbbp" / "results.csv")))
+    with open(tmp_path / "runs" / "bbbp" / "results.csv") as file:
+        rows = list(csv.DictReader(file))
     assert {(row["model"], row["seed"]) for row in rows} == {
         (model, seed) for model in ("MMSA", "random forest, ECFP4", "mean") for seed in ("0", "1")
     }
