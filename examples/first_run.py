@@ -78,7 +78,6 @@ def main() -> None:
 
     pretrained = MMSAModel(
         "small", mode="pretraining", lr_schedule="cosine", seed=arguments.seed,
-        image_augmentation=False,  # turned pictures pay only in runs longer than this one
         model_dir=str(output / "pretraining"), progress=True,
     )  # fmt: skip
     pretrained.fit(molecules, nb_epoch=arguments.pretrain_epochs)

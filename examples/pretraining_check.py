@@ -58,14 +58,13 @@ def retrieval(codes: np.ndarray, modalities: tuple[str, ...]) -> dict[str, float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--output", type=Path, default=Path("runs/check"))
-    parser.add_argument("--molecules", type=int, default=2600)
+    parser.add_argument("--molecules", type=int, default=4000)
     parser.add_argument("--held-out", type=int, default=256)
     parser.add_argument("--max-atoms", type=int, default=40, help="heavy atoms")
-    parser.add_argument("--epochs", type=int, default=36)
+    parser.add_argument("--epochs", type=int, default=21)
     parser.add_argument("--preset", default="small")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--augment", action="store_true", help="turn the pictures in training")
     parser.add_argument("--tune-epochs", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
@@ -86,7 +85,7 @@ def main() -> None:
     model = MMSAModel(
         a.preset, mode="pretraining", seed=a.seed, lr_schedule="cosine", progress=True,
         learning_rate=a.learning_rate, batch_size=a.batch_size, model_dir=str(a.output / "run"),
-        memory_warmup=len(train), image_augmentation=a.augment,
+        memory_warmup=len(train),
     )  # fmt: skip
     started = time.time()
     model.fit(train, nb_epoch=a.epochs)

@@ -39,7 +39,7 @@ _COLOURS: dict[tuple[int, ...], tuple[float, float, float]] = {
 }
 _GREYS, _SHADES = 8, 3  # levels between white and full colour; 1 + 8 + 7 * 3 = 30 entries
 _GREY = 0.2  # probability of losing the colours
-_TILT = 15.0  # degrees
+_TILT, _ZOOM, _SHIFT = 15.0, 0.1, 0.05  # degrees, shares of the side
 
 
 class DepictionError(ValueError):
@@ -143,9 +143,10 @@ def decode(picture: bytes, size: int | None = None) -> np.ndarray:
 def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Change pictures in ways that do not change the molecule.
 
-    Each picture is turned by a multiple of 90° and up to 15° more, and loses its colours
-    (p = 0.2). It is never mirrored: with its wedges as they are, the mirror image of a drawing
-    depicts the other enantiomer.
+    Each picture is turned by up to 15°, scaled by up to 10 %, shifted by up to 5 % of its side,
+    and loses its colours (p = 0.2): mild changes, for every drawing that will ever be predicted
+    has RDKit's canonical orientation. It is never mirrored: with its wedges as they are, the
+    mirror image of a drawing depicts the other enantiomer.
 
     Parameters
     ----------
@@ -172,10 +173,13 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     n_images = images.shape[0]
     if n_images == 0:
         return images.clone()
-    turn, tilt, grey = torch.rand((3, n_images), generator=generator)
-    angle = torch.floor(turn * 4) * (math.pi / 2) + (2 * tilt - 1) * math.radians(_TILT)
-    cos, sin, zero = torch.cos(angle), torch.sin(angle), torch.zeros(n_images)
-    rows = [torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)]
+    tilt, zoom, right, down, grey = torch.rand((5, n_images), generator=generator)
+    angle = (2 * tilt - 1) * math.radians(_TILT)
+    scale = 1 + (2 * zoom - 1) * _ZOOM
+    cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
+    # affine_grid's coordinates run from -1 to 1 over the side.
+    x, y = ((2 * move - 1) * 2 * _SHIFT for move in (right, down))
+    rows = [torch.stack([cos, -sin, x], 1), torch.stack([sin, cos, y], 1)]
     theta = torch.stack(rows, 1).to(images.device)
     # Ink instead of light: what grid_sample fills in from outside is 0, that is, white.
     ink = 255.0 - images.float()
