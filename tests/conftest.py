@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# Networks of this size are as fast on one thread, and two threads crawl on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from tests.fixtures import dataset, graph_dataset, make_model, molecules  # noqa: F401
