@@ -303,8 +303,9 @@ def test_comenet_sees_no_handedness_where_there_is_none(comenet, seed):
 
 
 def test_real_enantiomers():
-    chem = pytest.importorskip("rdkit.Chem")
-    embed = pytest.importorskip("rdkit.Chem.AllChem").EmbedMolecule
+    from rdkit import Chem as chem
+    from rdkit.Chem.rdDistGeom import EmbedMolecule as embed
+
     encoder = small("comenet", cutoff=8.0).eval()
 
     def conformers(smiles: str) -> BatchedConformers:

@@ -30,7 +30,8 @@ def encoder(request):
 
 def real_graph() -> BatchedGraph:
     """Batch real molecules, featurized as the package does it."""
-    topology = pytest.importorskip("deepchem_mmsa.views.topology")
+    from deepchem_mmsa.views import topology
+
     smiles = ["CC(=O)Oc1ccccc1C(=O)O", "C", "F/C=C/F", "C[C@H](N)C(=O)O", "C#N", "[Na+].[Cl-]",
               "CN1C=NC2=C1C(=O)N(C(=O)N2C)C", "c1ccc2ccccc2c1"]  # fmt: skip
     atoms, bond_atoms, bonds, n_atoms, offset = [], [], [], [], 0
