@@ -276,6 +276,12 @@ class HypergraphConv(nn.Module):
     backend : {"auto", "dgl", "torch"}, default "auto"
         Who sums the messages, see `aggregate`.
 
+    Attributes
+    ----------
+    detach_memberships : bool
+        Whether `forward_memory` hides from gradients that memberships depend on the codes: True.
+        Set it to False where the gradient of the function itself is wanted, to explain it.
+
     Raises
     ------
     ValueError
@@ -297,6 +303,7 @@ class HypergraphConv(nn.Module):
             raise ValueError(f"norm={norm!r}: choose 'row' or 'sym'")
         self.norm = norm
         self.backend = backend
+        self.detach_memberships = True
         self.transform = nn.Sequential(
             nn.Linear(dim, dim), nn.LayerNorm(dim), nn.GELU(), nn.Dropout(dropout)
         )
@@ -378,7 +385,7 @@ class HypergraphConv(nn.Module):
         n_molecules, n_anchors = len(codes), len(anchors)
         if n_anchors == 0:
             return codes
-        with torch.no_grad():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach_memberships):
             others, weight, own = _members(cosine_similarity(codes, anchors), n_anchors, k)
             total = own + weight.sum(1)
             if self.norm == "row":
