@@ -31,7 +31,9 @@ _HOME = {
     "MMSAConfig": "config",
     "MMSAFeaturizer": "featurizer",
     "MMSAModel": "model",
+    "MMSAPredictor": "predictor",
     "MoleculeViews": "molecule",
+    "embed": "predictor",
 }
 _REGISTERED = {"models": ("MMSAModel", "MMSAConfig"), "feat": ("MMSAFeaturizer",)}
 
@@ -40,8 +42,10 @@ __all__ = [
     "MMSAConfig",
     "MMSAFeaturizer",
     "MMSAModel",
+    "MMSAPredictor",
     "MoleculeViews",
     "__version__",
+    "embed",
 ]
 
 

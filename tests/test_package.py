@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "deepchem_mmsa"
 # Lower floors first; a module may import its own floor's neighbours to its left and all below.
 FLOORS = [
     "_version",
+    "packing",
     "molecule",
     "config",
     "views",
@@ -22,6 +23,7 @@ FLOORS = [
     "network",
     "checkpoint",
     "inference",
+    "predictor",
     "labels",
     "training",
     "featurizer",

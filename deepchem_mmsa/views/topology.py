@@ -76,6 +76,8 @@ def read_smiles(smiles: object) -> Chem.Mol:
     text = smiles.strip()
     if not text:
         raise ValueError("the SMILES is empty")
+    if "\0" in text:  # RDKit would read what stands before it, and say nothing of the rest
+        raise ValueError(f"a SMILES cannot hold a NUL character: {text!r:.60}")
     with rdBase.BlockLogs():
         molecule = Chem.MolFromSmiles(text)
     if molecule is None:

@@ -1,0 +1,286 @@
+"""Prediction without DeepChem: SMILES in, numbers and reasons out.
+
+What the command line, the scikit-learn estimators and services use. It needs torch, RDKit and
+an exported model, and starts in the time that these take to import.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+
+from deepchem_mmsa.batching import Collator, MoleculeBatch, Prefetcher
+from deepchem_mmsa.checkpoint import copy_tensors, load_pretrained
+from deepchem_mmsa.inference import missing_reason
+from deepchem_mmsa.molecule import MoleculeViews
+from deepchem_mmsa.network import MMSANetwork
+from deepchem_mmsa.views import ViewSettings, many_views, molecule_views
+
+DEFAULT_MODEL = "mmsa-base"
+_CHUNKS_AHEAD = 16  # batches featurized at a time by several processes
+
+
+class Predictions(NamedTuple):
+    """What a model says of each row.
+
+    Attributes
+    ----------
+    values : np.ndarray
+        ``[N, T, C]`` probabilities, ``[N, T]`` values in label units, or ``[N, d]`` embeddings;
+        NaN in the rows of which nothing can be said.
+    reasons : list of str
+        One per row; empty where the row was computed.
+    """
+
+    values: np.ndarray
+    reasons: list[str]
+
+
+class MMSAPredictor:
+    """A trained model that answers for SMILES or RDKit molecules.
+
+    It may be used from several threads at once: nothing in it changes after it was made.
+
+    Parameters
+    ----------
+    network : MMSANetwork
+        Set to evaluation mode here.
+    metadata : mapping, optional
+        What travelled with the export; ``"tasks"`` names the outputs.
+
+    Attributes
+    ----------
+    config : MMSAConfig
+    network : MMSANetwork
+    metadata : dict
+    tasks : list of str
+        Names of the outputs; ``["task 0", ...]`` where the training set had none.
+
+    Examples
+    --------
+    >>> from deepchem_mmsa.config import MMSAConfig
+    >>> config = MMSAConfig(mode="regression", modalities=("graph",), graph_width=16)
+    >>> predictor = MMSAPredictor(MMSANetwork(config))
+    >>> values, reasons = predictor.predict(["CCO", "C1CC", "OCC"])
+    >>> values.shape, bool(values[0] == values[2]), bool(np.isnan(values[1, 0]))
+    ((3, 1), True, True)
+    >>> reasons[1]
+    "graph: unreadable: SMILES Parse Error: unclosed ring for input: 'C1CC'"
+    """
+
+    def __init__(self, network: MMSANetwork, metadata: Mapping[str, Any] | None = None) -> None:
+        self.network = network.eval()
+        self.config = network.config
+        self.metadata = dict(metadata or {})
+        names = self.metadata.get("tasks")
+        self.tasks: list[str] = (
+            [str(name) for name in names]
+            if names and len(names) == self.config.n_tasks
+            else [f"task {i}" for i in range(self.config.n_tasks)]
+        )
+        self._collate = Collator(
+            self.config.modalities, self.config.image_size, self.config.hydrogens
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls, folder_or_name: str | os.PathLike, device: torch.device | str = "cpu"
+    ) -> Self:
+        """Read an exported model.
+
+        Parameters
+        ----------
+        folder_or_name : path-like
+            A folder of ``save_pretrained``, or the name of a shipped model.
+        device : torch.device or str
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such folder or model.
+        CheckpointError
+            If its files are damaged, or it holds a user's own encoder.
+        """
+        source = load_pretrained(folder_or_name)
+        network = MMSANetwork(source.config)
+        copy_tensors(network, source.tensors, [""], str(folder_or_name))
+        if network.memory is not None:
+            network.memory.exemplars = source.exemplars
+        return cls(network.to(device), source.metadata)
+
+    @property
+    def settings(self) -> ViewSettings:
+        """The views that the network reads, as the featurizer has to make them."""
+        return ViewSettings(self.config.modalities, self.config.image_size)
+
+    def records(self, molecules: Iterable[object], n_jobs: int = 1) -> list[MoleculeViews]:
+        """Return the records of molecules; those that are records already stay as they are.
+
+        Parameters
+        ----------
+        molecules : iterable of str, rdkit.Chem.Mol or MoleculeViews
+        n_jobs : int
+            Processes, -1 for one per core.
+        """
+        given = list(molecules)
+        bare = [m for m in given if not isinstance(m, MoleculeViews)]
+        if n_jobs == 1:
+            made = iter([molecule_views(m, self.settings) for m in bare])
+        else:
+            made = iter(many_views(bare, self.settings, n_jobs))
+        return [m if isinstance(m, MoleculeViews) else next(made) for m in given]
+
+    def predict(
+        self,
+        molecules: Sequence[object],
+        batch_size: int = 256,
+        n_jobs: int = 1,
+        progress: Callable[[int], None] | None = None,
+    ) -> Predictions:
+        """Predict labels.
+
+        Parameters
+        ----------
+        molecules : sequence of str, rdkit.Chem.Mol or MoleculeViews
+        batch_size : int
+            Molecules per pass; the numbers do not depend on it.
+        n_jobs : int
+            Processes that featurize.
+        progress : callable, optional
+            Called with the number of molecules finished so far.
+
+        Returns
+        -------
+        Predictions
+            Probabilities ``[N, T, C]`` or values ``[N, T]``.
+
+        Raises
+        ------
+        ValueError
+            If the model is a pre-trained one without a head.
+        """
+        return self._gather(molecules, "predict", batch_size, n_jobs, progress)
+
+    def embed(
+        self,
+        molecules: Sequence[object],
+        batch_size: int = 256,
+        n_jobs: int = 1,
+        progress: Callable[[int], None] | None = None,
+    ) -> Predictions:
+        """Return the molecule embeddings e_i, ``[N, d]``; parameters as of :meth:`predict`."""
+        return self._gather(molecules, "embed", batch_size, n_jobs, progress)
+
+    def stream(
+        self,
+        molecules: Iterable[object],
+        what: str = "predict",
+        batch_size: int = 256,
+        n_jobs: int = 1,
+    ) -> Iterator[Predictions]:
+        """Yield the predictions of one batch after the other; memory stays flat.
+
+        Parameters
+        ----------
+        molecules : iterable of str, rdkit.Chem.Mol or MoleculeViews
+            Read as it is needed.
+        what : {"predict", "embed"}
+        batch_size, n_jobs : int
+            As of :meth:`predict`.
+        """
+        if what not in ("predict", "embed"):
+            raise ValueError(f"what={what!r}: choose 'predict' or 'embed'")
+        if what == "predict" and self.config.mode == "pretraining":
+            raise ValueError(
+                "this model was pre-trained only and predicts no labels; ask it for embeddings, "
+                "or fine-tune it first"
+            )
+
+        def batches() -> Iterator[tuple[list[MoleculeViews], MoleculeBatch]]:
+            ahead = batch_size * (1 if n_jobs == 1 else _CHUNKS_AHEAD)
+            for chunk in _chunks(molecules, ahead):
+                records = self.records(chunk, n_jobs)
+                for part in _chunks(records, batch_size):
+                    yield part, self._collate(part)
+
+        for records, batch in Prefetcher(batches()):
+            yield self._answer(records, batch, what)
+
+    def _answer(self, records: list[MoleculeViews], batch: MoleculeBatch, what: str) -> Predictions:
+        batch = batch.to(next(self.network.parameters()).device)
+        with torch.inference_mode():
+            values = self.network(batch)[0] if what == "predict" else self.network.embed(batch)
+        values = values.float().cpu().numpy().copy()
+        reasons = [""] * len(records)
+        for row in (~batch.available.any(1)).nonzero()[:, 0].tolist():
+            values[row] = np.nan
+            reasons[row] = missing_reason(records[row], self.config.modalities)
+        return Predictions(values, reasons)
+
+    def _gather(
+        self,
+        molecules: Sequence[object],
+        what: str,
+        batch_size: int,
+        n_jobs: int,
+        progress: Callable[[int], None] | None,
+    ) -> Predictions:
+        if isinstance(molecules, (str, bytes)):
+            raise TypeError(f"give a sequence of molecules, not one text: [{molecules!r}]")
+        values: list[np.ndarray] = []
+        reasons: list[str] = []
+        for part in self.stream(molecules, what, batch_size, n_jobs):
+            values.append(part.values)
+            reasons.extend(part.reasons)
+            if progress is not None:
+                progress(len(reasons))
+        if values:
+            return Predictions(np.concatenate(values), reasons)
+        return Predictions(np.zeros(self._shape(what), dtype=np.float32), reasons)
+
+    def _shape(self, what: str) -> tuple[int, ...]:
+        """Return the shape of the answer for no molecule."""
+        if what == "embed":
+            return (0, self.config.embedding_dim)
+        if self.config.mode == "classification":
+            return (0, self.config.n_tasks, self.config.n_classes)
+        return (0, self.config.n_tasks)
+
+
+def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while chunk := list(itertools.islice(iterator, size)):
+        yield chunk
+
+
+@lru_cache(maxsize=4)
+def _cached(folder_or_name: str) -> MMSAPredictor:
+    return MMSAPredictor.from_pretrained(folder_or_name)
+
+
+def embed(
+    molecules: Sequence[object], model: str | os.PathLike = DEFAULT_MODEL, n_jobs: int = 1
+) -> np.ndarray:
+    """Return embeddings of molecules in one call.
+
+    Parameters
+    ----------
+    molecules : sequence of str or rdkit.Chem.Mol
+    model : path-like
+        A shipped model's name, or a folder of ``save_pretrained``; it is kept for the next call.
+    n_jobs : int
+        Processes that featurize.
+
+    Returns
+    -------
+    np.ndarray
+        float32 ``[N, d]``; NaN rows where a molecule cannot be read
+        (:meth:`MMSAPredictor.embed` also gives the reasons).
+    """
+    return _cached(os.fspath(model)).embed(molecules, n_jobs=n_jobs).values

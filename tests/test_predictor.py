@@ -1,0 +1,125 @@
+"""The predictor: the model's own numbers, without DeepChem, from any thread."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rdkit import Chem
+
+import deepchem_mmsa
+from deepchem_mmsa.molecule import MoleculeViews
+from deepchem_mmsa.predictor import MMSAPredictor
+from tests.fixtures import SMILES
+
+
+@pytest.fixture(scope="module")
+def model(make_model):
+    model = make_model(mode="regression", n_tasks=2)
+    model.tasks = ["solubility", "permeability"]
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(folder):
+    return MMSAPredictor.from_pretrained(folder)
+
+
+def test_gives_the_numbers_of_the_model(model, predictor, dataset):
+    values, reasons = predictor.predict(SMILES)
+    np.testing.assert_allclose(values, model.predict(dataset), atol=1e-6)
+    assert reasons == [""] * len(dataset)
+    np.testing.assert_allclose(
+        predictor.embed(list(dataset.X)).values, model.predict_embedding(dataset), atol=1e-6
+    )
+    assert predictor.tasks == ["solubility", "permeability"]
+
+
+@settings(max_examples=10, deadline=None)
+@given(order=st.permutations(range(8)), batch_size=st.integers(1, 9))
+def test_neither_order_nor_batch_matters(predictor, order, batch_size):
+    alone = predictor.predict(SMILES[:8]).values
+    together = predictor.predict([SMILES[i] for i in order], batch_size=batch_size).values
+    np.testing.assert_allclose(together, alone[list(order)], atol=1e-5)
+
+
+def test_every_row_stays_with_its_reason(predictor):
+    rows = ["CCO", "", "C1CC", None, Chem.MolFromSmiles("c1ccccc1"), "CCO\0"]
+    values, reasons = predictor.predict(rows)
+    assert len(values) == len(reasons) == len(rows)
+    spoken = [not r for r in reasons]
+    assert spoken == [True, False, False, False, True, False]
+    assert (~np.isnan(values).any(1)).tolist() == spoken
+    assert "unclosed ring" in reasons[2]
+
+
+def test_processes_do_not_matter(predictor):
+    one = predictor.embed(SMILES[:6])
+    two = predictor.embed(SMILES[:6], n_jobs=2)
+    np.testing.assert_array_equal(one.values, two.values)
+
+
+def test_nothing_in_nothing_out(predictor):
+    assert predictor.predict([]).values.shape == (0, 2)
+    assert predictor.embed([]).values.shape == (0, predictor.config.embedding_dim)
+    with pytest.raises(TypeError, match="give a sequence"):
+        predictor.predict("CCO")
+
+
+def test_streams_without_holding_the_input(predictor):
+    read = []
+
+    def molecules():
+        for i in range(10):
+            read.append(i)
+            yield SMILES[i % len(SMILES)]
+
+    stream = predictor.stream(molecules(), batch_size=1)
+    next(stream)
+    assert len(read) < 10
+    stream.close()
+
+
+def test_a_pretrained_model_only_embeds(make_model):
+    predictor = MMSAPredictor(make_model(mode="pretraining").model)
+    with pytest.raises(ValueError, match="embeddings"):
+        predictor.predict(["CCO"])
+    assert np.isfinite(predictor.embed(["CCO"]).values).all()
+
+
+def test_many_threads_get_the_same_numbers(predictor):
+    alone = predictor.predict(SMILES[:8]).values
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda i: predictor.predict([SMILES[i % 8]]).values, range(64)))
+    np.testing.assert_allclose(np.concatenate(answers), np.tile(alone, (8, 1)), atol=1e-5)
+
+
+def test_records_stay_as_they_are(predictor):
+    record = MoleculeViews.unreadable("C(", "unclosed branch")
+    assert predictor.records([record])[0] is record
+
+
+def test_embed_in_one_call(folder, predictor):
+    np.testing.assert_array_equal(
+        deepchem_mmsa.embed(["CCO", "CCN"], model=folder), predictor.embed(["CCO", "CCN"]).values
+    )
+
+
+def test_predicts_without_deepchem(folder):
+    code = (
+        "import sys; from deepchem_mmsa import MMSAPredictor; "
+        f"p = MMSAPredictor.from_pretrained({str(folder)!r}); p.predict(['CCO']); "
+        "print([m for m in ('deepchem', 'dgllife', 'sklearn', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
