@@ -1,0 +1,300 @@
+"""Calibrated probabilities: temperature scaling, isotonic regression, reliability curves.
+
+Everything here works on arrays, so that it serves any model: probabilities ``[N, C]`` with
+labels ``[N]``, or ``[N, T, C]`` with ``[N, T]``; values ``[N]`` or ``[N, T]``. Fit on molecules
+that the model was **not** trained on. A label that is NaN, or has weight 0, is missing; a row
+whose prediction is NaN stays, and nothing is claimed about it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+from scipy.stats import binomtest
+from sklearn.isotonic import IsotonicRegression
+
+_LEAST = 1e-12
+"""Stands for a probability of 0, whose logarithm does not exist."""
+
+
+def _checked(
+    probabilities: ArrayLike, y: ArrayLike, w: ArrayLike | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return probabilities ``[N, T, C]``, labels ``[N, T]`` and which of them can be used."""
+    p, labels = np.asarray(probabilities, dtype=float), np.asarray(y, dtype=float)
+    if p.ndim not in (2, 3) or p.shape[:-1] != labels.shape:
+        raise ValueError(
+            f"probabilities have shape {p.shape} and labels {labels.shape}: give [N, C] with [N], "
+            "or [N, T, C] with [N, T]"
+        )
+    n, n_classes = p.shape[0], p.shape[-1]
+    p, labels = p.reshape(n, -1, n_classes), labels.reshape(n, -1)
+    known = ~np.isnan(labels) & ~np.isnan(p).any(-1)
+    if w is not None:
+        known &= np.asarray(w, dtype=float).reshape(labels.shape) != 0
+    wrong = np.argwhere(known & ~np.isin(labels, np.arange(n_classes)))
+    if len(wrong):
+        row, task = wrong[0]
+        raise ValueError(
+            f"row {row}, task {task}: label {labels[row, task]:g} is not one of the classes 0 to "
+            f"{n_classes - 1}; number the classes in the order of the probabilities' columns"
+        )
+    _refuse_empty(known)
+    return p, labels, known
+
+
+def _refuse_empty(known: np.ndarray) -> None:
+    empty = np.flatnonzero(~known.any(0))
+    if len(empty):
+        raise ValueError(
+            f"task {empty[0]} has no label with a prediction to calibrate on; give labelled "
+            "molecules for it, or leave the task out"
+        )
+
+
+# ---- probabilities ------------------------------------------------------------------------
+
+
+class TemperatureScaling:
+    """Probabilities softened by one temperature per task: ``softmax(log p / T)``.
+
+    It never changes which class is the most probable (Guo et al. 2017). The temperature is the
+    one with the least negative log-likelihood.
+
+    Attributes
+    ----------
+    temperature : np.ndarray
+        ``[T]``; above 1 where the model was too sure of itself.
+
+    Examples
+    --------
+    >>> y = np.array([0, 0, 0, 1] * 25)
+    >>> sure = np.tile([0.99, 0.01], (100, 1))
+    >>> TemperatureScaling().fit(sure, y)(sure)[0].round(2)
+    array([0.75, 0.25])
+    """
+
+    temperature: np.ndarray
+
+    def fit(self, probabilities: ArrayLike, y: ArrayLike, w: ArrayLike | None = None) -> Self:
+        """Find the temperatures.
+
+        Parameters
+        ----------
+        probabilities : array-like
+            ``[N, C]`` or ``[N, T, C]``.
+        y : array-like
+            ``[N]`` or ``[N, T]``, classes from 0; NaN is missing.
+        w : array-like, optional
+            Shaped like `y`; 0 is missing.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit, a label is no class, or a task has no label.
+        """
+        p, labels, known = _checked(probabilities, y, w)
+        self.temperature = np.array(
+            [
+                _best_temperature(p[there, task], labels[there, task].astype(int))
+                for task, there in enumerate(known.T)
+            ]
+        )
+        return self
+
+    def __call__(self, probabilities: ArrayLike) -> np.ndarray:
+        """Return calibrated probabilities, shaped as given; NaN rows stay NaN."""
+        p = np.asarray(probabilities, dtype=float)
+        logits = np.log(np.maximum(p, _LEAST)).reshape(len(p), -1, p.shape[-1])
+        return softmax(logits / self.temperature[:, None], axis=-1).reshape(p.shape)
+
+
+def _best_temperature(p: np.ndarray, labels: np.ndarray) -> float:
+    logits = np.log(np.maximum(p, _LEAST))
+
+    def loss(log_temperature: float) -> float:
+        scaled = log_softmax(logits / math.exp(log_temperature), axis=1)
+        return -float(scaled[np.arange(len(labels)), labels].mean())
+
+    # Convex in 1/T, hence one valley in log T; the bounds hold where all answers are right.
+    found = minimize_scalar(loss, bounds=(math.log(0.05), math.log(20)), method="bounded")
+    return math.exp(found.x)
+
+
+class IsotonicCalibration:
+    """Probabilities through a rising step function per task and class, brought to sum 1.
+
+    More flexible than a temperature, and in need of more molecules (several hundred): see
+    Zadrozny and Elkan 2002. Ties that it makes can change a ranking slightly.
+
+    Examples
+    --------
+    >>> y = np.array([0, 0, 0, 1] * 25)
+    >>> sure = np.tile([0.99, 0.01], (100, 1))
+    >>> IsotonicCalibration().fit(sure, y)(sure)[0].round(2)
+    array([0.75, 0.25])
+    """
+
+    _maps: list[list[IsotonicRegression]]
+
+    def fit(self, probabilities: ArrayLike, y: ArrayLike, w: ArrayLike | None = None) -> Self:
+        """Fit the step functions; arguments as in :meth:`TemperatureScaling.fit`."""
+        p, labels, known = _checked(probabilities, y, w)
+        # Of two classes one function says all.
+        classes = [1] if p.shape[-1] == 2 else range(p.shape[-1])
+        self._maps = [
+            [
+                IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(
+                    p[there, task, c], labels[there, task] == c
+                )
+                for c in classes
+            ]
+            for task, there in enumerate(known.T)
+        ]
+        return self
+
+    def __call__(self, probabilities: ArrayLike) -> np.ndarray:
+        """Return calibrated probabilities, shaped as given; NaN rows stay NaN."""
+        p = np.asarray(probabilities, dtype=float)
+        by_task = p.reshape(len(p), -1, p.shape[-1])
+        result = np.full(by_task.shape, np.nan)
+        for task, maps in enumerate(self._maps):
+            there = ~np.isnan(by_task[:, task]).any(-1)
+            if not there.any():
+                continue
+            if len(maps) == 1:
+                one = maps[0].predict(by_task[there, task, 1])
+                result[there, task] = np.stack([1 - one, one], axis=1)
+                continue
+            each = np.stack(
+                [m.predict(by_task[there, task, c]) for c, m in enumerate(maps)], axis=1
+            )
+            total = each.sum(1, keepdims=True)
+            even = np.full_like(each, 1 / len(maps))  # where every class was ruled out
+            result[there, task] = np.divide(each, total, out=even, where=total > 0)
+        return result.reshape(p.shape)
+
+
+class Reliability(NamedTuple):
+    """What was said and what came true, by bins of the probability.
+
+    Parameters
+    ----------
+    predicted, observed : np.ndarray
+        Mean probability and share of positives in each bin that is not empty, ``[B]``.
+    low, high : np.ndarray
+        95 % Wilson interval of the share.
+    n : np.ndarray
+        Molecules in the bin.
+    error : float
+        Expected calibration error: ``Σ n |observed − predicted| / Σ n``.
+    """
+
+    predicted: np.ndarray
+    observed: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    n: np.ndarray
+    error: float
+
+
+def reliability(
+    y: ArrayLike, probability: ArrayLike, n_bins: int = 10, strategy: str = "quantile"
+) -> Reliability:
+    """Compare the probability of class 1 with how often it came true.
+
+    The curve is that of :func:`sklearn.calibration.calibration_curve`, with the counts and
+    intervals that it leaves out.
+
+    Parameters
+    ----------
+    y : array-like
+        ``[N]`` of 0 and 1; rows with NaN here or in `probability` are left out.
+    probability : array-like
+        ``[N]``.
+    n_bins : int
+    strategy : {"quantile", "uniform"}
+        Bins of equally many molecules, or of equal width.
+
+    Raises
+    ------
+    ValueError
+        If nothing is left, or a label is not 0 or 1.
+
+    Examples
+    --------
+    >>> reliability([0, 1, 1, 1], [0.5, 0.5, 0.9, 0.9], n_bins=2).error
+    0.05
+    """
+    labels = np.asarray(y, dtype=float).reshape(-1)
+    p = np.asarray(probability, dtype=float).reshape(-1)
+    if labels.shape != p.shape:
+        raise ValueError(f"{len(labels)} labels for {len(p)} probabilities; give one for each")
+    known = ~np.isnan(labels) & ~np.isnan(p)
+    labels, p = labels[known], p[known]
+    if len(labels) == 0 or not np.isin(labels, (0, 1)).all():
+        raise ValueError(
+            "a reliability curve needs labels 0 and 1 with a probability each; for more classes, "
+            "draw one class against the rest"
+        )
+    if strategy not in ("quantile", "uniform"):
+        raise ValueError(f"strategy={strategy!r}: choose 'quantile' or 'uniform'")
+    edges = np.linspace(0, 1, n_bins + 1)
+    if strategy == "quantile":
+        edges = np.percentile(p, edges * 100)
+    index = np.searchsorted(edges[1:-1], p)
+    count = np.bincount(index, minlength=n_bins)
+    hits = np.bincount(index, labels, n_bins)[count > 0]
+    total = np.bincount(index, p, n_bins)[count > 0]
+    count = count[count > 0]
+    intervals = [
+        binomtest(int(k), int(n)).proportion_ci(method="wilson") for k, n in zip(hits, count)
+    ]
+    gap = np.abs(hits / count - total / count)
+    return Reliability(
+        predicted=total / count,
+        observed=hits / count,
+        low=np.array([i.low for i in intervals]),
+        high=np.array([i.high for i in intervals]),
+        n=count,
+        error=float((count * gap).sum() / count.sum()),
+    )
+
+
+def plot_reliability(curves: Mapping[str, Reliability], path: str | Path) -> None:
+    """Draw reliability curves into one picture (PNG, SVG or PDF by the file's name).
+
+    Parameters
+    ----------
+    curves : mapping of str to Reliability
+        Legend to curve.
+    path : path-like
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.8, 4.8), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    ax = figure.subplots()
+    ax.plot([0, 1], [0, 1], color="#999999", linewidth=1, zorder=0)
+    for colour, (name, c) in zip(("#0b5fa5", "#d1495b", "#2e8b57", "#8a5fbf"), curves.items()):
+        ax.vlines(c.predicted, c.low, c.high, color=colour, alpha=0.35)
+        ax.plot(
+            c.predicted, c.observed, color=colour, marker="o", markersize=4,
+            label=f"{name}: calibration error {c.error:.3f}",
+        )  # fmt: skip
+    ax.set(
+        xlabel="predicted probability", ylabel="share that came true (95 % interval)",
+        xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal",
+    )  # fmt: skip
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(alpha=0.25)
+    ax.legend(frameon=False, fontsize=8, loc="upper left")
+    figure.savefig(str(path))

@@ -1,0 +1,315 @@
+"""Conformal prediction: intervals and sets that hold the truth with a stated probability.
+
+Split conformal prediction (Vovk et al. 2005; Lei et al. 2018): the model is trained on some
+molecules, and its errors on *others*, the calibration set, say how wide an interval must be. If
+calibration and new molecules are exchangeable (drawn alike), then the truth is inside with
+probability of at least ``coverage``, and at most ``coverage + 1 / (n + 1)`` without ties, over
+the draw of both, for any model and any n. Nothing is promised for molecules of another kind, nor
+for a single molecule; a scaffold split, for example, is not exchangeable.
+
+A row whose prediction is NaN rules nothing out: its interval is the whole line, its set all
+classes. Labels that are NaN are missing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def _quantile(scores: np.ndarray, coverage: float) -> float:
+    """Return the ``⌈(n + 1) coverage⌉``-th smallest score, infinity if there is none."""
+    rank = math.ceil((len(scores) + 1) * coverage - 1e-9)  # 1e-9: 0.9 is not nine tenths in binary
+    return float(np.partition(scores, rank - 1)[rank - 1]) if rank <= len(scores) else math.inf
+
+
+def _check_coverage(coverage: float) -> float:
+    if not 0 < coverage < 1:
+        raise ValueError(
+            f"coverage={coverage!r}: must lie between 0 and 1, such as 0.9 for nine of ten"
+        )
+    return float(coverage)
+
+
+class ConformalIntervals:
+    """Intervals around predicted values, for regression.
+
+    Without a scale all intervals of a task are equally wide: ``ŷ ± q`` with q a quantile of
+    ``|y − ŷ|``. With a scale, such as the deviation over an ensemble, ``ŷ ± q · scale`` with q
+    a quantile of ``|y − ŷ| / scale``: wide where the model is unsure. Coverage holds either way.
+
+    Parameters
+    ----------
+    coverage : float
+        The share of truths to be inside.
+
+    Attributes
+    ----------
+    quantile : np.ndarray
+        q of each task, ``[T]``; infinite where the calibration set is too small for the coverage
+        (fewer than ``coverage / (1 − coverage)`` molecules, 9 for 0.9).
+
+    Raises
+    ------
+    ValueError
+        If the coverage is not between 0 and 1.
+
+    Examples
+    --------
+    >>> truth = np.arange(19.0)
+    >>> intervals = ConformalIntervals(coverage=0.9).fit(truth, predicted=truth + 0.5)
+    >>> intervals([2.0])
+    (array([1.5]), array([2.5]))
+    """
+
+    quantile: np.ndarray
+
+    def __init__(self, coverage: float = 0.9) -> None:
+        self.coverage = _check_coverage(coverage)
+
+    def fit(self, y: ArrayLike, predicted: ArrayLike, scale: ArrayLike | None = None) -> Self:
+        """Take the errors of a calibration set.
+
+        Parameters
+        ----------
+        y, predicted : array-like
+            ``[N]`` or ``[N, T]``, in label units; of molecules that the model has not seen.
+        scale : array-like, optional
+            Positive, shaped alike.
+
+        Raises
+        ------
+        ValueError
+            If shapes differ, or a scale is not positive (row and value are named).
+        """
+        truth = np.asarray(y, dtype=float)
+        values, widths = _values(predicted, scale)
+        if truth.shape != values.shape:
+            raise ValueError(
+                f"y has shape {truth.shape}, predicted {values.shape}: give them alike"
+            )
+        scores = (np.abs(truth - values) / widths).reshape(len(truth), -1)
+        self.quantile = np.array([_quantile(c[~np.isnan(c)], self.coverage) for c in scores.T])
+        return self
+
+    def __call__(
+        self, predicted: ArrayLike, scale: ArrayLike | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return lower and upper ends, shaped like `predicted`."""
+        values, widths = _values(predicted, scale)
+        half = (widths.reshape(len(values), -1) * self.quantile).reshape(values.shape)
+        nothing = np.isnan(values)
+        return (
+            np.where(nothing, -np.inf, values - half),
+            np.where(nothing, np.inf, values + half),
+        )
+
+    def covers(
+        self, y: ArrayLike, predicted: ArrayLike, scale: ArrayLike | None = None
+    ) -> np.ndarray:
+        """Return whether each truth is inside, bool, shaped like `predicted`."""
+        low, high = self(predicted, scale)
+        truth = np.asarray(y, dtype=float)
+        return (low <= truth) & (truth <= high)
+
+    def size(self, predicted: ArrayLike, scale: ArrayLike | None = None) -> np.ndarray:
+        """Return the width of each interval, in label units."""
+        low, high = self(predicted, scale)
+        return high - low
+
+
+def _values(predicted: ArrayLike, scale: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+    values = np.asarray(predicted, dtype=float)
+    if scale is None:
+        return values, np.ones_like(values)
+    widths = np.asarray(scale, dtype=float)
+    if widths.shape != values.shape:
+        raise ValueError(f"scale has shape {widths.shape}, predicted {values.shape}")
+    wrong = np.argwhere(~np.isnan(values) & ~(widths > 0))
+    if len(wrong):
+        place = tuple(wrong[0])
+        raise ValueError(
+            f"row {place[0]}: scale is {widths[place]}, but must be positive; add a small "
+            "constant, such as a tenth of the typical error"
+        )
+    return values, widths
+
+
+class ConformalSets:
+    """Sets of classes, for classification.
+
+    A set holds every class with ``1 − p ≤ q``, q a quantile of ``1 − p(true class)`` (least
+    ambiguous sets; Sadinle et al. 2019). One class means a clear answer, several "one of
+    these"; an empty set that no class is as probable as the true one usually is.
+
+    Parameters
+    ----------
+    coverage : float
+        The share of true classes to be in their sets.
+    per_class : bool
+        Whether coverage shall hold within each class by itself, instead of on average over
+        all; what rare classes need (Mondrian conformal prediction).
+
+    Attributes
+    ----------
+    quantile : np.ndarray
+        q, ``[T, C]``; equal for all classes of a task unless `per_class`.
+
+    Raises
+    ------
+    ValueError
+        If the coverage is not between 0 and 1.
+
+    Examples
+    --------
+    >>> p = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]] * 6 + [[0.6, 0.4]])
+    >>> sets = ConformalSets(coverage=0.9).fit([0, 1, 1] * 6 + [1], p)
+    >>> sets([[0.95, 0.05], [0.65, 0.35]]).tolist()
+    [[True, False], [False, False]]
+    """
+
+    quantile: np.ndarray
+
+    def __init__(self, coverage: float = 0.9, per_class: bool = False) -> None:
+        self.coverage = _check_coverage(coverage)
+        self.per_class = per_class
+
+    def fit(self, y: ArrayLike, predicted: ArrayLike) -> Self:
+        """Take the probabilities of the true classes of a calibration set.
+
+        Parameters
+        ----------
+        y : array-like
+            ``[N]`` or ``[N, T]``, classes from 0.
+        predicted : array-like
+            Probabilities ``[N, C]`` or ``[N, T, C]``, of molecules that the model has not seen.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit, or a label is not a class.
+        """
+        p = np.asarray(predicted, dtype=float)
+        truth = _classes(y, p)
+        n_classes = p.shape[-1]
+        miss = 1 - _of_true_class(p, truth)
+        miss, labels = miss.reshape(len(p), -1), truth.reshape(len(p), -1)
+        rows = []
+        for scores, own in zip(miss.T, labels.T):
+            known = ~np.isnan(scores)
+            groups = [known & (own == c) if self.per_class else known for c in range(n_classes)]
+            rows.append([_quantile(scores[g], self.coverage) for g in groups])
+        self.quantile = np.array(rows)
+        return self
+
+    def __call__(self, predicted: ArrayLike) -> np.ndarray:
+        """Return which classes are in the set, bool, shaped like `predicted`."""
+        p = np.asarray(predicted, dtype=float)
+        by_task = p.reshape(len(p), -1, p.shape[-1])
+        inside = (1 - by_task <= self.quantile) | np.isnan(by_task)
+        return inside.reshape(p.shape)
+
+    def covers(self, y: ArrayLike, predicted: ArrayLike) -> np.ndarray:
+        """Return whether each true class is in its set; False where the label is missing."""
+        p = np.asarray(predicted, dtype=float)
+        return _of_true_class(self(p).astype(float), _classes(y, p)) == 1
+
+    def size(self, predicted: ArrayLike) -> np.ndarray:
+        """Return the number of classes in each set."""
+        return self(predicted).sum(-1)
+
+
+def _classes(y: ArrayLike, p: np.ndarray) -> np.ndarray:
+    truth = np.asarray(y, dtype=float)
+    if p.ndim not in (2, 3) or p.shape[:-1] != truth.shape:
+        raise ValueError(
+            f"probabilities have shape {p.shape} and labels {truth.shape}: give [N, C] with [N], "
+            "or [N, T, C] with [N, T]"
+        )
+    wrong = np.argwhere(~np.isnan(truth) & ~np.isin(truth, np.arange(p.shape[-1])))
+    if len(wrong):
+        place = tuple(wrong[0])
+        raise ValueError(
+            f"row {place[0]}: label {truth[place]:g} is not one of the classes 0 to "
+            f"{p.shape[-1] - 1}; number the classes in the order of the probabilities' columns"
+        )
+    return truth
+
+
+def _of_true_class(values: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return the value at the true class, NaN where the label is missing."""
+    index = np.nan_to_num(truth).astype(int)[..., None]
+    return np.where(np.isnan(truth), np.nan, np.take_along_axis(values, index, -1)[..., 0])
+
+
+class SplitCoverage(NamedTuple):
+    """Coverage and size over random splits.
+
+    Parameters
+    ----------
+    coverage : np.ndarray
+        Share of truths covered in each split.
+    size : np.ndarray
+        Mean width, or mean number of classes, in each split.
+    """
+
+    coverage: np.ndarray
+    size: np.ndarray
+
+
+def coverage_over_splits(
+    method: ConformalIntervals | ConformalSets,
+    y: ArrayLike,
+    predicted: ArrayLike,
+    scale: ArrayLike | None = None,
+    n_splits: int = 100,
+    seed: int = 0,
+) -> SplitCoverage:
+    """Split held-out molecules at random, fit on one half and count on the other, many times.
+
+    The way to see that the stated coverage holds on one's own data. The method is left fit to
+    the last half.
+
+    Parameters
+    ----------
+    method : ConformalIntervals or ConformalSets
+    y, predicted : array-like
+        As in ``method.fit``, of one task: ``[N]``, and ``[N]`` or ``[N, C]``. Rows with NaN are
+        left out.
+    scale : array-like, optional
+        For intervals, ``[N]``.
+    n_splits : int
+    seed : int
+
+    Raises
+    ------
+    ValueError
+        If fewer than 4 rows are left.
+
+    Examples
+    --------
+    >>> error = np.random.default_rng(0).normal(size=400)
+    >>> result = coverage_over_splits(ConformalIntervals(0.8), error, np.zeros(400))
+    >>> bool(abs(result.coverage.mean() - 0.8) < 0.02)
+    True
+    """
+    truth, p = np.asarray(y, dtype=float), np.asarray(predicted, dtype=float)
+    known = ~np.isnan(truth) & ~np.isnan(p.reshape(len(p), -1)).any(1)
+    columns = [truth[known], p[known]]
+    if scale is not None:
+        columns.append(np.asarray(scale, dtype=float)[known])
+    n = len(columns[0])
+    if n < 4:
+        raise ValueError(f"{n} labelled prediction(s): splitting needs at least 4")
+    random = np.random.default_rng(seed)
+    coverage, size = np.empty(n_splits), np.empty(n_splits)
+    for i in range(n_splits):
+        order = random.permutation(n)
+        method.fit(*(column[order[: n // 2]] for column in columns))
+        held = [column[order[n // 2 :]] for column in columns]
+        coverage[i] = method.covers(*held).mean()
+        size[i] = method.size(*held[1:]).mean()
+    return SplitCoverage(coverage, size)

@@ -1,0 +1,178 @@
+"""How sure a model is: the spread over models of other seeds, or over dropout masks.
+
+Both are standard deviations of the prediction, in its own units, and not calibrated: they say
+where to be careful, not how wide an interval must be. Intervals with a stated coverage come from
+:mod:`deepchem_mmsa.conformal`, which takes such a deviation as its scale.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepchem_mmsa.batching import Collator, MoleculeBatch
+from deepchem_mmsa.inference import evaluating, has_dropout, missing_reason, sample_dropout
+from deepchem_mmsa.network import MMSANetwork
+from deepchem_mmsa.predictor import MMSAPredictor
+
+
+class Spread(NamedTuple):
+    """Prediction and its standard deviation.
+
+    Parameters
+    ----------
+    values, std : np.ndarray
+        ``[N, T, C]`` probabilities or ``[N, T]`` values in label units; NaN rows where nothing
+        can be said.
+    reasons : list of str
+        One per row; empty where the row was computed.
+    """
+
+    values: np.ndarray
+    std: np.ndarray
+    reasons: list[str]
+
+
+def ensemble_spread(
+    predictors: Sequence[MMSAPredictor],
+    molecules: Iterable[object],
+    batch_size: int = 256,
+    n_jobs: int = 1,
+) -> Spread:
+    """Return mean and standard deviation over models (Lakshminarayanan et al. 2017).
+
+    Parameters
+    ----------
+    predictors : sequence of MMSAPredictor
+        Trained alike but for the seed; all read the same views.
+    molecules : iterable of str, rdkit.Chem.Mol or MoleculeViews
+        Featurized once.
+    batch_size, n_jobs : int
+        As of :meth:`MMSAPredictor.predict`.
+
+    Raises
+    ------
+    ValueError
+        If there is no model.
+
+    Examples
+    --------
+    >>> from deepchem_mmsa.config import MMSAConfig
+    >>> config = MMSAConfig(mode="regression", modalities=("graph",), graph_width=16)
+    >>> models = [MMSAPredictor(MMSANetwork(config)) for _ in range(3)]
+    >>> ensemble_spread(models, ["CCO", "CCN"]).std.shape
+    (2, 1)
+    """
+    if not predictors:
+        raise ValueError("an ensemble needs at least one model")
+    records = predictors[0].records(molecules, n_jobs)
+    answers = [p.predict(records, batch_size) for p in predictors]
+    # In float64, so that equal answers differ by nothing.
+    stacked = np.stack([a.values for a in answers]).astype(float)
+    return Spread(stacked.mean(0), stacked.std(0), answers[0].reasons)
+
+
+def dropout_spread(
+    predictor: MMSAPredictor,
+    molecules: Iterable[object],
+    masks: int = 50,
+    seed: int = 0,
+    batch_size: int = 256,
+    n_jobs: int = 1,
+) -> Spread:
+    """Return mean and standard deviation over dropout masks (Gal and Ghahramani 2016).
+
+    Parameters
+    ----------
+    predictor : MMSAPredictor
+    molecules : iterable of str, rdkit.Chem.Mol or MoleculeViews
+    masks : int
+    seed : int
+        The same seed draws the same masks.
+    batch_size, n_jobs : int
+        As of :meth:`MMSAPredictor.predict`.
+
+    Raises
+    ------
+    ValueError
+        If the model has no head, or nothing in it is dropped.
+
+    Examples
+    --------
+    >>> from deepchem_mmsa.config import MMSAConfig
+    >>> config = MMSAConfig(mode="regression", modalities=("graph",), graph_width=16)
+    >>> predictor = MMSAPredictor(MMSANetwork(config))
+    >>> bool((dropout_spread(predictor, ["CCO", "CCN"], masks=5).std > 0).all())
+    True
+    """
+    if predictor.config.mode == "pretraining" or not has_dropout(predictor.network):
+        raise ValueError(
+            "this model has no dropout to sample; train several models with other seeds, or one "
+            "with head_dropout, graph_dropout or hypergraph_dropout above 0"
+        )
+
+    def sample(network: MMSANetwork, batch: MoleculeBatch) -> Tensor:
+        return torch.stack(sample_dropout(network, batch, masks, seed), dim=-1)
+
+    both, reasons = over_batches(predictor, molecules, sample, batch_size, n_jobs)
+    return Spread(both[..., 0], both[..., 1], reasons)
+
+
+def over_batches(
+    predictor: MMSAPredictor,
+    molecules: Iterable[object],
+    compute: Callable[[MMSANetwork, MoleculeBatch], Tensor],
+    batch_size: int = 256,
+    n_jobs: int = 1,
+) -> tuple[np.ndarray, list[str]]:
+    """Apply a function of network and batch to molecules.
+
+    Parameters
+    ----------
+    predictor : MMSAPredictor
+    molecules : iterable of str, rdkit.Chem.Mol or MoleculeViews
+    compute : callable
+        Returns a tensor with a row per molecule of the batch.
+    batch_size, n_jobs : int
+        As of :meth:`MMSAPredictor.predict`.
+
+    Returns
+    -------
+    values : np.ndarray
+        float64 ``[N, ...]``, NaN rows where the model reads no view of the molecule.
+    reasons : list of str
+        Why; empty where the row was computed.
+
+    Raises
+    ------
+    ValueError
+        If there is no molecule.
+    """
+    records = predictor.records(molecules, n_jobs)
+    if not records:
+        raise ValueError("no molecule was given")
+    config = predictor.config
+    # A copy: dropout is switched inside it, while others may be predicting with the original.
+    network = copy.deepcopy(predictor.network)
+    device = next(network.parameters()).device
+    collate = Collator(config.modalities, config.image_size, config.hydrogens)
+    parts: list[np.ndarray] = []
+    reasons: list[str] = []
+    with evaluating(network):
+        for start in range(0, len(records), batch_size):
+            chunk = records[start : start + batch_size]
+            batch = collate(chunk).to(device)
+            values = compute(network, batch).double().cpu().numpy()
+            there = batch.available.any(1).cpu().numpy()
+            values[~there] = np.nan
+            parts.append(values)
+            reasons += [
+                "" if known else missing_reason(record, config.modalities)
+                for known, record in zip(there, chunk)
+            ]
+    return np.concatenate(parts), reasons

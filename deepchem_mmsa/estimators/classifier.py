@@ -1,0 +1,123 @@
+"""Molecules to classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_array, column_or_1d
+
+from deepchem_mmsa.estimators.finetuning import FineTunedEstimator
+
+
+class MMSAClassifier(ClassifierMixin, FineTunedEstimator):
+    """MMSA fine-tuned for classes.
+
+    `y` may hold any classes, or be ``[N, T]`` of 0 and 1 for several tasks, in which NaN is a
+    missing label. Parameters are those of :class:`MMSARegressor`; classes are weighted by
+    ``config={"class_weights": "balanced"}``.
+
+    Attributes
+    ----------
+    classes_ : np.ndarray or list of np.ndarray
+        The classes; for several tasks a list, one of ``[0, 1]`` for each.
+    predictors_, history_, failures_
+        As of :class:`MMSARegressor`.
+
+    Examples
+    --------
+    >>> smiles = ["C" * n + end for n in range(1, 7) for end in "ON"]
+    >>> classifier = MMSAClassifier(modalities=["graph"], nb_epoch=1, random_state=0)
+    >>> classifier.fit(smiles, ["alcohol", "amine"] * 6).predict_proba(["CCO"]).shape
+    (1, 2)
+    """
+
+    _mode = "classification"
+    classes_: Any
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+    def _labels(self, y: Any) -> tuple[np.ndarray, int]:
+        if np.ndim(y) > 1 and np.shape(y)[1] > 1:
+            labels = check_array(y, dtype=np.float64, ensure_all_finite="allow-nan", input_name="y")
+            wrong = np.argwhere(~np.isnan(labels) & ~np.isin(labels, (0, 1)))
+            if len(wrong):
+                row, task = wrong[0]
+                raise ValueError(
+                    f"row {row}, task {task}: label {labels[row, task]:g}; several tasks take 0, "
+                    "1 or NaN, other classes need a classifier for each task"
+                )
+            self.classes_ = [np.array([0, 1])] * labels.shape[1]
+            return labels, 2
+        column = column_or_1d(y, warn=True)
+        if column.dtype.kind == "f":
+            column = check_array(column, ensure_2d=False, input_name="y")
+        check_classification_targets(column)
+        self.classes_, numbers = np.unique(column, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"y holds one class only, {self.classes_.tolist()}; a classifier needs at least two"
+            )
+        return numbers.astype(float), len(self.classes_)
+
+    def predict_proba(self, X: Any, return_std: bool = False) -> Any:
+        """Return probabilities.
+
+        Parameters
+        ----------
+        X : sequence of str, rdkit.Chem.Mol or MoleculeViews, Series, or one-column DataFrame
+        return_std : bool
+            As in :meth:`MMSARegressor.predict`.
+
+        Returns
+        -------
+        np.ndarray or tuple of np.ndarray
+            ``[N, C]`` in the order of ``classes_``, or for several tasks that of class 1,
+            ``[N, T]``; NaN rows for unreadable molecules.
+        """
+        spread = self._spread(X, return_std)
+        take = (slice(None), 0) if self._single else (slice(None), slice(None), 1)
+        return (spread.values[take], spread.std[take]) if return_std else spread.values[take]
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the most probable class.
+
+        A molecule that cannot be read has none, and a guess would look like an answer. As in
+        pandas, its row is NaN, so that in such a case numbers come as float, and other classes
+        as objects. scikit-learn's metrics refuse these rows instead of counting them.
+
+        Returns
+        -------
+        np.ndarray
+            ``[N]`` of ``classes_``, or 0 and 1 ``[N, T]``.
+        """
+        p = self.predict_proba(X)
+        unknown = np.isnan(p).any(1)
+        if self._single:
+            labels = self.classes_[np.nan_to_num(p).argmax(1)]
+        else:
+            labels = (np.nan_to_num(p) > 0.5).astype(int)
+        if unknown.any():
+            labels = labels.astype(float if labels.dtype.kind in "biuf" else object)
+            labels[unknown] = np.nan
+        return labels
+
+    def predict_frame(self, X: Any) -> pd.DataFrame:
+        """Return classes, probabilities and reasons as a table with the index of `X`."""
+        p = self.predict_proba(X)
+        reasons = [""] * len(p)
+        for row, _, reason in self.failures_:
+            reasons[row] = reason
+        if not self._single:
+            columns = {f"p({t})": p[:, i] for i, t in enumerate(self.predictors_[0].tasks)}
+            return self._frame(X, columns, reasons)
+        columns = {f"p({c})": p[:, i] for i, c in enumerate(self.classes_)}
+        best = self.classes_[np.nan_to_num(p).argmax(1)].astype(object)
+        best[np.isnan(p).any(1)] = None
+        return self._frame(X, {"class": best, **columns}, reasons)

@@ -1,0 +1,228 @@
+"""Fine-tuning and prediction, of which classifier and regressor are the two kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_consistent_length,
+    check_is_fitted,
+)
+
+from deepchem_mmsa import checkpoint
+from deepchem_mmsa.ensemble import Spread, dropout_spread, ensemble_spread
+from deepchem_mmsa.estimators.molecules import MoleculeReader, smiles_of
+from deepchem_mmsa.inference import missing_reason
+from deepchem_mmsa.molecule import MoleculeViews
+from deepchem_mmsa.predictor import MMSAPredictor
+
+
+class FineTunedEstimator(MoleculeReader):
+    """Fine-tuning and prediction, of which classifier and regressor are the two kinds."""
+
+    predictors_: list[MMSAPredictor]
+    history_: list[list[dict[str, float]]]
+    _mode: str
+    _single: bool
+
+    def __init__(
+        self,
+        from_model: Any = None,
+        *,
+        preset: str = "small",
+        modalities: Sequence[str] | None = None,
+        config: Mapping[str, Any] | None = None,
+        nb_epoch: int = 30,
+        batch_size: int = 64,
+        learning_rate: float = 1e-3,
+        validation_fraction: float = 0.1,
+        patience: int = 10,
+        n_models: int = 1,
+        on_error: str = "raise",
+        random_state: Any = None,
+        n_jobs: int = 1,
+        device: str | None = None,
+    ) -> None:
+        self.from_model = from_model
+        self.preset = preset
+        self.modalities = modalities
+        self.config = config
+        self.nb_epoch = nb_epoch
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.n_models = n_models
+        self.on_error = on_error
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+        self.device = device
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        tags.target_tags.multi_output = True
+        return tags
+
+    # ---- training -----------------------------------------------------------------------
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fine-tune on labelled molecules.
+
+        Parameters
+        ----------
+        X : sequence of str, rdkit.Chem.Mol or MoleculeViews, Series, or one-column DataFrame
+        y : array-like
+            ``[N]``, or ``[N, T]`` for several tasks, in which NaN is a missing label.
+        sample_weight : array-like, optional
+            ``[N]``; how much each molecule counts in the loss.
+
+        Raises
+        ------
+        ValueError
+            If a molecule cannot be read (row, value and remedy are named) and `on_error` is
+            ``"raise"``; if labels do not fit, or fewer than 2 molecules are left.
+        """
+        if self.on_error not in ("raise", "drop"):
+            raise ValueError(f"on_error={self.on_error!r}: choose 'raise' or 'drop'")
+        if self.n_models < 1 or not 0 <= self.validation_fraction < 1:
+            raise ValueError(
+                f"n_models={self.n_models}, validation_fraction={self.validation_fraction}: must "
+                "be at least 1, and in [0, 1)"
+            )
+        molecules = self._molecules(X, reset=True)
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None"
+            )
+        labels, n_classes = self._labels(y)
+        check_consistent_length(molecules, labels)
+        weights = _check_sample_weight(sample_weight, np.empty((len(molecules), 1)))
+        random = check_random_state(self.random_state)
+        seeds = random.randint(np.iinfo(np.int32).max, size=self.n_models)
+        self._single = labels.ndim == 1
+        labels = labels.reshape(len(labels), -1)
+        models = [self._model(labels.shape[1], n_classes, int(seed)) for seed in seeds]
+
+        config = models[0].config
+        records = MMSAPredictor(models[0].model).records(molecules, self.n_jobs)
+        kept = np.array(self._readable(records, molecules, config.modalities), dtype=int)
+        if len(kept) < 2:
+            raise ValueError(
+                f"n_samples={len(kept)}: training needs at least 2 molecules, got "
+                f"{len(kept)} sample(s)"
+            )
+        w = weights[:, None] * ~np.isnan(labels)
+        names = [str(c) for c in y.columns] if isinstance(y, pd.DataFrame) else None
+        order = random.permutation(kept)
+        n_valid = round(self.validation_fraction * len(order))
+        train, valid = np.sort(order[n_valid:]), np.sort(order[:n_valid])
+        self.predictors_, self.history_ = [], []
+        for model in models:
+            self._train(model, [_dataset(records, labels, w, part) for part in (train, valid)])
+            self.history_.append(model.history)
+            self.predictors_.append(MMSAPredictor(model.model, {"tasks": names}))
+        return self
+
+    def _model(self, n_tasks: int, n_classes: int, seed: int) -> Any:
+        """Return a model that is still to be fit."""
+        # Imported here, because prediction needs no DeepChem; through the package, which is
+        # quiet about DeepChem's optional parts.
+        import deepchem_mmsa
+
+        arguments: dict[str, Any] = {
+            "mode": self._mode, "n_tasks": n_tasks, "batch_size": self.batch_size,
+            "learning_rate": self.learning_rate, "seed": seed, "device": self.device,
+            "progress": False, **(self.config or {}),
+        }  # fmt: skip
+        if self._mode == "classification":
+            arguments["n_classes"] = n_classes
+        if self.modalities is not None:
+            arguments["modalities"] = tuple(self.modalities)
+        if self.from_model is not None:
+            return deepchem_mmsa.MMSAModel.from_pretrained(self.from_model, **arguments)
+        return deepchem_mmsa.MMSAModel(self.preset, **arguments)
+
+    def _train(self, model: Any, parts: list[Any]) -> None:
+        import deepchem_mmsa
+
+        train, valid = parts
+        watched = (
+            [deepchem_mmsa.EarlyStopping(valid, patience=self.patience)] if valid.w.any() else []
+        )
+        model.fit(train, nb_epoch=self.nb_epoch, checkpoint_interval=0, callbacks=watched)
+
+    def _readable(
+        self, records: Sequence[MoleculeViews], molecules: Sequence[object], modalities: Any
+    ) -> list[int]:
+        """Return the rows to train on, or say which cannot be."""
+        reasons = [
+            "" if set(r.available) & set(modalities) else missing_reason(r, modalities)
+            for r in records
+        ]
+        bad = [row for row, reason in enumerate(reasons) if reason]
+        if bad and self.on_error == "raise":
+            raise ValueError(
+                f"{len(bad)} of {len(records)} molecules cannot be read; the first is row "
+                f"{bad[0]}, {smiles_of(molecules[bad[0]])!r}: {reasons[bad[0]]}; correct or remove "
+                "them, or set on_error='drop' to train without them"
+            )
+        self._warn(reasons, molecules, "cannot be read and were left out of the training")
+        return [row for row, reason in enumerate(reasons) if not reason]
+
+    def _labels(self, y: Any) -> tuple[np.ndarray, int]:
+        """Return labels as float, ``[N]`` or ``[N, T]``, and the number of classes."""
+        raise NotImplementedError
+
+    # ---- prediction ---------------------------------------------------------------------
+
+    def _spread(self, X: Any, with_std: bool) -> Spread:
+        check_is_fitted(self)
+        molecules = self._molecules(X, reset=False)
+        if with_std and len(self.predictors_) == 1:
+            spread = dropout_spread(self.predictors_[0], molecules, n_jobs=self.n_jobs)
+        else:
+            spread = ensemble_spread(self.predictors_, molecules, n_jobs=self.n_jobs)
+        self._warn(spread.reasons, molecules, "cannot be predicted and got NaN")
+        return spread
+
+    def _frame(self, X: Any, columns: Mapping[str, np.ndarray], reasons: list[str]) -> Any:
+        index = X.index if isinstance(X, (pd.Series, pd.DataFrame)) else None
+        return pd.DataFrame({**columns, "reason": reasons}, index=index)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Export the fitted model, for ``MMSAPredictor``, ``MMSAModel`` and the command line.
+
+        Parameters
+        ----------
+        folder : path-like
+            Several models go into its subfolders ``model0``, ``model1``, ...
+        """
+        check_is_fitted(self)
+        several = len(self.predictors_) > 1
+        for i, p in enumerate(self.predictors_):
+            memory = p.network.memory
+            checkpoint.export(
+                Path(folder) / f"model{i}" if several else folder,
+                p.network,
+                p.config,
+                memory.exemplars if memory is not None else [],
+                {**p.metadata, "labels_seen": True},
+            )
+
+
+def _dataset(
+    records: Sequence[MoleculeViews], y: np.ndarray, w: np.ndarray, rows: np.ndarray
+) -> Any:
+    from deepchem.data import NumpyDataset
+
+    X = np.empty(len(rows), dtype=object)
+    X[:] = [records[row] for row in rows]
+    ids = np.array([record.smiles for record in X], dtype=object)
+    return NumpyDataset(X, np.nan_to_num(y[rows]), w[rows], ids)

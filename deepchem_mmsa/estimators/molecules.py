@@ -1,0 +1,66 @@
+"""What the estimators share: reading X, and telling which rows cannot be served."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator
+
+from deepchem_mmsa.molecule import MoleculeViews
+
+Failure = tuple[int, str, str]
+"""Row, SMILES and reason of a molecule that cannot be served."""
+
+
+class MoleculeReader(BaseEstimator):
+    """What the estimators share: reading X, and telling which rows cannot be served."""
+
+    failures_: list[Failure]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False  # a column of molecules, not a matrix of numbers
+        tags.input_tags.string = True
+        tags.input_tags.allow_nan = True  # a missing molecule is a failure of its row
+        return tags
+
+    def _molecules(self, X: Any, reset: bool) -> list[object]:
+        """Return the molecules of X; `reset` says that an estimator is being fit."""
+        if isinstance(X, (str, bytes)) or not hasattr(X, "__len__"):
+            raise ValueError(
+                f"X={X!r} is not a sequence of molecules; give a list, an array, a Series or a "
+                "table of one column"
+            )
+        if isinstance(X, pd.DataFrame) or getattr(X, "ndim", 1) > 1:
+            if len(X.shape) != 2 or X.shape[1] != 1:
+                columns = f" {list(X.columns)}" if isinstance(X, pd.DataFrame) else ""
+                raise ValueError(
+                    f"X has the shape {X.shape}{columns}, but must be one column of molecules; "
+                    "choose it, X['smiles'], or use a ColumnTransformer"
+                )
+            X = X.iloc[:, 0] if isinstance(X, pd.DataFrame) else np.asarray(X)[:, 0]
+        return list(X)
+
+    def _warn(self, reasons: Sequence[str], molecules: Sequence[object], what: str) -> None:
+        """Keep the failures, and warn of them once."""
+        self.failures_ = [
+            (row, smiles_of(molecules[row]), reason) for row, reason in enumerate(reasons) if reason
+        ]
+        if self.failures_:
+            row, smiles, reason = self.failures_[0]
+            warnings.warn(
+                f"{len(self.failures_)} of {len(reasons)} molecules {what}; the first is row "
+                f"{row}, {smiles!r}: {reason} (all are in failures_)",
+                UserWarning,
+                stacklevel=3,
+            )
+
+
+def smiles_of(molecule: object) -> str:
+    """Return how a molecule is named in messages: its text, or its record's SMILES."""
+    return molecule.smiles if isinstance(molecule, MoleculeViews) else str(molecule)

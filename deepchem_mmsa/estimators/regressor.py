@@ -1,0 +1,102 @@
+"""Molecules to values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import RegressorMixin
+from sklearn.utils.validation import check_array
+
+from deepchem_mmsa.estimators.finetuning import FineTunedEstimator
+
+
+class MMSARegressor(RegressorMixin, FineTunedEstimator):
+    """MMSA fine-tuned for values.
+
+    Parameters
+    ----------
+    from_model : str or path-like, optional
+        The pre-trained model to start from: a shipped one's name or a folder of
+        ``save_pretrained``. Without it the network starts untrained.
+    preset : str
+        Architecture of an untrained network: ``"small"`` or ``"base"``.
+    modalities : sequence of {"image", "graph", "geometry"}, optional
+        The views to read; by default all that the model knows.
+    config : mapping, optional
+        Further fields of :class:`~deepchem_mmsa.config.MMSAConfig`.
+    nb_epoch, batch_size, learning_rate
+        Of the training.
+    validation_fraction : float
+        Share of the molecules that is kept aside; the weights with the best loss there are
+        taken. 0 trains on all, for `nb_epoch` epochs.
+    patience : int
+        Epochs without a better validation loss before the training stops.
+    n_models : int
+        Models that differ in their seed and are averaged.
+    on_error : {"raise", "drop"}
+        What ``fit`` does with molecules that cannot be read: refuse the set, naming the first,
+        or train without them. Prediction always answers NaN for them.
+    random_state : int, RandomState instance or None
+        Weights, order and validation set follow from it.
+    n_jobs : int
+        Processes that featurize, -1 for one per core.
+    device : str, optional
+
+    Attributes
+    ----------
+    predictors_ : list of MMSAPredictor
+        The fitted models; pickled as configuration and safetensors.
+    history_ : list of list of dict
+        A row per epoch for each model.
+    failures_ : list of tuple
+        ``(row, smiles, reason)`` of the last ``fit`` or ``predict``.
+
+    Examples
+    --------
+    >>> smiles, y = ["C" * n + "O" for n in range(1, 13)], np.arange(12.0)
+    >>> regressor = MMSARegressor(modalities=["graph"], nb_epoch=1, random_state=0)
+    >>> regressor.fit(smiles, y).predict(["CCO", "CCN"]).shape
+    (2,)
+    """
+
+    _mode = "regression"
+
+    def _labels(self, y: Any) -> tuple[np.ndarray, int]:
+        two_d = np.ndim(y) > 1
+        labels = check_array(
+            y, ensure_2d=False, dtype=np.float64, input_name="y",
+            ensure_all_finite="allow-nan" if two_d else True,
+        )  # fmt: skip
+        return labels, 2
+
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """Return values in label units.
+
+        Parameters
+        ----------
+        X : sequence of str, rdkit.Chem.Mol or MoleculeViews, Series, or one-column DataFrame
+        return_std : bool
+            Whether the standard deviation over the models, or over dropout masks if there is
+            one model only, is returned too.
+
+        Returns
+        -------
+        np.ndarray or tuple of np.ndarray
+            ``[N]``, or ``[N, T]`` if `y` had columns; NaN for unreadable molecules.
+        """
+        spread = self._spread(X, return_std)
+        n = len(spread.values)
+        shape: tuple[int, ...] = (n,) if self._single else (n, -1)
+        values = spread.values.reshape(shape)
+        return (values, spread.std.reshape(shape)) if return_std else values
+
+    def predict_frame(self, X: Any) -> pd.DataFrame:
+        """Return values, deviations and reasons as a table with the index of `X`."""
+        spread = self._spread(X, True)
+        columns: dict[str, np.ndarray] = {}
+        for i, task in enumerate(self.predictors_[0].tasks):
+            columns[task] = spread.values[:, i]
+            columns[f"{task} std"] = spread.std[:, i]
+        return self._frame(X, columns, spread.reasons)

@@ -1,0 +1,97 @@
+"""Molecules to embeddings, as a step of a scikit-learn pipeline."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from deepchem_mmsa.estimators.molecules import MoleculeReader
+from deepchem_mmsa.predictor import DEFAULT_MODEL, MMSAPredictor
+
+
+class MMSATransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MoleculeReader):
+    """Molecules to embeddings of a pre-trained or fine-tuned model.
+
+    Nothing is learnt in ``fit``: it loads the model. For numbers as a table with the index of
+    the input, ask for ``set_output(transform="pandas")``.
+
+    Parameters
+    ----------
+    model : str or path-like
+        A shipped model's name, or a folder of ``save_pretrained``.
+    batch_size : int
+        Molecules per pass; the numbers do not depend on it.
+    n_jobs : int
+        Processes that featurize, -1 for one per core.
+    device : str
+
+    Attributes
+    ----------
+    predictor_ : MMSAPredictor
+    failures_ : list of tuple
+        ``(row, smiles, reason)`` of the last ``transform``.
+
+    Raises
+    ------
+    FileNotFoundError, CheckpointError
+        In ``fit``, if there is no such model or its files are damaged.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import pandas as pd
+    >>> from deepchem_mmsa import MMSAModel
+    >>> folder = tempfile.mkdtemp()
+    >>> MMSAModel("small", modalities="graph", embedding_dim=8).save_pretrained(folder)
+    >>> table = pd.DataFrame({"smiles": ["CCO", "c1ccccc1"]}, index=["ethanol", "benzene"])
+    >>> transformer = MMSATransformer(folder).set_output(transform="pandas")
+    >>> transformer.fit_transform(table).iloc[:, :3].columns.tolist()
+    ['mmsatransformer0', 'mmsatransformer1', 'mmsatransformer2']
+    """
+
+    predictor_: MMSAPredictor
+
+    def __init__(
+        self,
+        model: Any = DEFAULT_MODEL,
+        *,
+        batch_size: int = 256,
+        n_jobs: int = 1,
+        device: str = "cpu",
+    ) -> None:
+        self.model = model
+        self.batch_size = batch_size
+        self.n_jobs = n_jobs
+        self.device = device
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Load the model; `y` is ignored."""
+        self._molecules(X, reset=True)
+        self.predictor_ = MMSAPredictor.from_pretrained(self.model, self.device)
+        self.failures_ = []
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Return embeddings.
+
+        Parameters
+        ----------
+        X : sequence of str, rdkit.Chem.Mol or MoleculeViews, Series, or one-column DataFrame
+
+        Returns
+        -------
+        np.ndarray
+            float32 ``[N, d]``; NaN rows for unreadable molecules, of which a warning tells.
+        """
+        check_is_fitted(self)
+        molecules = self._molecules(X, reset=False)
+        values, reasons = self.predictor_.embed(molecules, self.batch_size, self.n_jobs)
+        self._warn(reasons, molecules, "cannot be embedded and got NaN")
+        return values
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.predictor_.config.embedding_dim
