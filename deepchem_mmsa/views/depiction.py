@@ -81,7 +81,7 @@ def draw(molecule: Chem.Mol, size: int = DEFAULT_SIZE) -> bytes:
         raise DepictionError(f"{molecule.GetNumAtoms()} atoms; up to {MAX_DRAWN_ATOMS} are drawn")
     with rdBase.BlockLogs():
         try:
-            text = _draw_true_colour(Chem.Mol(molecule), size)
+            text = _drawn(Chem.Mol(molecule), size).GetDrawingText()
         except (RuntimeError, ValueError) as error:
             raise DepictionError(f"RDKit cannot draw it: {str(error).strip()[:200]}") from None
     true_colour = Image.open(io.BytesIO(text), formats=("PNG",)).convert("RGB")
@@ -194,8 +194,8 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return light.to(images.dtype)
 
 
-def _draw_true_colour(molecule: Chem.Mol, size: int) -> bytes:
-    """RDKit's PNG; every option that another program could have set globally is set here."""
+def _drawn(molecule: Chem.Mol, size: int) -> rdMolDraw2D.MolDraw2DCairo:
+    """RDKit's drawing; every option that another program could have set globally is set here."""
     molecule.RemoveAllConformers()
     # Not the generator that rdDepictor.SetPreferCoordGen may have chosen.
     rdDepictor.Compute2DCoords(molecule, canonOrient=True, forceRDKit=True)
@@ -216,7 +216,7 @@ def _draw_true_colour(molecule: Chem.Mol, size: int) -> bytes:
     options.padding = 0.05
     drawer.DrawMolecule(prepared)
     drawer.FinishDrawing()
-    return drawer.GetDrawingText()
+    return drawer
 
 
 @lru_cache(maxsize=1)
@@ -240,3 +240,42 @@ def _palette_image() -> Image.Image:
     image = Image.new("P", (1, 1))
     image.putpalette([part for entry in entries for part in entry])
     return image
+
+
+def atom_positions(molecule: Chem.Mol, size: int = DEFAULT_SIZE) -> np.ndarray:
+    """Where :func:`draw` puts the atoms of a molecule.
+
+    Parameters
+    ----------
+    molecule : rdkit.Chem.Mol
+        The molecule as it is given to :func:`draw`.
+    size : int, optional
+        Pixels per side.
+
+    Returns
+    -------
+    np.ndarray
+        float64 ``[n_atoms, 2]``: x to the right and y downwards, in pixels from the upper left
+        corner of the picture; the middle of its first pixel is (0.5, 0.5).
+
+    Raises
+    ------
+    DepictionError
+        As :func:`draw` does.
+
+    Examples
+    --------
+    >>> from deepchem_mmsa.views.topology import canonical
+    >>> left, right = atom_positions(canonical("CC"), 100)
+    >>> bool(left[0] < 50 < right[0]), left[1].round().item()
+    (True, 50.0)
+    """
+    if molecule.GetNumAtoms() > MAX_DRAWN_ATOMS:
+        raise DepictionError(f"{molecule.GetNumAtoms()} atoms; up to {MAX_DRAWN_ATOMS} are drawn")
+    with rdBase.BlockLogs():
+        try:
+            drawer = _drawn(Chem.Mol(molecule), size)
+        except (RuntimeError, ValueError) as error:
+            raise DepictionError(f"RDKit cannot draw it: {str(error).strip()[:200]}") from None
+    points = [drawer.GetDrawCoords(index) for index in range(molecule.GetNumAtoms())]
+    return np.array([(point.x, point.y) for point in points]).reshape(-1, 2)
