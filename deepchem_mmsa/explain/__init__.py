@@ -1,0 +1,357 @@
+"""Why this prediction? Contributions of atoms, bonds and views, and what was remembered.
+
+:func:`explain` answers for one molecule. How the numbers are defined: docs/explain.md.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rdkit import Chem
+
+from deepchem_mmsa.batching import Collator, MoleculeBatch
+from deepchem_mmsa.explain.attribution import Attribution, explained_output, integrate
+from deepchem_mmsa.explain.explanation import Explanation, ViewShare
+from deepchem_mmsa.explain.structure import (
+    Anchor,
+    Reference,
+    memory_anchors,
+    nearest_references,
+)
+from deepchem_mmsa.inference import missing_reason
+from deepchem_mmsa.molecule import MoleculeViews
+from deepchem_mmsa.network import MMSANetwork
+from deepchem_mmsa.predictor import MMSAPredictor
+from deepchem_mmsa.views import molecule_views
+from deepchem_mmsa.views.depiction import atom_positions
+from deepchem_mmsa.views.topology import canonical_order, read_smiles
+
+__all__ = ["Anchor", "Explanation", "Reference", "ViewShare", "explain"]
+
+
+def explain(
+    model: Any,
+    molecule: str | Chem.Mol | MoleculeViews,
+    task: int | str = 0,
+    target: int | None = None,
+    *,
+    references: Sequence[object] = (),
+    n_anchors: int = 5,
+    n_references: int = 5,
+    tolerance: float = 0.02,
+    max_steps: int = 512,
+    batch_size: int = 32,
+) -> Explanation:
+    """Explain what a model says of one molecule.
+
+    Parameters
+    ----------
+    model : MMSAPredictor, MMSAModel or MMSANetwork
+        Trained for classification or regression. It is copied, never changed.
+    molecule : str, rdkit.Chem.Mol or MoleculeViews
+        SMILES, molecule or record. Contributions come in its own order of atoms and bonds.
+    task : int or str
+        Number or name of the output.
+    target : int, optional
+        The class to explain; 1 where there are two classes, otherwise the likeliest one.
+    references : sequence of str, rdkit.Chem.Mol or MoleculeViews, optional
+        Molecules to search for near ones, for example the training set.
+    n_anchors, n_references : int
+        How many to return.
+    tolerance : float
+        Largest share of ``output − baseline`` that the contributions may miss.
+    max_steps : int
+        Most points of the integral.
+    batch_size : int
+        Points computed at once.
+
+    Returns
+    -------
+    Explanation
+
+    Raises
+    ------
+    ValueError
+        If the molecule cannot be read or has no view that the model reads (the message says
+        why), the model has no head, or there is no such task or class.
+    ModuleNotFoundError
+        If captum is not installed.
+
+    Examples
+    --------
+    >>> from deepchem_mmsa.config import MMSAConfig
+    >>> config = MMSAConfig(mode="regression", modalities=("graph",), graph_width=16)
+    >>> why = explain(MMSANetwork(config), "CCO")
+    >>> why.atoms["graph"].shape, why.views[0].name
+    ((3,), 'graph')
+    >>> total = why.baseline + sum(view.contribution for view in why.views)
+    >>> abs(total - why.output) <= 0.02 * abs(why.output - why.baseline)
+    True
+    """
+    predictor = _own_predictor(model)
+    network, config = predictor.network, predictor.config
+    if config.mode == "pretraining":
+        raise ValueError(
+            "this model was pre-trained only and predicts no labels; fine-tune it first"
+        )
+    task = _task(predictor, task)
+    shown, atom_order, record = _read(predictor, molecule)
+    if not set(record.available) & set(config.modalities):
+        raise ValueError(
+            f"{record.smiles!r} has no view that this model reads: "
+            f"{missing_reason(record, config.modalities)}"
+        )
+    device = next(network.parameters()).device
+    collate = Collator(config.modalities, config.image_size, config.hydrogens)
+    batch = collate([record]).to(device)
+
+    with torch.no_grad():
+        codes = network.codes(batch)
+        embedding = network.embed_codes(codes, batch.available)
+        prediction = network.supervised_outputs(embedding)[0][0, task].cpu().numpy()
+        anchors, own_share = memory_anchors(
+            network, network.fusion.fuse(codes, batch.available), n_anchors
+        )
+        if config.mode == "classification":
+            target = _target(target, prediction)
+        elif target is not None:
+            raise ValueError(f"target={target}: a regression has no classes, leave it out")
+        without = _without_each_view(network, batch, codes, task, target)
+        output = float(explained_output(network, embedding, task, target))
+    nearest = _nearest(predictor, embedding, references, task, target, n_references)
+    attribution = integrate(network, batch, task, target, tolerance, max_steps, batch_size)
+
+    missing = {m: missing_reason(record, (m,)) for m in config.modalities
+               if m not in record.available}  # fmt: skip
+    atoms, bonds = _per_atom(attribution, record, shown, atom_order, config.hydrogens)
+    picture = batch.inputs["image"][0].cpu().numpy() if "image" in attribution.parts else None
+    pixels = attribution.parts["image"]["pixels"].sum(0) if picture is not None else None
+    return Explanation(
+        molecule=shown,
+        smiles=record.smiles,
+        task=predictor.tasks[task],
+        target=target,
+        prediction=float(prediction if target is None else prediction[target]),
+        output=output,
+        baseline=attribution.baseline,
+        atoms=atoms,
+        bonds=bonds,
+        pixels=pixels,
+        picture=picture,
+        views=_shares(attribution, config.modalities, output, without, missing),
+        anchors=anchors,
+        own_share=own_share,
+        references=nearest,
+        steps=attribution.steps,
+        residual=attribution.residual,
+        reasons={**attribution.reasons, **missing},
+    )
+
+
+# ---- what is asked ------------------------------------------------------------------------
+
+
+def _own_predictor(model: Any) -> MMSAPredictor:
+    """Return a predictor around a copy of the network, in which hooks and switches do no harm."""
+    network = getattr(model, "network", getattr(model, "model", model))
+    if not isinstance(network, MMSANetwork):
+        raise TypeError(
+            f"explain needs an MMSAPredictor, MMSAModel or MMSANetwork, not {type(model).__name__}"
+        )
+    own = copy.deepcopy(network).eval().requires_grad_(False)
+    own.autocast_dtype = None
+    return MMSAPredictor(own, {"tasks": getattr(model, "tasks", None)})
+
+
+def _task(predictor: MMSAPredictor, task: int | str) -> int:
+    names = predictor.tasks
+    if isinstance(task, str) and task in names:
+        return names.index(task)
+    if isinstance(task, str) or not 0 <= task < len(names):
+        raise ValueError(
+            f"task={task!r}: this model has the tasks {names}; give a name or a number from 0"
+        )
+    return task
+
+
+def _target(target: int | None, probabilities: np.ndarray) -> int:
+    n = len(probabilities)
+    if target is None:
+        return 1 if n == 2 else int(probabilities.argmax())
+    if not 0 <= target < n:
+        raise ValueError(f"target={target}: the classes are 0 to {n - 1}")
+    return target
+
+
+def _read(
+    predictor: MMSAPredictor, molecule: str | Chem.Mol | MoleculeViews
+) -> tuple[Chem.Mol, list[int], MoleculeViews]:
+    """Return the molecule to draw, of each atom of the record its index there, and the record."""
+    if isinstance(molecule, MoleculeViews):
+        if not molecule.readable:
+            raise ValueError(f"{molecule.smiles!r}: {next(iter(molecule.reasons.values()))}")
+        record, given = molecule, molecule.smiles
+    else:
+        record, given = molecule_views(molecule, predictor.settings), molecule
+    ordered, order = canonical_order(given)  # its ValueError says why the molecule is unreadable
+    if isinstance(molecule, MoleculeViews) or order is None:
+        return ordered, list(range(ordered.GetNumAtoms())), record
+    return Chem.Mol(given) if isinstance(given, Chem.Mol) else read_smiles(given), order, record
+
+
+# ---- what is answered ---------------------------------------------------------------------
+
+
+def _without_each_view(
+    network: MMSANetwork, batch: MoleculeBatch, codes: torch.Tensor, task: int, target: int | None
+) -> dict[str, float]:
+    """Return the output without each view that is there, as far as another one is left."""
+    outputs = {}
+    for column, view in enumerate(batch.modalities):
+        left = batch.available.clone()
+        left[:, column] = False
+        if bool(batch.available[0, column]) and bool(left.any()):
+            embedding = network.embed_codes(codes, left)
+            outputs[view] = float(explained_output(network, embedding, task, target))
+    return outputs
+
+
+def _shares(
+    attribution: Attribution,
+    modalities: Sequence[str],
+    output: float,
+    without: dict[str, float],
+    missing: dict[str, str],
+) -> list[ViewShare]:
+    sizes = {view: abs(attribution.total(view)) for view in attribution.parts}
+    whole = sum(sizes.values())
+    shares = []
+    for view in modalities:
+        known = view in attribution.parts
+        reason = missing.get(view, attribution.reasons.get(view, ""))
+        if view not in without and not reason:
+            reason = "the only view of this molecule: it cannot be left out"
+        shares.append(
+            ViewShare(
+                name=view,
+                contribution=attribution.total(view) if known else np.nan,
+                share=sizes[view] / whole if known and whole > 0 else np.nan,
+                removal=output - without[view] if view in without else np.nan,
+                reason=reason,
+            )
+        )
+    return shares
+
+
+def _per_atom(
+    attribution: Attribution,
+    record: MoleculeViews,
+    shown: Chem.Mol,
+    order: list[int],
+    hydrogens: bool,
+) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """Bring contributions to the atoms and bonds of the molecule as it was given."""
+    own: dict[str, np.ndarray] = {}
+    n = len(order)
+    for view, parts in attribution.parts.items():
+        if view == "image":
+            assert record.image is not None
+            own[view] = pixels_to_atoms(parts["pixels"].sum(0), record, n)
+        elif view == "geometry":
+            own[view] = _points_to_atoms(parts["atoms"], record, n, hydrogens)
+        else:
+            own[view] = parts["atoms"]
+    atoms = {}
+    for view, values in own.items():
+        atoms[view] = np.zeros(shown.GetNumAtoms())
+        atoms[view][order] = values
+    values = attribution.parts.get("graph", {}).get("bonds")
+    if values is None:
+        return atoms, None
+    bonds = np.zeros(shown.GetNumBonds())
+    assert record.bond_atoms is not None
+    for (a, b), value in zip(record.bond_atoms.tolist(), values.tolist()):
+        bonds[shown.GetBondBetweenAtoms(order[a], order[b]).GetIdx()] = value
+    return atoms, bonds
+
+
+def pixels_to_atoms(pixels: np.ndarray, record: MoleculeViews, n_atoms: int) -> np.ndarray:
+    """Give each pixel's contribution to the atom that is drawn nearest to it.
+
+    Parameters
+    ----------
+    pixels : np.ndarray
+        ``[S, S]``, as the network sees the picture.
+    record : MoleculeViews
+        With a picture that :func:`deepchem_mmsa.views.depiction.draw` made, of any size.
+    n_atoms : int
+
+    Returns
+    -------
+    np.ndarray
+        ``[n_atoms]`` in the record's order; its sum is that of the pixels.
+    """
+    assert record.image is not None
+    size = len(pixels)
+    drawn = Image.open(io.BytesIO(record.image)).size[0]
+    positions = atom_positions(canonical_order(record.smiles)[0], drawn) * (size / drawn)
+    centres = np.arange(size) + 0.5
+    atoms = np.zeros(n_atoms)
+    for row, y in enumerate(centres):
+        distance = (centres[:, None] - positions[:, 0]) ** 2 + (y - positions[:, 1]) ** 2
+        np.add.at(atoms, distance.argmin(axis=1), pixels[row].astype(np.float64))
+    return atoms
+
+
+def _points_to_atoms(
+    points: np.ndarray, record: MoleculeViews, n_atoms: int, hydrogens: bool
+) -> np.ndarray:
+    """Give a hydrogen's contribution to the atom that it sits on; ``[n_atoms]``."""
+    assert record.atomic_numbers is not None
+    assert record.coordinates is not None
+    numbers, coordinates = record.atomic_numbers, record.coordinates
+    if not hydrogens and (numbers != 1).any():
+        chosen = np.flatnonzero(numbers != 1)  # as `collate_conformers` chooses
+    else:
+        chosen = np.arange(len(numbers))
+    atoms = np.zeros(n_atoms)
+    for index, value in zip(chosen.tolist(), points.tolist()):
+        if index >= n_atoms:
+            distance = np.linalg.norm(coordinates[:n_atoms] - coordinates[index], axis=1)
+            index = int(distance.argmin())
+        atoms[index] += value
+    return atoms
+
+
+def _nearest(
+    predictor: MMSAPredictor,
+    embedding: torch.Tensor,
+    references: Sequence[object],
+    task: int,
+    target: int | None,
+    n: int,
+) -> list[Reference]:
+    if not len(references):
+        return []
+    if isinstance(references, str):
+        raise TypeError(f"references must be a sequence of molecules, not one text: {references!r}")
+    records = predictor.records(references)
+    embeddings = predictor.embed(records).values
+    network = predictor.network
+    with torch.no_grad():
+        device = next(network.parameters()).device
+        known = torch.from_numpy(np.nan_to_num(embeddings)).to(device)
+        predictions = network.supervised_outputs(known)[0][:, task].cpu().numpy()
+    return nearest_references(
+        embedding[0].cpu().numpy(),
+        embeddings,
+        predictions if target is None else predictions[:, target],
+        [record.smiles for record in records],
+        n,
+    )

@@ -1,0 +1,369 @@
+"""Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365) over all views at once.
+
+One straight path leads from a baseline in which every view is blank to the molecule itself:
+
+=========  ==========================================  =======================================
+view       what moves                                  blank
+=========  ==========================================  =======================================
+graph      the embeddings of atoms and of bonds        zeros: a skeleton of nothing
+image      the pixels                                  the white picture
+geometry   the embeddings of the atoms' elements       zeros: points without elements
+=========  ==========================================  =======================================
+
+Categories cannot be interpolated, embeddings can. All components of an embedding move together,
+so it is enough to scale it by a *presence* between 0 and 1: the integrated gradient of the
+presence is the sum of the integrated gradients of the components. The presence of a bond scales
+its embedding in all layers of GIN at once.
+
+Completeness: the contributions of all inputs sum to ``f(molecule) − f(blank)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deepchem_mmsa.batching import MoleculeBatch
+from deepchem_mmsa.layers.geometry_encoder import ComENet, SchNet
+from deepchem_mmsa.layers.graph_embedding import GraphEncoder
+from deepchem_mmsa.layers.graph_encoder import GIN, AttentiveFP
+from deepchem_mmsa.layers.message_passing import BatchedConformers, BatchedGraph
+from deepchem_mmsa.network import MMSANetwork
+
+__all__ = ["Attribution", "ViewPath", "explained_output", "integrate", "view_paths"]
+
+FIRST_STEPS = 32
+
+
+class ViewPath:
+    """The way of one view of one molecule from blank to itself.
+
+    Parameters
+    ----------
+    names : tuple of str
+        What moves: ``"atoms"``, ``"bonds"`` or ``"pixels"``, one per input.
+    whole, blank : tuple of Tensor
+        The inputs at the ends of the path, each ``[1, ...]``.
+    encode : callable
+        Maps points of the path, each ``[S, ...]``, to the view's embeddings ``[S, out_dim]``.
+    reasons : dict of str to str
+        What of this view does not move, and why.
+    """
+
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        whole: tuple[Tensor, ...],
+        blank: tuple[Tensor, ...],
+        encode: Callable[..., Tensor],
+        reasons: dict[str, str] | None = None,
+    ) -> None:
+        self.names, self.whole, self.blank = names, whole, blank
+        self.encode = encode
+        self.reasons = dict(reasons or {})
+
+
+@dataclass
+class Attribution:
+    """Contributions to ``output − baseline``, in the output's unit.
+
+    Parameters
+    ----------
+    output, baseline : float
+        The explained output of the molecule, and of the blank one.
+    parts : dict
+        ``{view: {"atoms" | "bonds" | "pixels": array}}``: ``[n]`` in the record's order, or
+        ``[3, S, S]``.
+    steps : int
+        Points of the path.
+    reasons : dict of str to str
+        What could not be told apart, and why.
+    """
+
+    output: float
+    baseline: float
+    parts: dict[str, dict[str, np.ndarray]]
+    steps: int
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def total(self, view: str) -> float:
+        """Return the sum of a view's contributions."""
+        return float(sum(part.sum(dtype=np.float64) for part in self.parts[view].values()))
+
+    @property
+    def residual(self) -> float:
+        """What the contributions miss of ``output − baseline``: the error of the integral."""
+        return self.output - self.baseline - sum(self.total(view) for view in self.parts)
+
+
+# ---- the paths of the views ---------------------------------------------------------------
+
+
+def _scale_embeddings(table: nn.Module, presence: Callable[[], Tensor]) -> None:
+    """Let an embedding table multiply each row that it looks up by its presence."""
+    table.register_forward_hook(lambda module, inputs, rows: rows * presence().unsqueeze(1))
+
+
+class _GraphPoints:
+    """S copies of one molecular graph whose atoms and bonds are present to different degrees."""
+
+    def __init__(self, encoder: GraphEncoder, graph: BatchedGraph) -> None:
+        self.encoder, self.graph = encoder, graph
+        self.atoms, self.bonds = torch.ones(0), torch.ones(0)
+        self.reasons: dict[str, str] = {}
+        for table in encoder.get_submodule("node_embeddings").children():
+            _scale_embeddings(table, lambda: self.atoms)
+        self.moves_bonds = len(graph.src) > 0
+        if isinstance(encoder, GIN):
+            # Atoms with equal surroundings are computed once, and hide their twins' presence.
+            encoder.share_rows = False
+            for layer in encoder.gnn_layers:
+                layer.register_forward_pre_hook(self._count_present_bonds)
+        elif isinstance(encoder, AttentiveFP):
+            for table in encoder.edge_embeddings:
+                _scale_embeddings(table, lambda: self.bonds)
+        elif self.moves_bonds:
+            self.moves_bonds = False
+            self.reasons["bonds"] = (
+                f"{type(encoder).__name__} adds a bond's features to its atoms before the first "
+                "layer, so they are not told apart; the blank graph keeps its bonds"
+            )
+
+    def _count_present_bonds(self, layer: nn.Module, inputs: tuple) -> tuple:
+        """Weigh the bonds that GIN counts in each atom by their presence (self-loops stay)."""
+        graph, h, counts, shared = inputs
+        if self.moves_bonds:
+            columns = zip(graph.bonds.unbind(1), self.encoder.bond_vocabularies)
+            kinds = torch.cat([nn.functional.one_hot(c, size) for c, size in columns], dim=1)
+            absent = (self.bonds - 1).unsqueeze(1) * kinds
+            counts = counts.index_add(0, graph.dst, absent)
+        return graph, h, counts, shared
+
+    def encode(self, atoms: Tensor, bonds: Tensor | None = None) -> Tensor:
+        """Map presences ``[S, n_atoms]`` and ``[S, n_bonds]`` to embeddings ``[S, out_dim]``."""
+        self.atoms = atoms.flatten()
+        if bonds is not None:
+            self.bonds = torch.cat([bonds, bonds], dim=1).flatten()  # both directions
+        return self.encoder(self._copies(len(atoms))).float()
+
+    def _copies(self, n: int) -> BatchedGraph:
+        graph = self.graph
+        start = torch.arange(n, device=graph.atoms.device) * len(graph.atoms)
+        return BatchedGraph(
+            graph.atoms.repeat(n, 1),
+            (graph.src + start.unsqueeze(1)).flatten(),
+            (graph.dst + start.unsqueeze(1)).flatten(),
+            graph.bonds.repeat(n, 1),
+            graph.n_atoms.repeat(n),
+            graph.n_edges.repeat(n),
+        )
+
+
+def _graph_path(encoder: nn.Module, graph: BatchedGraph) -> ViewPath | str:
+    if not isinstance(encoder, GraphEncoder):
+        return f"{type(encoder).__name__} is no encoder whose atoms can be scaled"
+    points = _GraphPoints(encoder, graph)
+    sizes = {"atoms": len(graph.atoms)}
+    if points.moves_bonds:
+        sizes["bonds"] = len(graph.src) // 2
+    whole = tuple(torch.ones(1, n, device=graph.atoms.device) for n in sizes.values())
+    blank = tuple(torch.zeros_like(x) for x in whole)
+    return ViewPath(tuple(sizes), whole, blank, points.encode, points.reasons)
+
+
+def _image_path(encoder: nn.Module, image: Tensor) -> ViewPath | str:
+    whole = image.float()
+    blank = torch.full_like(whole, 255.0)
+    return ViewPath(("pixels",), (whole,), (blank,), lambda pixels: encoder(pixels).float())
+
+
+def _geometry_path(encoder: nn.Module, conformer: BatchedConformers) -> ViewPath | str:
+    if isinstance(encoder, ComENet):
+        table: nn.Module = encoder.embedding
+    elif isinstance(encoder, SchNet):
+        table = encoder.gnn.embed
+    else:
+        return f"{type(encoder).__name__} is no encoder whose atoms can be scaled"
+    presence = [torch.ones(0)]
+    _scale_embeddings(table, lambda: presence[0])
+
+    def encode(atoms: Tensor) -> Tensor:
+        n = len(atoms)
+        presence[0] = atoms.flatten()
+        return encoder(
+            BatchedConformers(
+                conformer.atomic_numbers.repeat(n),
+                conformer.coordinates.repeat(n, 1),
+                conformer.n_atoms.repeat(n),
+            )
+        ).float()
+
+    whole = torch.ones(1, len(conformer.atomic_numbers), device=conformer.coordinates.device)
+    return ViewPath(("atoms",), (whole,), (torch.zeros_like(whole),), encode)
+
+
+_PATHS: dict[str, Callable[..., ViewPath | str]] = {
+    "graph": _graph_path,
+    "image": _image_path,
+    "geometry": _geometry_path,
+}
+
+
+def view_paths(
+    network: MMSANetwork, batch: MoleculeBatch
+) -> tuple[dict[str, ViewPath], dict[str, str]]:
+    """Return the path of each view that one molecule has, and why the others have none.
+
+    Parameters
+    ----------
+    network : MMSANetwork
+        A copy that is the caller's own: hooks are left in its encoders.
+    batch : MoleculeBatch
+        One molecule.
+
+    Returns
+    -------
+    paths : dict of str to ViewPath
+    reasons : dict of str to str
+        Of views that are there and stay as they are along the path.
+    """
+    paths: dict[str, ViewPath] = {}
+    reasons: dict[str, str] = {}
+    for column, view in enumerate(batch.modalities):
+        if not bool(batch.available[0, column]):
+            continue
+        make = _PATHS.get(view, lambda *_: "its inputs belong to no single atom")
+        path = make(network.encoders[view], batch.inputs[view])
+        if isinstance(path, ViewPath):
+            paths[view] = path
+        else:
+            reasons[view] = f"{path}; it is held as it is, only its removal is measured"
+    return paths, reasons
+
+
+# ---- the integral -------------------------------------------------------------------------
+
+
+def explained_output(
+    network: MMSANetwork, embedding: Tensor, task: int, target: int | None
+) -> Tensor:
+    """Return the number that is explained: log-odds of a class, or the value.
+
+    Log-odds rather than a probability, for they have no ceiling: where a probability has
+    reached 1, nothing would contribute any more.
+
+    Parameters
+    ----------
+    network : MMSANetwork
+    embedding : Tensor
+        ``[B, d]``.
+    task : int
+    target : int or None
+        The class; None for regression.
+
+    Returns
+    -------
+    Tensor
+        ``[B]``: ``log p / (1 − p)``, or the value in label units.
+    """
+    prediction, raw, _ = network.supervised_outputs(embedding)
+    if target is None:
+        return prediction[:, task]
+    logits = raw[:, task]
+    others = torch.cat([logits[:, :target], logits[:, target + 1 :]], dim=1)
+    return logits[:, target] - others.logsumexp(dim=1)
+
+
+def integrate(
+    network: MMSANetwork,
+    batch: MoleculeBatch,
+    task: int,
+    target: int | None,
+    tolerance: float = 0.02,
+    max_steps: int = 512,
+    batch_size: int = 32,
+) -> Attribution:
+    """Attribute one output of one molecule to atoms, bonds and pixels.
+
+    The number of points of the path is doubled until the contributions sum to the difference.
+
+    Parameters
+    ----------
+    network : MMSANetwork
+        In evaluation mode, and a copy that is the caller's own: see :func:`view_paths`.
+    batch : MoleculeBatch
+        One molecule with at least one view.
+    task : int
+    target : int or None
+        The class; None for regression.
+    tolerance : float
+        Largest ``|residual|``, relative to ``|output − baseline|`` (or to a tenth of the views'
+        contributions without their signs, where these cancel).
+    max_steps : int
+        Most points of the path.
+    batch_size : int
+        Points that are computed at once.
+
+    Returns
+    -------
+    Attribution
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If captum is not installed.
+    """
+    try:
+        from captum.attr import IntegratedGradients
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "explanations need captum: pip install 'deepchem_mmsa[explain]'"
+        ) from error
+    if network.hypergraph is not None:
+        # Training holds memberships constant; the gradient of the function itself does not.
+        network.hypergraph.detach_memberships = False
+    paths, reasons = view_paths(network, batch)
+    names = [(view, name) for view, path in paths.items() for name in path.names]
+    whole = tuple(x for path in paths.values() for x in path.whole)
+    blank = tuple(x for path in paths.values() for x in path.blank)
+    for view, path in paths.items():
+        reasons.update({f"{view} {name}": why for name, why in path.reasons.items()})
+    with torch.no_grad():
+        held = {
+            m: network.encoders[m](batch.inputs[m]).float()
+            for m, column in zip(batch.modalities, batch.available[0].tolist())
+            if column and m not in paths
+        }
+
+    def output(*inputs: Tensor) -> Tensor:
+        n, given = len(inputs[0]) if inputs else 1, iter(inputs)
+        h = {m: value.expand(n, -1) for m, value in held.items()}
+        for view, path in paths.items():
+            h[view] = path.encode(*(next(given) for _ in path.names))
+        codes = network.fusion.project(h)[1]
+        embedding = network.embed_codes(codes, batch.available.expand(n, -1))
+        return explained_output(network, embedding, task, target)
+
+    with torch.no_grad():
+        ends = [float(output(*inputs)) for inputs in (whole, blank)]
+    result = Attribution(ends[0], ends[1], {}, 0, reasons)
+    if not paths:
+        return result
+    method = IntegratedGradients(output)
+    steps = min(FIRST_STEPS, max_steps)
+    while True:
+        found = method.attribute(
+            whole, blank, n_steps=steps, internal_batch_size=max(batch_size, 1)
+        )
+        result.parts, result.steps = {view: {} for view in paths}, steps
+        for (view, name), values in zip(names, found):
+            result.parts[view][name] = values[0].detach().cpu().numpy()
+        scale = sum(abs(result.total(view)) for view in paths) / 10
+        allowed = tolerance * max(abs(ends[0] - ends[1]), scale)
+        if abs(result.residual) <= allowed or steps >= max_steps:
+            return result
+        steps = min(2 * steps, max_steps)

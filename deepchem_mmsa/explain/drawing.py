@@ -1,0 +1,219 @@
+"""Molecules drawn by RDKit, with contributions as colours on their atoms and bonds."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdDepictor
+from rdkit.Chem.Draw import rdMolDraw2D
+
+__all__ = ["RAISES", "LOWERS", "colour", "draw_contributions", "draw_plain", "draw_saliency"]
+
+# Told apart with any colour vision, and neither is the colour of an element (ColorBrewer PuOr).
+RAISES = (0.902, 0.380, 0.004)
+LOWERS = (0.369, 0.235, 0.600)
+_FAINT = 0.02  # share of the scale below which nothing is coloured
+_RADIUS = (0.22, 0.42)  # of an atom's disc, in bond lengths of 1.5: faint to full
+
+
+def colour(value: float, scale: float) -> tuple[float, float, float]:
+    """Return the colour of a contribution: white at 0, full at `scale`.
+
+    Examples
+    --------
+    >>> colour(0.0, 1.0), colour(2.0, 1.0) == RAISES
+    ((1.0, 1.0, 1.0), True)
+    """
+    share = min(abs(value) / scale, 1.0) if scale > 0 else 0.0
+    full = RAISES if value > 0 else LOWERS
+    red, green, blue = (1 - share * (1 - part) for part in full)
+    return red, green, blue
+
+
+def draw_contributions(
+    molecule: Chem.Mol,
+    atoms: np.ndarray,
+    bonds: np.ndarray | None = None,
+    scale: float | None = None,
+    width: int = 420,
+    height: int = 340,
+    form: str = "svg",
+) -> bytes:
+    """Draw a molecule whose atoms and bonds are coloured by their contributions.
+
+    Parameters
+    ----------
+    molecule : rdkit.Chem.Mol
+        It is not changed; notes and labels that came with it are not drawn.
+    atoms : np.ndarray
+        ``[n_atoms]``.
+    bonds : np.ndarray, optional
+        ``[n_bonds]``.
+    scale : float, optional
+        The contribution of full colour; by default the largest one.
+    width, height : int
+        Pixels.
+    form : {"svg", "png"}
+
+    Returns
+    -------
+    bytes
+        In the SVG each coloured atom and bond has a ``<title>``, which browsers show on hovering.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of contributions are not those of atoms and bonds.
+
+    Examples
+    --------
+    >>> ethanol = Chem.MolFromSmiles("CCO")
+    >>> svg = draw_contributions(ethanol, np.array([0.0, -0.5, 1.0])).decode()
+    >>> "<title>O3: +1</title>" in svg, "<title>C2: −0.5</title>" in svg
+    (True, True)
+    """
+    given = len(atoms), 0 if bonds is None else len(bonds)
+    expected = molecule.GetNumAtoms(), 0 if bonds is None else molecule.GetNumBonds()
+    if given != expected:
+        raise ValueError(
+            f"{given[0]} and {given[1]} contributions for {expected[0]} atoms and {expected[1]} "
+            "bonds: give one per atom and bond, in the molecule's order"
+        )
+    if scale is None:
+        parts = [atoms] if bonds is None else [atoms, bonds]
+        scale = max((float(np.abs(part).max()) for part in parts if len(part)), default=0.0)
+    marked = [i for i, v in enumerate(atoms.tolist()) if abs(v) > _FAINT * scale]
+    lined = [] if bonds is None else [
+        i for i, v in enumerate(bonds.tolist()) if abs(v) > _FAINT * scale
+    ]  # fmt: skip
+    drawer = _drawer(width, height, form)
+    prepared = _prepared(molecule)
+    small, large = _RADIUS
+    with rdBase.BlockLogs():
+        drawer.DrawMolecule(
+            prepared,
+            highlightAtoms=marked,
+            highlightAtomColors={i: colour(atoms[i], scale) for i in marked},
+            highlightAtomRadii={
+                i: small + (large - small) * min(abs(atoms[i]) / scale, 1.0) for i in marked
+            },
+            highlightBonds=lined,
+            highlightBondColors={} if bonds is None else {i: colour(bonds[i], scale) for i in lined},
+        )
+    spots = [
+        (drawer.GetDrawCoords(i), f"{a.GetSymbol()}{i + 1}: {signed(atoms[i])}")
+        for i, a in enumerate(molecule.GetAtoms())
+    ]
+    drawer.FinishDrawing()
+    if form == "png":
+        return drawer.GetDrawingText()
+    # Titles on clear discs above the drawing: readable on hovering, without a script.
+    discs = [
+        f"<circle cx='{p.x:.1f}' cy='{p.y:.1f}' r='11' fill='#fff' fill-opacity='0'>"
+        f"<title>{text}</title></circle>"
+        for p, text in spots
+    ]
+    svg = drawer.GetDrawingText()
+    end = svg.rindex("</svg>")
+    return (svg[:end] + "\n".join(discs) + "\n</svg>\n").encode("utf-8")
+
+
+def draw_plain(molecule: Chem.Mol, width: int = 170, height: int = 120) -> str:
+    """Draw a molecule without contributions, as SVG."""
+    drawer = _drawer(width, height, "svg")
+    with rdBase.BlockLogs():
+        drawer.DrawMolecule(_prepared(molecule))
+    drawer.FinishDrawing()
+    return drawer.GetDrawingText()
+
+
+def draw_saliency(
+    picture: np.ndarray, pixels: np.ndarray, quantile: float = 0.995, side: int = 336
+) -> bytes:
+    """Lay the contributions of pixels over the picture that the network saw.
+
+    Parameters
+    ----------
+    picture : np.ndarray
+        uint8 ``[3, S, S]``.
+    pixels : np.ndarray
+        ``[S, S]``.
+    quantile : float
+        The contribution of full colour, among those that are not zero: a few pixels are far
+        ahead of the others.
+    side : int
+        Least pixels per side; the picture is enlarged by a whole number.
+
+    Returns
+    -------
+    bytes
+        PNG.
+    """
+    light = picture.astype(np.float64).mean(axis=0) / 255
+    ground = np.repeat((0.78 + 0.22 * light)[..., None], 3, axis=2)
+    sizes = np.abs(pixels)
+    scale = float(np.quantile(sizes[sizes > 0], quantile)) if (sizes > 0).any() else 1.0
+    share = np.clip(sizes / scale, 0, 1)[..., None] ** 0.6
+    full = np.where((pixels > 0)[..., None], np.array(RAISES), np.array(LOWERS))
+    blended = (1 - share) * ground + share * full
+    image = Image.fromarray((255 * blended).round().astype(np.uint8))
+    factor = max(1, -(-side // len(pixels)))
+    image = image.resize((factor * len(pixels),) * 2, Image.Resampling.NEAREST)
+    out = io.BytesIO()
+    image.save(out, format="PNG", optimize=True)
+    return out.getvalue()
+
+
+def signed(value: float) -> str:
+    """Write a contribution with its sign and three digits.
+
+    Examples
+    --------
+    >>> signed(0.12345), signed(-2.0), signed(0.0)
+    ('+0.123', '−2', '0')
+    """
+    text = f"{value:+.3g}".replace("-", "−")
+    return "0" if text in ("+0", "−0") else text
+
+
+def _drawer(width: int, height: int, form: str) -> rdMolDraw2D.MolDraw2D:
+    if form not in ("svg", "png"):
+        raise ValueError(f"form={form!r}: choose 'svg' or 'png'")
+    make = rdMolDraw2D.MolDraw2DSVG if form == "svg" else rdMolDraw2D.MolDraw2DCairo
+    drawer = make(width, height)
+    options = drawer.drawOptions()
+    options.useBWAtomPalette()  # colour means contribution, and nothing else
+    options.prepareMolsBeforeDrawing = False
+    options.bondLineWidth = 2 if form == "svg" else 3
+    options.highlightBondWidthMultiplier = 9
+    options.fixedBondLength = max(width, height) / 10
+    options.padding = 0.06
+    options.clearBackground = form == "png"
+    return drawer
+
+
+def _prepared(molecule: Chem.Mol) -> Chem.Mol:
+    """Copy without notes, labels and old coordinates, laid out and ready for drawing."""
+    copy = Chem.Mol(molecule)
+    for part in (copy, *copy.GetAtoms(), *copy.GetBonds()):
+        for name in part.GetPropNames(includePrivate=True, includeComputed=False):
+            part.ClearProp(name)
+    for atom in copy.GetAtoms():
+        atom.SetAtomMapNum(0)
+    with rdBase.BlockLogs():
+        if copy.NeedsUpdatePropertyCache():
+            Chem.SanitizeMol(copy)
+        copy.RemoveAllConformers()
+        rdDepictor.Compute2DCoords(copy, canonOrient=True, forceRDKit=True)
+        for kekulize in (True, False):
+            try:
+                return rdMolDraw2D.PrepareMolForDrawing(
+                    copy, kekulize=kekulize, addChiralHs=False, wedgeBonds=True, forceCoords=False
+                )
+            except ValueError:  # a ring system without a Kekulé form is drawn as aromatic
+                if not kekulize:
+                    raise
+    raise AssertionError("unreachable")

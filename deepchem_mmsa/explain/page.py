@@ -1,0 +1,321 @@
+"""One self-contained page about an explanation: no script, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+
+import numpy as np
+from rdkit import Chem, rdBase
+
+from deepchem_mmsa._version import __version__
+from deepchem_mmsa.explain.drawing import (
+    LOWERS,
+    RAISES,
+    draw_plain,
+    draw_saliency,
+    signed,
+)
+from deepchem_mmsa.explain.explanation import TOTAL, Explanation
+from deepchem_mmsa.explain.structure import Anchor
+
+__all__ = ["html_page"]
+
+_EXEMPLARS = 3  # drawn per anchor
+_NAMES = {"graph": "2D graph", "image": "Picture", "geometry": "Conformer", TOTAL: "All views"}
+_CAPTIONS = {
+    TOTAL: "Sum over the views; a bond counts half for each of its atoms.",
+    "graph": "Atom embeddings as discs, bond embeddings as bands.",
+    "image": "Each pixel counts for the atom that is drawn nearest to it.",
+    "geometry": "Which element stands at each point of the conformer.",
+}
+
+_STYLE = """
+:root { color-scheme: light; --ink: #1d2430; --soft: #596273; --line: #d9dee7; --card: #fff;
+  --raises: RAISES; --lowers: LOWERS; }
+* { box-sizing: border-box; }
+body { margin: 0; background: #f4f5f8; color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
+main { max-width: 1180px; margin: 0 auto; padding: 28px 20px 48px; }
+h1 { font-size: 1.55rem; line-height: 1.25; margin: 0 0 6px; }
+h2 { font-size: 1.15rem; margin: 34px 0 4px; }
+h3 { font-size: .95rem; margin: 0; }
+p { margin: 4px 0 10px; } .soft, figcaption, .note { color: var(--soft); font-size: .88rem; }
+code { font: .9em/1.4 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace;
+  overflow-wrap: anywhere; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
+  padding: 14px 16px; }
+.hero { display: grid; grid-template-columns: minmax(0, 5fr) minmax(0, 4fr); gap: 14px;
+  margin-top: 18px; }
+.maps { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(260px, 100%), 1fr));
+  gap: 14px; margin-top: 10px; }
+figure { margin: 0; } figure svg, figure img { width: 100%; height: auto; display: block; }
+figure img { image-rendering: pixelated; border-radius: 6px; }
+.big { font-size: 2.3rem; font-weight: 650; line-height: 1.1; margin: 2px 0; }
+.sum { display: grid; grid-template-columns: auto 1fr auto; gap: 4px 12px; align-items: center;
+  margin-top: 10px; } .sum b { font-weight: 600; }
+.num { font-variant-numeric: tabular-nums; text-align: right; white-space: nowrap; }
+.bar { position: relative; height: 14px; background: #eef0f4; border-radius: 3px; min-width: 60px; }
+.bar i { position: absolute; top: 0; bottom: 0; border-radius: 3px; }
+.bar u { position: absolute; top: -2px; bottom: -2px; left: 50%; width: 1px; background: #8b94a5; }
+.plus { background: var(--raises); } .minus { background: var(--lowers); }
+.share { background: #46648f; }
+.legend { display: flex; align-items: center; gap: 10px; font-size: .85rem; color: var(--soft);
+  margin: 8px 0 0; } .legend span.ramp { flex: 1; max-width: 260px; height: 12px;
+  border-radius: 6px; border: 1px solid var(--line);
+  background: linear-gradient(90deg, var(--lowers), #fff, var(--raises)); }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: .92rem; }
+th { text-align: left; font-weight: 600; color: var(--soft); font-size: .82rem; }
+th.num { text-align: right; }
+th, td { padding: 6px 10px 6px 0; border-bottom: 1px solid var(--line); vertical-align: middle; }
+tr:last-child td { border-bottom: 0; }
+.mols { display: flex; flex-wrap: wrap; gap: 8px; }
+.mol { width: 172px; border: 1px solid var(--line); border-radius: 8px; padding: 4px 6px 6px;
+  background: #fff; } .mol svg { width: 100%; height: auto; display: block; }
+.mol code { font-size: .72rem; display: block; line-height: 1.3; max-height: 2.6em;
+  overflow: hidden; color: var(--soft); } .mol .num { display: block; font-size: .8rem; }
+details { margin-top: 10px; } summary { cursor: pointer; font-weight: 600; padding: 4px 0; }
+summary:focus-visible, .scroll:focus-visible { outline: 3px solid #2f6fde; outline-offset: 2px; }
+footer { margin-top: 36px; color: var(--soft); font-size: .85rem; }
+@media (max-width: 720px) { .hero { grid-template-columns: 1fr; } main { padding: 18px 12px; }
+  .big { font-size: 1.9rem; } }
+@media print { body { background: #fff; } .card, .mol, figure { break-inside: avoid; }
+  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } main { max-width: none; } }
+"""
+
+
+def html_page(why: Explanation) -> str:
+    """Return the page of an explanation.
+
+    Parameters
+    ----------
+    why : Explanation
+
+    Returns
+    -------
+    str
+        HTML. Everything that came from outside (names, SMILES, reasons) is escaped.
+    """
+    title = f"Why {_prediction(why)} for {why.task}?"
+    sections = [_hero(why), _maps(why), _views(why), _memory(why), _references(why), _atoms(why)]
+    style = _STYLE.replace("RAISES", _hex(RAISES)).replace("LOWERS", _hex(LOWERS))
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<title>{escape(title)}</title><style>{style}</style></head>
+<body><main>
+<h1>{escape(title)}</h1>
+<p class="soft"><code>{escape(why.smiles)}</code></p>
+{"".join(sections)}
+<footer>deepchem_mmsa {escape(__version__)} · integrated gradients at {why.steps} points ·
+missed by the sum: {escape(signed(why.residual))} of
+{escape(signed(why.output - why.baseline))}</footer>
+</main></body></html>
+"""
+
+
+# ---- sections -----------------------------------------------------------------------------
+
+
+def _hero(why: Explanation) -> str:
+    known = [view for view in why.views if np.isfinite(view.contribution)]
+    size = max((abs(v.contribution) for v in known), default=0.0)
+    rows = [f"<span>blank molecule</span><span></span><b class='num'>{signed(why.baseline)}</b>"]
+    rows += [
+        f"<span>{_name(v.name)}</span>{_signed_bar(v.contribution, size)}"
+        f"<b class='num'>{signed(v.contribution)}</b>"
+        for v in known
+    ]
+    rows.append(f"<b>this molecule</b><span></span><b class='num'>{signed(why.output)}</b>")
+    what = (
+        "Value in label units." if why.target is None
+        else f"Probability of class {why.target}. Contributions are in log-odds, "
+        "log p / (1 − p): 0 is undecided, +1 makes the odds 2.7 times larger."
+    )  # fmt: skip
+    return f"""<section class="hero">
+<figure class="card">{why.to_svg(TOTAL, 560, 400)}
+<figcaption>{_legend(why)}{escape(_CAPTIONS[TOTAL])}
+Hover over an atom for its number.</figcaption></figure>
+<div class="card"><h3>Prediction</h3><div class="big">{escape(_prediction(why))}</div>
+<p class="soft">{escape(what)}</p>
+<h3>How it adds up</h3>
+<div class="sum">{"".join(rows)}</div></div></section>"""
+
+
+def _maps(why: Explanation) -> str:
+    figures = [
+        f"<figure class='card'><h3>{_name(view)}</h3>{why.to_svg(view, 360, 280)}"
+        f"<figcaption>{escape(_CAPTIONS.get(view, ''))}</figcaption></figure>"
+        for view in sorted(why.atoms, key=lambda view: list(_NAMES).index(view))
+    ]
+    if why.pixels is not None and why.picture is not None:
+        png = base64.b64encode(draw_saliency(why.picture, why.pixels)).decode()
+        figures.append(
+            "<figure class='card'><h3>Pixels</h3>"
+            f"<img alt='contributions of the pixels' src='data:image/png;base64,{png}'>"
+            f"<figcaption>The picture as the network saw it, {len(why.pixels)} × "
+            f"{len(why.pixels)} pixels, in a colour scale of its own.</figcaption></figure>"
+        )
+    missing = "".join(
+        f"<p class='note'><b>{escape(_NAMES.get(name, name))}</b>: {escape(reason)}</p>"
+        for name, reason in why.reasons.items()
+    )
+    return f"""<section><h2>View by view</h2>
+<p class="soft">What each view contributes, atom by atom, in one colour scale.</p>
+{missing}<div class="maps">{"".join(figures)}</div></section>"""
+
+
+def _views(why: Explanation) -> str:
+    removals = [abs(v.removal) for v in why.views if np.isfinite(v.removal)]
+    size = max(removals, default=0.0)
+    rows = ""
+    for v in why.views:
+        share = (
+            f"<div class='bar'><i class='share' style='left:0;width:{100 * v.share:.1f}%'></i></div>"
+            if np.isfinite(v.share) else ""
+        )  # fmt: skip
+        removal = _signed_bar(v.removal, size) if np.isfinite(v.removal) else ""
+        note = f"<div class='note'>{escape(v.reason)}</div>" if v.reason else ""
+        rows += (
+            f"<tr><td>{_name(v.name)}{note}</td><td>{share}</td>"
+            f"<td class='num'>{_number(100 * v.share, '.0f', ' %')}</td><td>{removal}</td>"
+            f"<td class='num'>{signed(v.removal) if np.isfinite(v.removal) else '–'}</td></tr>"
+        )
+    return f"""<section><h2>Share of each view</h2>
+<p class="soft">Share: the size of a view's contributions among those of all views. Left out: how
+much of the output goes when the model has to do without the view.</p>
+<div class="card scroll" tabindex="0"><table><thead><tr><th>View</th><th style="width:26%">Share</th>
+<th></th><th style="width:26%">Left out</th><th></th></tr></thead><tbody>{rows}</tbody></table>
+</div></section>"""
+
+
+def _memory(why: Explanation) -> str:
+    if not why.anchors:
+        return """<section><h2>Memory</h2><p class="soft">This model has no active memory: nothing
+was compared with typical molecules.</p></section>"""
+    rows = "".join(_anchor_row(anchor) for anchor in why.anchors)
+    return f"""<section><h2>What it reminds the model of</h2>
+<p class="soft">Memory anchors, with the training molecules nearest to each. Read: how much of the
+memory's answer comes from the anchor. Hyperedge: its share of the molecule's neighbourhood, of
+which the molecule itself has {100 * why.own_share:.0f} %.</p>
+<div class="card scroll" tabindex="0"><table><thead><tr><th>Anchor</th><th class="num">Cosine</th>
+<th class="num">Read</th><th class="num">Hyperedge</th><th>Typical molecules</th></tr></thead>
+<tbody>{rows}</tbody></table></div></section>"""
+
+
+def _anchor_row(anchor: Anchor) -> str:
+    typical = "".join(
+        _molecule(smiles, f"cosine {cosine:.2f}") for smiles, cosine in anchor.exemplars[:_EXEMPLARS]
+    )
+    member = f"{100 * anchor.membership:.1f} %" if anchor.membership > 0 else "–"
+    return (
+        f"<tr><td>{anchor.index}</td><td class='num'>{anchor.similarity:.2f}</td>"
+        f"<td class='num'>{100 * anchor.address:.1f} %</td><td class='num'>{member}</td>"
+        f"<td><div class='mols'>{typical or '<span class=soft>left out of this model</span>'}"
+        "</div></td></tr>"
+    )
+
+
+def _references(why: Explanation) -> str:
+    if not why.references:
+        return ""
+    cards = "".join(
+        _molecule(r.smiles, f"row {r.row} · cosine {r.similarity:.3f} · {_value(why, r.prediction)}")
+        for r in why.references
+    )
+    return f"""<section><h2>Nearest of the given molecules</h2>
+<p class="soft">By the cosine of the embeddings, with what the model says of each.</p>
+<div class="card"><div class="mols">{cards}</div></div></section>"""
+
+
+def _atoms(why: Explanation) -> str:
+    total, views = why.total, list(why.atoms)
+    head = "".join(f"<th class='num'>{_name(v)}</th>" for v in [*views, TOTAL])
+    order = np.argsort(-np.abs(total), kind="stable").tolist()
+    symbols = [atom.GetSymbol() for atom in why.molecule.GetAtoms()]
+    rows = "".join(
+        f"<tr><td>{symbols[i]}{i + 1}</td>"
+        + "".join(f"<td class='num'>{signed(why.atoms[v][i])}</td>" for v in views)
+        + f"<td class='num'><b>{signed(total[i])}</b></td></tr>"
+        for i in order
+    )
+    table = f"""<details><summary>All {len(order)} atoms as a table</summary>
+<div class="card scroll" tabindex="0"><table><thead><tr><th>Atom</th>{head}</tr></thead>
+<tbody>{rows}</tbody></table></div></details>"""
+    return f"<section><h2>Numbers</h2>{table}{_bonds(why, symbols)}{_READING}</section>"
+
+
+def _bonds(why: Explanation, symbols: list[str]) -> str:
+    if why.bonds is None or not len(why.bonds):
+        return ""
+    pairs = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in why.molecule.GetBonds()]
+    rows = "".join(
+        f"<tr><td>{symbols[pairs[i][0]]}{pairs[i][0] + 1} – {symbols[pairs[i][1]]}"
+        f"{pairs[i][1] + 1}</td><td class='num'>{signed(why.bonds[i])}</td></tr>"
+        for i in np.argsort(-np.abs(why.bonds), kind="stable").tolist()
+    )
+    return f"""<details><summary>All {len(pairs)} bonds as a table</summary>
+<div class="card scroll" tabindex="0"><table><thead><tr><th>Bond</th>
+<th class="num">2D graph</th></tr></thead><tbody>{rows}</tbody></table></div></details>"""
+
+
+_READING = """<details><summary>How to read this</summary><div class="card">
+<p>The model is asked along a straight path from a blank molecule (atoms and bonds without
+features, a white picture, points without elements) to this one. The slope of its answer, summed
+along the path, is the contribution of each input (integrated gradients), so contributions add up to
+the difference between the two answers.</p>
+<p>They describe the model, not nature: a wrong model has clear explanations too. They depend on the
+blank molecule that was chosen, and share the credit of atoms that matter only together.</p>
+</div></details>"""
+
+
+# ---- pieces -------------------------------------------------------------------------------
+
+
+def _name(view: str) -> str:
+    return escape(_NAMES.get(view, view.capitalize()))
+
+
+def _hex(rgb: tuple[float, float, float]) -> str:
+    return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
+
+
+def _prediction(why: Explanation) -> str:
+    return _value(why, why.prediction)
+
+
+def _value(why: Explanation, value: float) -> str:
+    return f"{value:.3g}" if why.target is None else f"{100 * value:.1f} %"
+
+
+def _number(value: float, form: str, unit: str) -> str:
+    return f"{value:{form}}{unit}" if np.isfinite(value) else "–"
+
+
+def _legend(why: Explanation) -> str:
+    return (
+        f"<div class='legend'><span>{signed(-why.scale)} lowers</span><span class='ramp'></span>"
+        f"<span>raises {signed(why.scale)}</span></div>"
+    )
+
+
+def _signed_bar(value: float, scale: float) -> str:
+    width = 50 * min(abs(value) / scale, 1.0) if scale > 0 else 0.0
+    left, kind = (50, "plus") if value > 0 else (50 - width, "minus")
+    return (
+        f"<div class='bar'><i class='{kind}' style='left:{left:.1f}%;width:{width:.1f}%'></i>"
+        "<u></u></div>"
+    )
+
+
+def _molecule(smiles: str, caption: str) -> str:
+    with rdBase.BlockLogs():
+        molecule = Chem.MolFromSmiles(smiles)
+    picture = draw_plain(molecule) if molecule is not None else ""
+    return (
+        f"<div class='mol'>{picture}<span class='num'>{escape(caption)}</span>"
+        f"<code title='{escape(smiles)}'>{escape(smiles)}</code></div>"
+    )
