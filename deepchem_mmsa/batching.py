@@ -16,8 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepchem_mmsa.layers.fingerprint_encoder import BatchedFingerprints
 from deepchem_mmsa.layers.message_passing import BatchedConformers, BatchedGraph
-from deepchem_mmsa.molecule import ATOM_FEATURES, BOND_FEATURES, MoleculeViews
+from deepchem_mmsa.molecule import (
+    ATOM_FEATURES,
+    BOND_FEATURES,
+    FINGERPRINT_SIZE,
+    N_DESCRIPTORS,
+    MoleculeViews,
+)
 from deepchem_mmsa.views.depiction import decode
 
 T = TypeVar("T")
@@ -40,7 +47,7 @@ class MoleculeBatch:
     inputs : dict
         Per modality, its encoder's input for those molecules: uint8 [n_m, 3, S, S] for
         ``"image"``, :class:`BatchedGraph` for ``"graph"``, :class:`BatchedConformers` for
-        ``"geometry"``.
+        ``"geometry"``, :class:`BatchedFingerprints` for ``"fingerprint"``.
     """
 
     smiles: list[str]
@@ -190,10 +197,26 @@ def collate_conformers(options: Collator, records: Sequence[MoleculeViews]) -> B
     )
 
 
+def collate_fingerprints(
+    options: Collator, records: Sequence[MoleculeViews]
+) -> BatchedFingerprints:
+    """Return fingerprints unfolded from their set positions, and descriptors."""
+    counts = np.zeros((len(records), FINGERPRINT_SIZE), dtype=np.uint8)
+    descriptors = np.zeros((len(records), N_DESCRIPTORS), dtype=np.float32)
+    for row, record in enumerate(records):
+        assert record.fingerprint_bits is not None
+        assert record.fingerprint_counts is not None
+        assert record.descriptors is not None
+        counts[row, record.fingerprint_bits] = record.fingerprint_counts
+        descriptors[row] = record.descriptors
+    return BatchedFingerprints(torch.from_numpy(counts), torch.from_numpy(descriptors))
+
+
 COLLATE: dict[str, Callable[[Collator, Sequence[MoleculeViews]], Any]] = {
     "image": collate_images,
     "graph": collate_graphs,
     "geometry": collate_conformers,
+    "fingerprint": collate_fingerprints,
 }
 """How each modality's records become its encoder's input."""
 

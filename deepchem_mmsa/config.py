@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from dataclasses import replace as dataclass_replace
 from typing import Any
 
-from deepchem_mmsa.molecule import MODALITIES
+from deepchem_mmsa.molecule import DEFAULT_MODALITIES, MODALITIES
 
 MODES = ("pretraining", "classification", "regression")
 CUSTOM = "custom"
@@ -32,11 +32,11 @@ class MMSAConfig:
         What the network is trained for.
     n_tasks, n_classes : int
         Columns of ``y``; classes of each (2: binary, labels 0 and 1).
-    modalities : sequence of {"image", "graph", "geometry"}
+    modalities : sequence of {"image", "graph", "geometry", "fingerprint"}
         The views that the network reads; any non-empty subset.
-    image, graph, geometry : str
+    image, graph, geometry, fingerprint : str
         Encoder of each view by name (``"resnet18"``; ``"gin"``, ``"gcn"``, ``"gat"``,
-        ``"attentivefp"``; ``"comenet"``, ``"schnet"``), or ``"custom"`` for a module
+        ``"attentivefp"``; ``"comenet"``, ``"schnet"``; ``"mlp"``), or ``"custom"`` for a module
         passed as an object.
     image_size, image_width : int
         Side of the picture in pixels as the encoder sees it; channels of ResNet-18's
@@ -53,6 +53,8 @@ class MMSAConfig:
         Radius of the conformer's neighbourhood, in Å.
     hydrogens : bool
         Whether the geometry encoder sees hydrogens; without them it is several times faster.
+    fingerprint_width, fingerprint_layers, fingerprint_dropout : int, int, float
+        Size of the fingerprint encoder.
     embedding_dim : int
         d, the width of the shared space.
     fusion : {"mean", "attention"}
@@ -85,8 +87,9 @@ class MMSAConfig:
         Of the contrastive terms.
     mask_rate : float
         Share of atoms hidden in the masked-atom task.
-    w_con, w_rec, w_mask, w_mem : float
-        Weights of agreement, reconstruction, masked atoms, and memory in the total.
+    w_con, w_rec, w_mask, w_mem, w_desc : float
+        Weights of agreement, reconstruction, masked atoms, memory, and descriptors in the total;
+        the last takes effect where the fingerprint and another view are read.
     w_align, w_commit, w_balance : float
         Weights inside the memory term.
     schedule : {"joint", "staged"}
@@ -135,7 +138,7 @@ class MMSAConfig:
     mode: str = "pretraining"
     n_tasks: int = 1
     n_classes: int = 2
-    modalities: tuple[str, ...] = MODALITIES
+    modalities: tuple[str, ...] = DEFAULT_MODALITIES
 
     image: str = "resnet18"
     image_size: int = 224
@@ -151,6 +154,10 @@ class MMSAConfig:
     geometry_layers: int = 4
     cutoff: float = 8.0
     hydrogens: bool = False
+    fingerprint: str = "mlp"
+    fingerprint_width: int = 512
+    fingerprint_layers: int = 2
+    fingerprint_dropout: float = 0.2
 
     embedding_dim: int = 256
     fusion: str = "mean"
@@ -175,6 +182,7 @@ class MMSAConfig:
     w_rec: float = 1.0
     w_mask: float = 0.5
     w_mem: float = 1.0
+    w_desc: float = 1.0
     w_align: float = 1.0
     w_commit: float = 0.1
     w_balance: float = 0.1
@@ -222,19 +230,19 @@ class MMSAConfig:
         self._one_of("precision", ("auto", "fp32", "bf16"))
         for name in (
             "n_tasks", "image_width", "graph_width", "graph_layers", "geometry_width",
-            "geometry_layers", "embedding_dim", "n_neighbors", "n_anchors", "memory_warmup",
-            "head_width", "head_layers", "batch_size",
+            "geometry_layers", "fingerprint_width", "fingerprint_layers", "embedding_dim",
+            "n_neighbors", "n_anchors", "memory_warmup", "head_width", "head_layers", "batch_size",
         ):  # fmt: skip
             self._whole(name, least=1)
         self._whole("n_classes", least=2)
         self._whole("image_size", least=32)
         for name in ("n_exemplars", "freeze_epochs", "seed"):
             self._whole(name, least=0)
-        for name in ("graph_dropout", "fusion_dropout", "hypergraph_dropout", "head_dropout",
-                     "mask_rate", "memory_decay"):  # fmt: skip
+        for name in ("graph_dropout", "fingerprint_dropout", "fusion_dropout", "mask_rate",
+                     "hypergraph_dropout", "head_dropout", "memory_decay"):  # fmt: skip
             self._between(name, 0.0, 1.0, open_top=True)
-        for name in ("w_con", "w_rec", "w_mask", "w_mem", "w_align", "w_commit", "w_balance",
-                     "weight_decay"):  # fmt: skip
+        for name in ("w_con", "w_rec", "w_mask", "w_mem", "w_desc", "w_align", "w_commit",
+                     "w_balance", "weight_decay"):  # fmt: skip
             self._between(name, 0.0, math.inf)
         for name in ("temperature", "memory_temperature", "cutoff", "learning_rate"):
             self._positive(name)
@@ -344,8 +352,8 @@ class MMSAConfig:
 ARCHITECTURE = (
     "mode", "n_tasks", "n_classes", "modalities", "image", "image_width", "graph", "features",
     "graph_width", "graph_layers", "geometry", "geometry_width", "geometry_layers",
-    "embedding_dim", "fusion", "hypergraph", "memory", "n_anchors", "memory_update",
-    "head_width", "head_layers",
+    "fingerprint", "fingerprint_width", "fingerprint_layers", "embedding_dim", "fusion",
+    "hypergraph", "memory", "n_anchors", "memory_update", "head_width", "head_layers",
 )  # fmt: skip
 """Fields that decide which parameters exist: a checkpoint must agree in these."""
 

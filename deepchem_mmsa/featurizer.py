@@ -1,4 +1,4 @@
-"""DeepChem's featurizer over the three views of a molecule."""
+"""DeepChem's featurizer over the views of a molecule."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deepchem.feat import Featurizer
 from rdkit import Chem
 from tqdm import tqdm
 
-from deepchem_mmsa.molecule import MODALITIES, MoleculeViews
+from deepchem_mmsa.molecule import DEFAULT_MODALITIES, MoleculeViews
 from deepchem_mmsa.views import ViewSettings, many_views, molecule_views
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,8 @@ class MMSAFeaturizer(Featurizer):
     Parameters
     ----------
     modalities : sequence of str, optional
-        Any of ``"image"``, ``"graph"``, ``"geometry"``; a single name may be given as text.
+        Any of ``"image"``, ``"graph"``, ``"geometry"``, ``"fingerprint"``, by default the first
+        three; a single name may be given as text.
     image_size : int, optional
         Pixels per side of the picture.
     seed : int, optional
@@ -89,7 +90,7 @@ class MMSAFeaturizer(Featurizer):
 
     def __init__(
         self,
-        modalities: Sequence[str] | str = MODALITIES,
+        modalities: Sequence[str] | str = DEFAULT_MODALITIES,
         image_size: int = ViewSettings.image_size,
         seed: int = ViewSettings.seed,
         conformer_timeout: float = ViewSettings.conformer_timeout,
@@ -243,7 +244,7 @@ class MMSAFeaturizer(Featurizer):
     def __str__(self) -> str:
         """Name of a cache folder: only what changes a record, and safe as a file name."""
         parts = [f"MMSAFeaturizer_v{FEATURE_VERSION}"]
-        if self.modalities != MODALITIES:
+        if self.modalities != DEFAULT_MODALITIES:
             parts.append("-".join(self.modalities))
         if self.image_size != ViewSettings.image_size:
             parts.append(f"size{self.image_size}")

@@ -1,4 +1,4 @@
-"""One molecule as a dataset's ``X`` holds it: a picture, a 2D graph and a 3D conformer.
+"""One molecule as a dataset's ``X`` holds it: picture, 2D graph, 3D conformer, fingerprint.
 
 :class:`MoleculeViews` is what :class:`~deepchem_mmsa.featurizer.MMSAFeaturizer` makes and what
 every other part of the package reads. It knows numpy and nothing else, so that a dataset can be
@@ -15,7 +15,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-MODALITIES: tuple[str, ...] = ("image", "graph", "geometry")
+from deepchem_mmsa.packing import COLUMNS, inflate, to_planes
+
+MODALITIES: tuple[str, ...] = ("image", "graph", "geometry", "fingerprint")
+#: What is made and read unless asked otherwise: the three of the MMSA paper.
+DEFAULT_MODALITIES: tuple[str, ...] = MODALITIES[:3]
 
 #: Atom columns and their vocabulary sizes. The index of an atom is Z-1 for Z in 1..118, 118 for
 #: the dummy atom ``*`` and 119 for the mask token of pre-training.
@@ -42,11 +46,16 @@ BOND_FEATURES: dict[str, int] = {
 ATOM_FEATURE_SETS: dict[str, int] = {"basic": 2, "full": len(ATOM_FEATURES)}
 BOND_FEATURE_SETS: dict[str, int] = {"basic": 2, "full": len(BOND_FEATURES)}
 
+FINGERPRINT_SIZE = 2048
+N_DESCRIPTORS = 217
+
 _MAGIC = b"MMSA"
-_VERSION = 1
-# magic, version, flags, spare; bytes of smiles, reasons, image, arrays; atoms, bonds, points; CRC
+#: Format 2 is format 1 with a fingerprint; a record without one is still written as format 1.
+_VERSIONS = (1, 2)
+# magic, version, flags, set bits; bytes of smiles, reasons, image and arrays; atoms, bonds,
+# points; CRC
 _HEADER = struct.Struct("<4sBBH4I3II")
-_HAS_IMAGE, _HAS_GRAPH, _HAS_GEOMETRY = 1, 2, 4
+_HAS_IMAGE, _HAS_GRAPH, _HAS_GEOMETRY, _HAS_FINGERPRINT = 1, 2, 4, 8
 _UNREADABLE = "unreadable: "  # how the reason of a row begins that is no molecule
 _MAX_TEXT = 1 << 20
 _MAX_IMAGE = 1 << 24
@@ -60,7 +69,7 @@ _BOND_SIZES = np.array(list(BOND_FEATURES.values()), dtype=np.uint8)
 
 
 class MoleculeViews:
-    """A molecule seen through up to three modalities.
+    """A molecule seen through up to four modalities.
 
     A modality that is absent is ``None``; one that was asked for and could not be made also has
     an entry in `reasons`. The class deliberately has no length, no iteration and no array
@@ -84,6 +93,13 @@ class MoleculeViews:
         0 is the dummy atom.
     coordinates : np.ndarray, optional
         float32 ``[n_points, 3]``, Å.
+    fingerprint_bits : np.ndarray, optional
+        uint16 ``[n_bits]``, the set positions of the folded fingerprint, ascending.
+    fingerprint_counts : np.ndarray, optional
+        uint8 ``[n_bits]``, how often each occurs.
+    descriptors : np.ndarray, optional
+        float32 ``[217]``, see :data:`deepchem_mmsa.views.fingerprint.DESCRIPTORS`; NaN where one
+        is not defined.
     reasons : mapping of str to str, optional
         Modality to why it is missing.
 
@@ -111,6 +127,9 @@ class MoleculeViews:
         "bond_atoms",
         "bonds",
         "coordinates",
+        "descriptors",
+        "fingerprint_bits",
+        "fingerprint_counts",
         "image",
         "reasons",
         "smiles",
@@ -126,6 +145,9 @@ class MoleculeViews:
         atomic_numbers: np.ndarray | None = None,
         coordinates: np.ndarray | None = None,
         reasons: Mapping[str, str] | None = None,
+        fingerprint_bits: np.ndarray | None = None,
+        fingerprint_counts: np.ndarray | None = None,
+        descriptors: np.ndarray | None = None,
     ) -> None:
         self.smiles = smiles
         self.image = image
@@ -134,12 +156,15 @@ class MoleculeViews:
         self.bonds = bonds
         self.atomic_numbers = atomic_numbers
         self.coordinates = coordinates
+        self.fingerprint_bits = fingerprint_bits
+        self.fingerprint_counts = fingerprint_counts
+        self.descriptors = descriptors
         self.reasons: dict[str, str] = dict(reasons or {})
         self._check()
 
     @classmethod
     def unreadable(
-        cls, smiles: object, reason: str, modalities: Sequence[str] = MODALITIES
+        cls, smiles: object, reason: str, modalities: Sequence[str] = DEFAULT_MODALITIES
     ) -> MoleculeViews:
         """Record of a row that holds no molecule: it stays in its place, flagged.
 
@@ -169,7 +194,7 @@ class MoleculeViews:
     @property
     def available(self) -> tuple[str, ...]:
         """Modalities that are present, in the order of :data:`MODALITIES`."""
-        parts = (self.image, self.atoms, self.coordinates)
+        parts = (self.image, self.atoms, self.coordinates, self.descriptors)
         return tuple(name for name, part in zip(MODALITIES, parts) if part is not None)
 
     @property
@@ -204,9 +229,22 @@ class MoleculeViews:
             _check_array("atomic_numbers", self.atomic_numbers, np.uint8, (n_points,), 119)
             if not np.isfinite(self.coordinates).all():
                 raise ValueError("coordinates must be finite")
+        self._check_fingerprint()
         for name, reason in self.reasons.items():
             if name not in MODALITIES or not isinstance(reason, str):
                 raise ValueError(f"reasons must map {MODALITIES} to text, got {name!r}: {reason!r}")
+
+    def _check_fingerprint(self) -> None:
+        parts = (self.fingerprint_bits, self.fingerprint_counts, self.descriptors)
+        bits, counts, descriptors = parts
+        if bits is not None and counts is not None and descriptors is not None:
+            _check_array("fingerprint_bits", bits, np.uint16, (None,), FINGERPRINT_SIZE)
+            _check_array("fingerprint_counts", counts, np.uint8, (len(bits),))
+            _check_array("descriptors", descriptors, np.float32, (N_DESCRIPTORS,))
+            if (np.diff(bits.astype(int)) <= 0).any() or (counts == 0).any():
+                raise ValueError("fingerprint_bits must be ascending, each with a count above 0")
+        elif any(part is not None for part in parts):
+            raise ValueError("fingerprint bits, counts and descriptors belong together")
 
     def to_bytes(self) -> bytes:
         """Compact form: a header, the texts, the picture, then the arrays, deflated.
@@ -214,7 +252,8 @@ class MoleculeViews:
         Returns
         -------
         bytes
-            About 3 KB for a drug-like molecule with all three views. Equal records on one
+            About 3 KB for a drug-like molecule with the default views, 0.5 KB more with the
+            fingerprint. Equal records on one
             machine give equal bytes.
 
         Raises
@@ -234,24 +273,30 @@ class MoleculeViews:
                 f"record too large: SMILES {len(text)}, reasons {len(reasons)}, "
                 f"picture {len(image)} bytes"
             )
-        flags, n_atoms, n_bonds, n_points = 0, 0, 0, 0
+        flags, n_atoms, n_bonds, n_points, n_bits = 0, 0, 0, 0, 0
         arrays: list[bytes] = []
         if self.image is not None:
             flags |= _HAS_IMAGE
         if self.atoms is not None and self.bonds is not None and self.bond_atoms is not None:
             flags |= _HAS_GRAPH
             n_atoms, n_bonds = len(self.atoms), len(self.bonds)
-            # Columns one after the other: each is nearly constant, which deflates well.
-            arrays += [self.atoms.T.tobytes(), self.bonds.T.tobytes()]
-            arrays.append(_to_planes(self.bond_atoms, "<u2"))
+            arrays += [to_planes(self.atoms, COLUMNS), to_planes(self.bonds, COLUMNS)]
+            arrays.append(to_planes(self.bond_atoms, "<u2"))
         if self.atomic_numbers is not None and self.coordinates is not None:
             flags |= _HAS_GEOMETRY
             n_points = len(self.coordinates)
-            arrays += [self.atomic_numbers.tobytes(), _to_planes(self.coordinates, "<f4")]
+            arrays += [self.atomic_numbers.tobytes(), to_planes(self.coordinates, "<f4")]
+        bits, counts = self.fingerprint_bits, self.fingerprint_counts
+        if bits is not None and counts is not None and self.descriptors is not None:
+            flags |= _HAS_FINGERPRINT
+            n_bits = len(bits)
+            arrays += [to_planes(bits, "<u2"), counts.tobytes()]
+            arrays.append(to_planes(self.descriptors, "<f4"))
         deflated = zlib.compress(b"".join(arrays), 6) if arrays else b""
         body = b"".join((text, reasons, image, deflated))
         sizes = (len(text), len(reasons), len(image), len(deflated), n_atoms, n_bonds, n_points)
-        return _HEADER.pack(_MAGIC, _VERSION, flags, 0, *sizes, zlib.crc32(body)) + body
+        version = 2 if flags & _HAS_FINGERPRINT else 1
+        return _HEADER.pack(_MAGIC, version, flags, n_bits, *sizes, zlib.crc32(body)) + body
 
     @classmethod
     def from_bytes(cls, data: bytes) -> MoleculeViews:
@@ -275,11 +320,11 @@ class MoleculeViews:
         if not isinstance(data, bytes) or len(data) < _HEADER.size or data[:4] != _MAGIC:
             raise ValueError("not a MoleculeViews record: its first bytes are not its header")
         fields = _HEADER.unpack_from(data)
-        version, flags, _, n_text, n_reasons, n_image, n_deflated = fields[1:8]
+        version, flags, n_bits, n_text, n_reasons, n_image, n_deflated = fields[1:8]
         n_atoms, n_bonds, n_points, checksum = fields[8:]
-        if version != _VERSION:
+        if version not in _VERSIONS:
             raise ValueError(
-                f"MoleculeViews format {version} is not format {_VERSION}, which this "
+                f"MoleculeViews format {version} is not format 1 or 2, which this "
                 "deepchem_mmsa reads: featurize again, or install the version that wrote it"
             )
         body = memoryview(data)[_HEADER.size :]
@@ -292,11 +337,11 @@ class MoleculeViews:
         ends = np.cumsum([n_text, n_reasons, n_image, n_deflated])
         text = bytes(body[: ends[0]]).decode("utf-8", "surrogatepass")
         reasons = bytes(body[ends[0] : ends[1]])
-        arrays: list[np.ndarray | None] = [None] * 5
-        if flags & (_HAS_GRAPH | _HAS_GEOMETRY):
-            shapes = [(n_atoms, _N_ATOM), (n_bonds, _N_BOND), (n_bonds, 2), (n_points,)]
-            arrays = _inflate(body[ends[2] :], [*shapes, (n_points, 3)], flags)
-        atoms, bonds, bond_atoms, atomic_numbers, coordinates = arrays
+        arrays: list[np.ndarray | None] = [None] * 8
+        if flags & (_HAS_GRAPH | _HAS_GEOMETRY | _HAS_FINGERPRINT):
+            layouts = _layouts(flags, n_atoms, n_bonds, n_points, n_bits)
+            arrays = inflate(body[ends[2] :], layouts)
+        atoms, bonds, bond_atoms, atomic_numbers, coordinates, bits, counts, descriptors = arrays
         return cls(
             text,
             image=bytes(body[ends[1] : ends[2]]) if flags & _HAS_IMAGE else None,
@@ -306,6 +351,9 @@ class MoleculeViews:
             atomic_numbers=atomic_numbers,
             coordinates=coordinates,
             reasons=_read_reasons(reasons) if reasons else None,
+            fingerprint_bits=bits,
+            fingerprint_counts=counts,
+            descriptors=descriptors,
         )
 
     def __reduce__(self) -> tuple[object, tuple[bytes]]:
@@ -317,7 +365,10 @@ class MoleculeViews:
         for name in self.__slots__:
             mine, theirs = getattr(self, name), getattr(other, name)
             if isinstance(mine, np.ndarray) or isinstance(theirs, np.ndarray):
-                if mine is None or theirs is None or not np.array_equal(mine, theirs):
+                if mine is None or theirs is None:
+                    return False
+                # An undefined descriptor equals itself.
+                if not np.array_equal(mine, theirs, equal_nan=name == "descriptors"):
                     return False
             elif mine != theirs:
                 return False
@@ -356,50 +407,15 @@ def _check_array(
         raise ValueError(f"{name} holds a value outside its vocabulary: {array.max(axis=0)}")
 
 
-def _to_planes(array: np.ndarray, dtype: str) -> bytes:
-    """First all lowest bytes, then all second ones, ...: the high ones deflate well."""
-    plain = np.ascontiguousarray(array, dtype=dtype)
-    return plain.view(np.uint8).reshape(-1, plain.itemsize).T.tobytes()
-
-
-def _from_planes(data: memoryview, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Inverse of :func:`_to_planes`."""
-    planes = np.frombuffer(data, np.uint8).reshape(np.dtype(dtype).itemsize, -1)
-    plain = np.ascontiguousarray(planes.T).view(dtype).reshape(shape)
-    return plain.astype(plain.dtype.newbyteorder("="), copy=False)
-
-
-def _inflate(
-    data: memoryview, shapes: list[tuple[int, ...]], flags: int
-) -> list[np.ndarray | None]:
-    """Arrays in the order of `shapes`; at most the bytes that the shapes need are inflated."""
-    graph, geometry = bool(flags & _HAS_GRAPH), bool(flags & _HAS_GEOMETRY)
-    dtypes = ["|u1", "|u1", "<u2", "|u1", "<f4"]
-    present = [graph, graph, graph, geometry, geometry]
-    sizes = [
-        int(np.prod(shape)) * np.dtype(dtype).itemsize if here else 0
-        for shape, dtype, here in zip(shapes, dtypes, present)
-    ]
-    inflater = zlib.decompressobj()
-    try:
-        plain = inflater.decompress(data, sum(sizes) + 1)
-    except zlib.error as error:
-        raise ValueError(f"MoleculeViews record is damaged: {error}") from None
-    if len(plain) != sum(sizes) or not inflater.eof or inflater.unused_data:
-        raise ValueError("MoleculeViews record is damaged: its arrays have another length")
-    arrays: list[np.ndarray | None] = []
-    start = 0
-    for index, (shape, dtype, here, size) in enumerate(zip(shapes, dtypes, present, sizes)):
-        part = memoryview(plain)[start : start + size]
-        start += size
-        if not here:
-            arrays.append(None)
-        elif index < 2:
-            columns = np.frombuffer(part, np.uint8).reshape(shape[::-1])
-            arrays.append(np.ascontiguousarray(columns.T))
-        else:
-            arrays.append(_from_planes(part, dtype, shape))
-    return arrays
+def _layouts(
+    flags: int, n_atoms: int, n_bonds: int, n_points: int, n_bits: int
+) -> list[tuple[str, tuple[int, ...]] | None]:
+    """Layouts of the eight arrays, in their order."""
+    graph = [(COLUMNS, (n_atoms, _N_ATOM)), (COLUMNS, (n_bonds, _N_BOND)), ("<u2", (n_bonds, 2))]
+    geometry = [("|u1", (n_points,)), ("<f4", (n_points, 3))]
+    fingerprint = [("<u2", (n_bits,)), ("|u1", (n_bits,)), ("<f4", (N_DESCRIPTORS,))]
+    parts = ((_HAS_GRAPH, graph), (_HAS_GEOMETRY, geometry), (_HAS_FINGERPRINT, fingerprint))
+    return [layout if flags & flag else None for flag, part in parts for layout in part]
 
 
 def _read_reasons(data: bytes) -> dict[str, str]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from deepchem_mmsa import losses
 from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.config import CUSTOM, MMSAConfig
+from deepchem_mmsa.layers.fingerprint_encoder import make_fingerprint_encoder
 from deepchem_mmsa.layers.fusion import Fusion
 from deepchem_mmsa.layers.geometry_encoder import make_geometry_encoder
 from deepchem_mmsa.layers.graph_encoder import make_graph_encoder
@@ -22,6 +23,7 @@ from deepchem_mmsa.layers.hypergraph import HypergraphConv, nearest_nodes_hyperg
 from deepchem_mmsa.layers.image_encoder import make_image_encoder
 from deepchem_mmsa.layers.memory_bank import MemoryBank, MemoryReadout
 from deepchem_mmsa.layers.message_passing import BatchedGraph
+from deepchem_mmsa.molecule import FINGERPRINT_SIZE, N_DESCRIPTORS
 from deepchem_mmsa.pretraining import LOSS_TERMS, MASK_TOKEN, pretraining_terms
 
 _ENCODER_MAKERS: dict[str, Callable[[MMSAConfig], nn.Module]] = {
@@ -32,6 +34,10 @@ _ENCODER_MAKERS: dict[str, Callable[[MMSAConfig], nn.Module]] = {
     ),
     "geometry": lambda c: make_geometry_encoder(
         c.geometry, cutoff=c.cutoff, width=c.geometry_width, n_layers=c.geometry_layers
+    ),
+    "fingerprint": lambda c: make_fingerprint_encoder(
+        c.fingerprint, width=c.fingerprint_width, n_layers=c.fingerprint_layers,
+        dropout=c.fingerprint_dropout,
     ),
 }  # fmt: skip
 
@@ -131,12 +137,20 @@ class MMSANetwork(nn.Module):
         self.frozen: set[str] = set()
         self.autocast_dtype: torch.dtype | None = None
         self.statistics: dict[str, float] = {}
+        self.shared_seed: int | None = None
 
         # The masked-atom task needs a graph encoder that shows its atoms.
         shows_atoms = hasattr(made.get("graph"), "atom_embeddings")
         self.atom_head = (
             nn.Linear(made["graph"].atom_dim, MASK_TOKEN)
             if config.mode == "pretraining" and shows_atoms
+            else None
+        )
+        # Told from the other views, where there are some.
+        shows_descriptors = hasattr(made.get("fingerprint"), "scaled_descriptors")
+        self.descriptor_head = (
+            nn.Linear(config.embedding_dim, N_DESCRIPTORS + FINGERPRINT_SIZE)
+            if config.mode == "pretraining" and shows_descriptors and len(config.modalities) > 1
             else None
         )
         if config.mode != "pretraining":

@@ -1,6 +1,6 @@
 """The pre-training objective: every term of the loss, from an augmented batch.
 
-``L = w_con L_con + w_rec L_rec + w_mask L_mask + w_mem L_mem`` with
+``L = w_con L_con + w_rec L_rec + w_mask L_mask + w_mem L_mem + w_desc L_desc`` with
 ``L_mem = w_align L_align + w_commit L_commit + w_balance L_balance`` (docs/method.md).
 """
 
@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from deepchem_mmsa import losses
+from deepchem_mmsa import distributed, losses
 from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.config import MMSAConfig
 from deepchem_mmsa.layers.message_passing import BatchedGraph
-from deepchem_mmsa.molecule import ATOM_FEATURES
+from deepchem_mmsa.molecule import ATOM_FEATURES, FINGERPRINT_SIZE, N_DESCRIPTORS
 from deepchem_mmsa.views.depiction import augment
 
 if TYPE_CHECKING:
     from deepchem_mmsa.network import MMSANetwork
 
-LOSS_TERMS = ("con", "rec", "mask", "align", "commit", "balance")
+LOSS_TERMS = ("con", "rec", "mask", "align", "commit", "balance", "desc")
 """The terms of the pre-training loss, in the order of the network's output."""
 
 STATISTICS = ("code_std", "retrieval")
@@ -58,13 +58,23 @@ def pretraining_terms(
     config, memory = network.config, network.memory
     h, mask_loss = _masked_embeddings(network, batch)
     u, codes = network.fusion.project(h)
-    available = batch.available
+    available, smiles = batch.available, batch.smiles
+    descriptor_loss = _descriptor_loss(network, batch, codes)
+    if network.training and distributed.is_shared():
+        mask_loss = _over_processes(mask_loss, codes)
+        descriptor_loss = _over_processes(descriptor_loss, codes)
+        codes, u, available = distributed.gather(codes, u.detach(), available)
+        smiles = distributed.gather_lists(smiles)
+        if network.shared_seed is not None:  # from here on all processes do, and draw, the same
+            torch.manual_seed(network.shared_seed)
     seen = available.any(1)
     if not bool(seen.all()):  # a molecule without any view has nothing to say here
         u, codes, available = u[seen], codes[seen], available[seen]
     terms = dict.fromkeys(LOSS_TERMS, codes.sum() * 0.0)
     if mask_loss is not None:
-        terms["mask"] = mask_loss
+        terms["mask"] = mask_loss[0]
+    if descriptor_loss is not None:
+        terms["desc"] = descriptor_loss[0]
     if config.w_con:
         terms["con"] = losses.contrastive(codes, available, config.temperature)
     if config.w_rec:
@@ -84,19 +94,26 @@ def pretraining_terms(
             terms["commit"] = losses.commitment(c, memory.active_anchors())
             terms["balance"] = losses.balance(memory.address(c))
         if memory is not None and network.training and network.update_memory:
-            smiles = [s for s, keep in zip(batch.smiles, seen.tolist()) if keep]
-            memory.update(c.detach(), smiles)
+            names = [s for s, keep in zip(smiles, seen.tolist()) if keep]
+            if bool(c.isfinite().all()):  # otherwise the loss is not finite either, and says so
+                memory.update(c.detach(), names)
     network.statistics = _statistics(codes.detach(), available)
     return embedding, terms
 
 
+def _over_processes(part: tuple[Tensor, int] | None, codes: Tensor) -> tuple[Tensor, int]:
+    """Return a term over the molecules of all processes; this one may have no part in it."""
+    value, n = (codes.sum() * 0.0, 0) if part is None else part
+    return distributed.mean(value, n), n
+
+
 def total_loss(terms: Tensor, config: MMSAConfig) -> Tensor:
-    """Return L of the terms ``[6]``, in the order of :data:`LOSS_TERMS`.
+    """Return L of the terms ``[7]``, in the order of :data:`LOSS_TERMS`.
 
     Examples
     --------
-    >>> total_loss(torch.ones(6), MMSAConfig(w_mask=0.5, w_mem=2, w_commit=0.1, w_balance=0))
-    tensor(4.7000)
+    >>> total_loss(torch.ones(7), MMSAConfig(w_mask=0.5, w_mem=2, w_commit=0.1, w_balance=0))
+    tensor(5.7000)
     """
     weights = (
         config.w_con,
@@ -105,14 +122,18 @@ def total_loss(terms: Tensor, config: MMSAConfig) -> Tensor:
         config.w_mem * config.w_align,
         config.w_mem * config.w_commit,
         config.w_mem * config.w_balance,
+        config.w_desc,
     )
     return (terms * terms.new_tensor(weights)).sum()
 
 
 def _masked_embeddings(
     network: MMSANetwork, batch: MoleculeBatch
-) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Encode an augmented batch; the masked graph serves both tasks in one pass."""
+) -> tuple[dict[str, Tensor], tuple[Tensor, int] | None]:
+    """Encode an augmented batch; the masked graph serves both tasks in one pass.
+
+    Returns the embeddings, and the masked-atom loss with the number of atoms it is the mean of.
+    """
     config = network.config
     inputs = dict(batch.inputs)
     if "image" in inputs and config.image_augmentation and network.training:
@@ -125,7 +146,34 @@ def _masked_embeddings(
     atoms = network.atom_embeddings(inputs["graph"])
     h = {m: network.encode(m, batch, x, atoms if m == "graph" else None) for m, x in inputs.items()}
     logits = atom_head(atoms.index_select(0, hidden).float())
-    return h, losses.masked_atoms(logits, truth)
+    return h, (losses.masked_atoms(logits, truth), len(truth))
+
+
+def _descriptor_loss(
+    network: MMSANetwork, batch: MoleculeBatch, codes: Tensor
+) -> tuple[Tensor, int] | None:
+    """Tell descriptors and fingerprint from a random subset of the *other* views.
+
+    Squared error of the scaled descriptors plus cross-entropy of the set bits: knowledge that
+    costs no label (KPGT, Li et al., Nat. Commun. 2023; CheMeleon, Burns et al., 2025).
+    """
+    head = network.descriptor_head if network.config.w_desc > 0 else None
+    if head is None:
+        return None
+    rows = batch.rows["fingerprint"]
+    others = batch.available.index_select(0, rows)
+    others[:, network.config.modalities.index("fingerprint")] = False
+    kept = others.any(1)
+    if not bool(kept.any()):
+        return None
+    inputs, encoder = batch.inputs["fingerprint"], network.encoders["fingerprint"]
+    part = network.fusion.fuse(codes[rows[kept]], losses.random_subset(others[kept]))
+    values, bits = head(part).split([N_DESCRIPTORS, FINGERPRINT_SIZE], dim=1)
+    truth = encoder.scaled_descriptors(inputs)[kept]  # type: ignore[operator]
+    present = (inputs.counts[kept] > 0).to(bits.dtype)
+    loss = nn.functional.mse_loss(values, truth)
+    loss = loss + nn.functional.binary_cross_entropy_with_logits(bits, present)
+    return loss, len(part)
 
 
 @torch.no_grad()

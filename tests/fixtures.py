@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from deepchem_mmsa import MMSAFeaturizer, MMSAModel
-from deepchem_mmsa.molecule import MoleculeViews
+from deepchem_mmsa.molecule import MODALITIES, MoleculeViews
 
 SMILES = [
     "CCO", "CC(=O)O", "c1ccccc1", "CCN(CC)CC", "C1CCCCC1O", "CC(C)Cc1ccc(cc1)C(C)C(=O)O",
@@ -20,8 +20,8 @@ SMILES = [
 
 @pytest.fixture(scope="session")
 def molecules():
-    """Records of 40 molecules with all three views."""
-    return list(MMSAFeaturizer(image_size=32).featurize(SMILES))
+    """Records of 40 molecules with all four views."""
+    return list(MMSAFeaturizer(MODALITIES, image_size=32).featurize(SMILES))
 
 
 @pytest.fixture(scope="session")
@@ -52,8 +52,9 @@ def make_model():
         modality = arguments.get("modalities") or ("graph",)
         small = {
             "modalities": modality, "image_size": 32, "image_width": 8, "graph_width": 16,
-            "graph_layers": 2, "geometry_width": 16, "geometry_layers": 1, "embedding_dim": 16,
-            "n_anchors": 8, "n_neighbors": 4, "head_width": 16, "batch_size": 8, "progress": False,
+            "graph_layers": 2, "geometry_width": 16, "geometry_layers": 1, "fingerprint_width": 16,
+            "embedding_dim": 16, "n_anchors": 8, "n_neighbors": 4, "head_width": 16,
+            "batch_size": 8, "progress": False,
         }  # fmt: skip
         return MMSAModel(**{**small, **arguments})
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from deepchem_mmsa import EarlyStopping, MMSAFeaturizer, MMSAModel
 from deepchem_mmsa.checkpoint import CheckpointError
-from deepchem_mmsa.molecule import MODALITIES, MoleculeViews
+from deepchem_mmsa.molecule import DEFAULT_MODALITIES, MODALITIES, MoleculeViews
 from deepchem_mmsa.pretraining import LOSS_TERMS
 
 RMSE = dc.metrics.Metric(dc.metrics.rms_score, name="rmse")
@@ -69,8 +69,9 @@ def test_codes_of_each_view(make_model, dataset):
     X = dataset.X[:5].copy()
     X[2] = with_only(X[2], {"graph"})
     codes, available = model.predict_codes(dc.data.NumpyDataset(X))
-    assert codes.shape == (5, 3, 16)
-    assert available.tolist() == [[True] * 3] * 2 + [[False, True, False]] + [[True] * 3] * 2
+    assert codes.shape == (5, 4, 16)
+    whole, graph_only = [True] * 4, [False, True, False, False]
+    assert available.tolist() == [whole] * 2 + [graph_only] + [whole] * 2
     assert (np.isnan(codes).any(-1) == ~available).all()
 
 
@@ -81,7 +82,8 @@ def test_pretraining_has_no_predictions(make_model, graph_dataset):
 
 @pytest.mark.parametrize(
     "modalities",
-    [m for r in (1, 2, 3) for m in itertools.combinations(MODALITIES, r)],
+    [m for r in (1, 2, 3) for m in itertools.combinations(DEFAULT_MODALITIES, r)]
+    + [("fingerprint",), ("graph", "fingerprint"), MODALITIES],
     ids="+".join,
 )
 def test_any_subset_of_modalities(make_model, dataset, modalities):
@@ -91,6 +93,7 @@ def test_any_subset_of_modalities(make_model, dataset, modalities):
     assert set(LOSS_TERMS) <= set(row)
     assert (row["con"] > 0) == (len(modalities) > 1)
     assert (row["mask"] > 0) == ("graph" in modalities)
+    assert (row["desc"] > 0) == ("fingerprint" in modalities and len(modalities) > 1)
     assert row["rec"] > 0
     tuned = make_model(mode="regression", modalities=modalities)
     tuned.load_from_pretrained(model)
@@ -121,6 +124,12 @@ def with_only(record, modalities):
         kept.update(atoms=record.atoms, bond_atoms=record.bond_atoms, bonds=record.bonds)
     if "geometry" in modalities:
         kept.update(atomic_numbers=record.atomic_numbers, coordinates=record.coordinates)
+    if "fingerprint" in modalities:
+        kept.update(
+            fingerprint_bits=record.fingerprint_bits,
+            fingerprint_counts=record.fingerprint_counts,
+            descriptors=record.descriptors,
+        )
     return MoleculeViews(record.smiles, **kept)
 
 

@@ -15,7 +15,9 @@ from deepchem_mmsa.molecule import (
     ATOM_FEATURES,
     BOND_FEATURE_SETS,
     BOND_FEATURES,
+    FINGERPRINT_SIZE,
     MODALITIES,
+    N_DESCRIPTORS,
     MoleculeViews,
 )
 
@@ -41,6 +43,13 @@ def arbitrary_records(draw):
         fields["atomic_numbers"] = rng.integers(0, 119, n_points).astype(np.uint8)
         finite = st.floats(-1e6, 1e6, width=32)
         fields["coordinates"] = draw(hnp.arrays(np.float32, (n_points, 3), elements=finite))
+    if "fingerprint" in parts:
+        bits = rng.choice(FINGERPRINT_SIZE, n_atoms, replace=False)
+        fields["fingerprint_bits"] = np.sort(bits).astype(np.uint16)
+        fields["fingerprint_counts"] = rng.integers(1, 256, n_atoms).astype(np.uint8)
+        anything = st.floats(width=32, allow_infinity=False)
+        values = draw(st.lists(anything, min_size=1, max_size=5))
+        fields["descriptors"] = np.resize(np.array(values, np.float32), N_DESCRIPTORS)
     reasons = draw(st.dictionaries(st.sampled_from(MODALITIES), st.text(max_size=20)))
     return MoleculeViews(draw(st.text(max_size=60)), reasons=reasons, **fields)
 
@@ -54,7 +63,7 @@ def test_bytes_and_pickle_round_trip(record):
         assert hash(copy) == hash(record)
         assert copy.to_bytes() == data
         assert copy.available == record.available
-        for name in ("atoms", "bonds", "bond_atoms", "atomic_numbers", "coordinates"):
+        for name in set(MoleculeViews.__slots__) - {"smiles", "image", "reasons"}:
             mine, theirs = getattr(record, name), getattr(copy, name)
             assert (mine is None) == (theirs is None)
             if mine is not None:
@@ -103,8 +112,42 @@ def test_a_bomb_is_refused_without_being_inflated():
 
 
 def test_a_newer_version_is_named():
-    with pytest.raises(ValueError, match="format 9 is not format 1"):
+    with pytest.raises(ValueError, match="format 9 is not format 1 or 2"):
         MoleculeViews.from_bytes(_forged((9, 0, 0, 0, 0, 0, 0, 0, 0, 0), b""))
+
+
+# Ethanol's graph as format 1 was written before there were fingerprints.
+ETHANOL_1 = bytes.fromhex(
+    "4d4d534101020000030000001a0000000000000020000000030000000200000000000000ed4bf7cd43434f7b"
+    "2267656f6d65747279223a223020732072616e206f7574227d789c6365656760606065656561610132989918"
+    "19b00046462610050007bc0037"
+)
+
+
+def test_the_first_format_is_still_read_and_written():
+    record = MoleculeViews.from_bytes(ETHANOL_1)
+    assert record.smiles == "CCO"
+    assert record.available == ("graph",)
+    assert record.atoms[:, 0].tolist() == [5, 5, 7]
+    assert record.to_bytes()[:5] == ETHANOL_1[:5] == b"MMSA\x01"
+
+
+def test_a_fingerprint_is_whole_and_in_order():
+    bits, counts = np.array([3, 70], np.uint16), np.array([1, 2], np.uint8)
+    values = np.zeros(N_DESCRIPTORS, np.float32)
+    whole = {"fingerprint_bits": bits, "fingerprint_counts": counts, "descriptors": values}
+    record = MoleculeViews("C", **whole)
+    assert record.available == ("fingerprint",)
+    assert record.to_bytes()[4] == 2
+    for wrong, message in [
+        ({"descriptors": None}, "belong together"),
+        ({"fingerprint_bits": bits[::-1].copy()}, "ascending"),
+        ({"fingerprint_bits": bits + np.uint16(2000)}, "outside its vocabulary"),
+        ({"fingerprint_counts": counts - np.uint8(1)}, "count above 0"),
+        ({"descriptors": values[:-1]}, r"float32 \[217\]"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            MoleculeViews("C", **{**whole, **wrong})
 
 
 def test_reasons_that_are_no_object_are_refused():

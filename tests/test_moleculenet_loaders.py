@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from deepchem_mmsa.featurizer import MMSAFeaturizer
-from deepchem_mmsa.molecule import MODALITIES, MoleculeViews
+from deepchem_mmsa.molecule import DEFAULT_MODALITIES, MoleculeViews
 
 # loader, file, arguments: every loader whose file is at hand
 LOADERS = [
@@ -73,7 +73,7 @@ def test_all_views_of_a_slice(moleculenet, tmp_path):
     table = pd.read_csv(moleculenet / "Lipophilicity.csv", nrows=40)
     table.to_csv(tmp_path / "Lipophilicity.csv", index=False)
     _, parts, _ = load("load_lipo", tmp_path, tmp_path, MMSAFeaturizer(), reload=False)
-    assert all(record.available == MODALITIES for part in parts for record in part.X)
+    assert all(record.available == DEFAULT_MODALITIES for part in parts for record in part.X)
 
 
 # Molecules that DeepChem 2.8 keeps with its own featurizers.

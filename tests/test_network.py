@@ -20,8 +20,9 @@ from deepchem_mmsa.pretraining import (
 
 TINY = {
     "image_size": 32, "image_width": 8, "graph_width": 16, "graph_layers": 2,
-    "geometry_width": 16, "geometry_layers": 1, "embedding_dim": 16, "n_anchors": 8,
-    "n_neighbors": 4, "memory_warmup": 32, "head_width": 16,
+    "geometry_width": 16, "geometry_layers": 1, "fingerprint_width": 16, "embedding_dim": 16,
+    "n_anchors": 8, "n_neighbors": 4, "memory_warmup": 32, "head_width": 16,
+    "modalities": MODALITIES,
 }  # fmt: skip
 
 
@@ -71,9 +72,9 @@ def test_without_anchors_the_structure_is_transparent():
 def test_a_missing_view_has_no_influence(molecules, data):
     """Codes of unavailable modalities are fillers: whatever stands there, e stays."""
     net = with_memory(network()).eval()
-    codes = torch.randn(4, 3, 16)
+    codes = torch.randn(4, 4, 16)
     available = torch.tensor(
-        [data.draw(st.lists(st.booleans(), min_size=3, max_size=3)) for _ in range(4)]
+        [data.draw(st.lists(st.booleans(), min_size=4, max_size=4)) for _ in range(4)]
     )
     other = torch.where(available[..., None], codes, torch.full_like(codes, 1e6))
     torch.testing.assert_close(net.embed_codes(codes, available), net.embed_codes(other, available))
@@ -99,6 +100,7 @@ def test_terms_have_their_names_and_weights(batch):
     by_hand = (
         terms["con"] + terms["rec"] + 0.5 * terms["mask"]
         + 1.0 * (terms["align"] + 0.1 * terms["commit"] + 0.1 * terms["balance"])
+        + terms["desc"]
     )  # fmt: skip
     torch.testing.assert_close(total, by_hand)
     total.backward()
@@ -114,7 +116,10 @@ def test_terms_have_their_names_and_weights(batch):
         ({"w_mask": 0.0}, {"mask"}),
         ({"w_align": 0.0}, {"align"}),
         ({"memory": False}, {"commit", "balance"}),
-        ({"modalities": ("image",)}, {"con", "mask"}),
+        ({"w_desc": 0.0}, {"desc"}),
+        ({"modalities": ("image",)}, {"con", "mask", "desc"}),
+        ({"modalities": ("graph", "geometry")}, {"desc"}),
+        ({"modalities": ("fingerprint",)}, {"con", "mask", "desc"}),
     ],
 )
 def test_a_term_that_is_switched_off_is_zero(molecules, arguments, off):

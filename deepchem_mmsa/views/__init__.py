@@ -1,4 +1,4 @@
-"""One molecule → its views: picture, 2D graph, 3D conformer.
+"""One molecule → its views: picture, 2D graph, 3D conformer, fingerprint.
 
 Each view is a pure, seeded function of a molecule in its own file. Here they are put together
 into the record that a dataset holds, for one molecule and, in parallel, for many. Nothing here
@@ -7,12 +7,14 @@ imports DeepChem, so that prediction from the command line does not either.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from rdkit import Chem
 
-from deepchem_mmsa.molecule import MODALITIES, MoleculeViews
+from deepchem_mmsa.molecule import DEFAULT_MODALITIES, MODALITIES, MoleculeViews
 from deepchem_mmsa.views.conformer import (
     DEFAULT_TIMEOUT,
     Conformer,
@@ -21,12 +23,18 @@ from deepchem_mmsa.views.conformer import (
 )
 from deepchem_mmsa.views.conformer import conformer as make_conformer  # not to hide its module
 from deepchem_mmsa.views.depiction import DEFAULT_SIZE, MAX_SIZE, MIN_SIZE, DepictionError, draw
+from deepchem_mmsa.views.fingerprint import Fingerprint, FingerprintError
+from deepchem_mmsa.views.fingerprint import fingerprint as make_fingerprint
+from deepchem_mmsa.views.isolation import AVAILABLE, Lost, isolated
 from deepchem_mmsa.views.topology import canonical, canonical_order
 from deepchem_mmsa.views.topology import topology as make_topology
 
-__all__ = ["ViewSettings", "many_views", "molecule_views"]
+__all__ = ["ViewSettings", "many_views", "molecule_views", "record_maker", "stream_views"]
 
-_CHUNK = 32  # molecules that a worker takes at a time: about a second of work
+_CHUNKS = 4, 32  # molecules that a worker takes at a time: at the end of a block, and before
+_BLOCK = 1024  # molecules read ahead by several workers
+_SECONDS = 60.0  # of processor time for one molecule, beside those for its conformer
+_MAX_REASON = 500  # characters; RDKit's messages repeat the whole input
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,8 @@ class ViewSettings:
     Parameters
     ----------
     modalities : sequence of str, optional
-        Any of ``"image"``, ``"graph"``, ``"geometry"``, at least one.
+        Any of ``"image"``, ``"graph"``, ``"geometry"``, ``"fingerprint"``, at least one; the
+        first three by default.
     image_size : int, optional
         Pixels per side of the picture.
     seed : int, optional
@@ -56,10 +65,10 @@ class ViewSettings:
     >>> ViewSettings(modalities=("picture",))
     Traceback (most recent call last):
     ...
-    ValueError: unknown modality 'picture': choose from image, graph, geometry
+    ValueError: unknown modality 'picture': choose from image, graph, geometry, fingerprint
     """
 
-    modalities: tuple[str, ...] = MODALITIES
+    modalities: tuple[str, ...] = DEFAULT_MODALITIES
     image_size: int = DEFAULT_SIZE
     seed: int = 0
     conformer_timeout: float = DEFAULT_TIMEOUT
@@ -90,8 +99,9 @@ class ViewSettings:
 class _Task:
     """What a worker needs of one molecule: texts and arrays, never a pickled molecule."""
 
-    smiles: object
+    smiles: str
     supplied: Conformer | None = None
+    reason: str = ""  # why it is known to be no molecule
 
 
 def molecule_views(molecule: object, settings: ViewSettings | None = None) -> MoleculeViews:
@@ -119,8 +129,7 @@ def molecule_views(molecule: object, settings: ViewSettings | None = None) -> Mo
     "unreadable: SMILES Parse Error: unclosed ring for input: 'C1CC'"
     """
     settings = settings or ViewSettings()
-    task = _prepare(molecule, settings)
-    return task if isinstance(task, MoleculeViews) else _make(task, settings)
+    return _make(_prepare(molecule, settings), settings)
 
 
 def many_views(
@@ -128,6 +137,7 @@ def many_views(
     settings: ViewSettings | None = None,
     n_jobs: int = 1,
     progress: Callable[[int], None] | None = None,
+    contained: bool | None = None,
 ) -> list[MoleculeViews]:
     """Make the records of many molecules, in their order.
 
@@ -142,6 +152,11 @@ def many_views(
         (``joblib.parallel_config`` chooses another one, such as Dask or Ray).
     progress : callable, optional
         Called with the number of molecules finished so far.
+    contained : bool, optional
+        Whether a molecule that crashes RDKit, or takes more than a minute of processor time,
+        costs only itself: it is worked on in a child process and flagged. So it is by default
+        with more than one process; with one, the work is done in this very process unless this
+        is true.
 
     Returns
     -------
@@ -153,61 +168,149 @@ def many_views(
     >>> [record.smiles for record in many_views(["OCC", "N"], ViewSettings(("graph",)))]
     ['CCO', 'N']
     """
-    settings = settings or ViewSettings()
-    if n_jobs == 1:
-        records = []
-        for molecule in molecules:
-            records.append(molecule_views(molecule, settings))
-            if progress is not None:
-                progress(len(records))
-        return records
-
-    from joblib import Parallel, delayed
-
-    tasks = [_prepare(molecule, settings) for molecule in molecules]
-    chunks = [tasks[start : start + _CHUNK] for start in range(0, len(tasks), _CHUNK)]
-    parallel = Parallel(n_jobs=n_jobs, return_as="generator")
     records = []
-    for part in parallel(delayed(_make_chunk)(chunk, settings) for chunk in chunks):
-        records.extend(part)
+    for record in stream_views(molecules, settings, n_jobs, contained):
+        records.append(record)
         if progress is not None:
             progress(len(records))
     return records
 
 
-def _prepare(molecule: object, settings: ViewSettings) -> _Task | MoleculeViews:
-    """Reduce a molecule to what a worker needs; one that cannot be read is a finished record.
+def stream_views(
+    molecules: Iterable[object],
+    settings: ViewSettings | None = None,
+    n_jobs: int = 1,
+    contained: bool | None = None,
+) -> Iterator[MoleculeViews]:
+    """Make records one after the other, as they are asked for; memory stays flat.
+
+    Parameters
+    ----------
+    molecules : iterable of str or rdkit.Chem.Mol
+        Read as needed, at most a thousand ahead.
+    settings, n_jobs, contained
+        As of :func:`many_views`.
+
+    Yields
+    ------
+    MoleculeViews
+        In the order of `molecules`.
+
+    Examples
+    --------
+    >>> import itertools
+    >>> endless = stream_views(itertools.repeat("OCC"), ViewSettings(("graph",)))
+    >>> next(endless).smiles
+    'CCO'
+    """
+    settings = settings or ViewSettings()
+    if n_jobs == 1 and not contained:
+        for molecule in molecules:
+            yield molecule_views(molecule, settings)
+        return
+    with record_maker(settings, n_jobs, contained) as make:
+        remaining = iter(molecules)
+        while block := list(itertools.islice(remaining, _BLOCK)):
+            for data in make(block):
+                yield MoleculeViews.from_bytes(data)
+
+
+@contextmanager
+def record_maker(
+    settings: ViewSettings, n_jobs: int = 1, contained: bool | None = None
+) -> Iterator[Callable[[Sequence[object]], Iterator[bytes]]]:
+    """Hold workers ready that make records of one block of molecules after the other.
+
+    Parameters
+    ----------
+    settings, n_jobs, contained
+        As of :func:`many_views`.
+
+    Yields
+    ------
+    callable
+        Block of molecules → an iterator over their records, in the compact form of
+        :meth:`~deepchem_mmsa.molecule.MoleculeViews.to_bytes`, in order. With several workers
+        the block is finished before its first record comes.
+
+    Examples
+    --------
+    >>> with record_maker(ViewSettings(("graph",))) as make:
+    ...     [MoleculeViews.from_bytes(data).smiles for data in make(["OCC", "N"])]
+    ['CCO', 'N']
+    """
+    from joblib import Parallel, delayed  # a tenth of a second that one molecule need not wait
+
+    contain = AVAILABLE and (n_jobs != 1 if contained is None else contained)
+    with ExitStack() as stack:
+        workers = None
+        if n_jobs != 1:
+            # Ray's backend knows no generators; and a list bounds how far workers run ahead.
+            workers = stack.enter_context(Parallel(n_jobs=n_jobs, batch_size=1))
+
+        def make(block: Sequence[object]) -> Iterator[bytes]:
+            tasks = [_prepare(molecule, settings) for molecule in block]
+            if workers is None:
+                yield from _make_chunk(tasks, settings, contain)
+                return
+            calls = (
+                delayed(_made_chunk)(chunk, settings, contain)
+                for chunk in _chunks(tasks, workers._effective_n_jobs())
+            )
+            for part in workers(calls):
+                yield from part
+
+        yield make
+
+
+def _chunks(tasks: Sequence[_Task], n_workers: int) -> Iterator[Sequence[_Task]]:
+    """Cut tasks for workers, into smaller parts towards the end, so that all end together."""
+    start = 0
+    while start < len(tasks):
+        size = (len(tasks) - start) // (4 * max(1, n_workers))
+        end = start + min(max(size, _CHUNKS[0]), _CHUNKS[1])
+        yield tasks[start:end]
+        start = end
+
+
+def _prepare(molecule: object, settings: ViewSettings) -> _Task:
+    """Reduce a molecule to what a worker needs.
 
     A molecule object is read here, for pickling one loses precision and state; a text is left
     to the worker.
     """
-    if not isinstance(molecule, Chem.Mol):
+    if isinstance(molecule, str):
         return _Task(molecule)
     try:
         ordered, _ = canonical_order(molecule)
+        assert isinstance(molecule, Chem.Mol)
         supplied = supplied_conformer(molecule) if "geometry" in settings.modalities else None
     except ValueError as error:
-        # Writing SMILES works without sanitizing, and names the row for whoever reads the flag.
-        return MoleculeViews.unreadable(_raw_smiles(molecule), str(error), settings.modalities)
+        return _Task(_text_of(molecule), reason=str(error))
     return _Task(Chem.MolToSmiles(ordered), supplied)
 
 
-def _raw_smiles(molecule: Chem.Mol) -> str:
-    """SMILES of a molecule that cannot be sanitized, as far as there is one."""
+def _text_of(molecule: object) -> str:
+    """What names a row in reports that is no molecule."""
+    if not isinstance(molecule, Chem.Mol):
+        return "" if molecule is None else str(molecule)
     try:
-        return Chem.MolToSmiles(molecule)
+        return Chem.MolToSmiles(molecule)  # works without sanitizing
     except (RuntimeError, ValueError):
         return ""
 
 
 def _make(task: _Task, settings: ViewSettings) -> MoleculeViews:
     """Make all views of one molecule that `settings` ask for."""
+    if task.reason:
+        return _flagged(task.smiles, task.reason, settings)
     try:
         molecule = canonical(task.smiles)
     except ValueError as error:
-        return MoleculeViews.unreadable(task.smiles, str(error), settings.modalities)
+        return _flagged(task.smiles, error, settings)
     image = atoms = bond_atoms = bonds = None
     points: Conformer | None = None
+    chemical: Fingerprint | None = None
     reasons: dict[str, str] = {}
     if "image" in settings.modalities:
         try:
@@ -223,13 +326,48 @@ def _make(task: _Task, settings: ViewSettings) -> MoleculeViews:
             )
         except ConformerError as error:
             reasons["geometry"] = str(error)
+    if "fingerprint" in settings.modalities:
+        try:
+            chemical = make_fingerprint(molecule)
+        except FingerprintError as error:
+            reasons["fingerprint"] = str(error)
     smiles = Chem.MolToSmiles(molecule)
     numbers, coordinates = points if points is not None else (None, None)
-    return MoleculeViews(smiles, image, atoms, bond_atoms, bonds, numbers, coordinates, reasons)
+    return MoleculeViews(
+        smiles, image, atoms, bond_atoms, bonds, numbers, coordinates, reasons,
+        *(chemical or (None, None, None)),
+    )  # fmt: skip
 
 
-def _make_chunk(
-    chunk: Sequence[_Task | MoleculeViews], settings: ViewSettings
-) -> list[MoleculeViews]:
+def _make_chunk(tasks: Sequence[_Task], settings: ViewSettings, contain: bool) -> Iterator[bytes]:
+    """Make records in their compact form, here or in a child process."""
+
+    def work(task: _Task) -> bytes:
+        return _pack(_make(task, settings), settings)
+
+    if not contain:
+        yield from map(work, tasks)
+        return
+    seconds = _SECONDS + settings.conformer_timeout
+    for task, data in zip(tasks, isolated(tasks, work, seconds)):
+        if isinstance(data, Lost):
+            data = _pack(_flagged(task.smiles, data, settings), settings)
+        yield data
+
+
+def _made_chunk(tasks: Sequence[_Task], settings: ViewSettings, contain: bool) -> list[bytes]:
     """Work of one worker."""
-    return [task if isinstance(task, MoleculeViews) else _make(task, settings) for task in chunk]
+    return list(_make_chunk(tasks, settings, contain))
+
+
+def _pack(record: MoleculeViews, settings: ViewSettings) -> bytes:
+    """Compact form of a record; of one that is too large for it, a flag."""
+    try:
+        return record.to_bytes()
+    except ValueError as error:
+        return _flagged(record.smiles, error, settings).to_bytes()
+
+
+def _flagged(smiles: str, reason: object, settings: ViewSettings) -> MoleculeViews:
+    """Record of a row that is no molecule."""
+    return MoleculeViews.unreadable(smiles, str(reason)[:_MAX_REASON], settings.modalities)
