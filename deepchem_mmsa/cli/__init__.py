@@ -1,0 +1,70 @@
+"""The command line: ``mmsa``, one idea per command, one file per command.
+
+Each command calls what Python users call. See docs/cli.md.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from deepchem_mmsa._version import __version__
+from deepchem_mmsa.cli.console import command
+from deepchem_mmsa.cli.embed import embed
+from deepchem_mmsa.cli.finetune import finetune
+from deepchem_mmsa.cli.info import info
+from deepchem_mmsa.cli.neighbors import neighbors
+from deepchem_mmsa.cli.predict import predict
+from deepchem_mmsa.cli.pretrain import pretrain
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="mmsa",
+    help="Multi-modal molecular representations: pre-train, fine-tune, predict, embed, explain.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 2 usage, 3 input, 4 model, 5 output, 6 training diverged, "
+    "130 interrupted (run again to go on), 143 terminated.",
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+for function, example in (
+    (pretrain, "mmsa pretrain zinc.csv.gz --output runs/base --epochs 20"),
+    (finetune, "mmsa finetune bbbp.csv --label p_np --from-model mmsa-base --output runs/bbbp"),
+    (predict, "mmsa predict new.csv --model runs/bbbp --output predicted.csv"),
+    (embed, "mmsa embed library.smi.gz --output library.parquet --jobs 8"),
+    (neighbors, "mmsa neighbors hits.csv --reference library.csv --count 5 --output near.csv"),
+    (info, "mmsa info runs/bbbp"),
+):
+    command(app, example)(function)
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise SystemExit(128 + number)
+
+
+def main() -> None:
+    """Run the command line; the entry point of ``mmsa`` and ``python -m deepchem_mmsa``."""
+    # A scheduler's SIGTERM leaves what Ctrl-C leaves: nothing half-written, something to resume.
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(app(prog_name="mmsa"))

@@ -1,0 +1,202 @@
+"""How the commands speak: notes, progress, results, errors and exit codes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import typer
+
+
+class ExitCode(IntEnum):
+    """What a command ends with; docs/cli.md says them to users."""
+
+    DONE = 0
+    FAULT = 1
+    USAGE = 2
+    INPUT = 3
+    MODEL = 4
+    OUTPUT = 5
+    TRAINING = 6
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class Failure(Exception):
+    """A command that cannot go on, why, and the code it ends with.
+
+    Parameters
+    ----------
+    message : str
+        One paragraph: what is wrong, where, and the remedy.
+    code : ExitCode
+    """
+
+    def __init__(self, message: str, code: ExitCode) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Interrupted(KeyboardInterrupt):
+    """An interruption that left something to go on from; the text says how."""
+
+
+@dataclass(frozen=True)
+class Console:
+    """The voice of one command: notes and progress on stderr, results on stdout.
+
+    Parameters
+    ----------
+    quiet : bool
+        Neither notes nor progress; errors still speak.
+    as_json : bool
+        The result is one JSON object, without notes and progress.
+    """
+
+    quiet: bool = False
+    as_json: bool = False
+
+    @property
+    def silent(self) -> bool:
+        """Whether only results and errors are written."""
+        return self.quiet or self.as_json
+
+    def note(self, text: str) -> None:
+        """Say something that is not part of the result."""
+        if not self.silent:
+            print(text, file=sys.stderr, flush=True)
+
+    def result(self, values: Mapping[str, Any], text: str, to_stderr: bool = False) -> None:
+        """Give the result: as JSON where that was asked for, else as a note.
+
+        Parameters
+        ----------
+        values : mapping
+        text : str
+            The same for people.
+        to_stderr : bool
+            Where standard output is taken by the table itself.
+        """
+        if self.as_json:
+            print(json.dumps(_finite(values)), file=sys.stderr if to_stderr else sys.stdout)
+        else:
+            self.note(text)
+
+    @contextmanager
+    def progress(self, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        """Give a function that shows how many of `total` are done, once two seconds have passed."""
+        if self.silent or not sys.stderr.isatty():
+            yield lambda done: None
+            return
+        from rich.console import Console as RichConsole
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            ProgressColumn,
+            Task,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+        from rich.text import Text
+
+        class Rate(ProgressColumn):
+            def render(self, task: Task) -> Text:
+                speed = task.finished_speed or task.speed
+                return Text("" if speed is None else f"{speed:,.3g}/s", style="progress.data.speed")
+
+        bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(),
+            TimeRemainingColumn(), TextColumn("left"), console=RichConsole(stderr=True),
+        )  # fmt: skip
+        task = bar.add_task(what, total=total)
+        timer = threading.Timer(2.0, bar.start)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield lambda done: bar.update(task, completed=done)
+        finally:
+            timer.cancel()
+            timer.join()
+            bar.stop()
+
+
+def _finite(value: Any) -> Any:
+    """Return a value that JSON can hold: NaN and infinity become null."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value
+
+
+def command(app: typer.Typer, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function a command whose errors are one paragraph and an exit code.
+
+    Parameters
+    ----------
+    app : typer.Typer
+    example : str
+        A command line that works, for ``--help``.
+
+    Notes
+    -----
+    With ``MMSA_DEBUG=1`` in the environment the traceback is shown as well.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def guarded(*args: Any, **kwargs: Any) -> None:
+            try:
+                function(*args, **kwargs)
+            except (Failure, ValueError, OSError, FloatingPointError, KeyboardInterrupt) as error:
+                if os.environ.get("MMSA_DEBUG"):
+                    raise
+                code, message = _explained(error)
+                if message:
+                    _complain(function.__name__, message, code, bool(kwargs.get("as_json")))
+                raise typer.Exit(code) from None
+
+        return app.command(epilog=f"Example: {example}")(guarded)
+
+    return register
+
+
+def _explained(error: BaseException) -> tuple[ExitCode, str]:
+    """Return the exit code and the paragraph of an error that a command may meet."""
+    if isinstance(error, Failure):
+        return error.code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        cause = error.__cause__ if isinstance(error, Interrupted) else error
+        ended = ExitCode.TERMINATED if isinstance(cause, SystemExit) else ExitCode.INTERRUPTED
+        return ended, f"interrupted. {error}".strip()
+    if isinstance(error, BrokenPipeError):
+        # Whoever read us has had enough (head, less): nothing to complain about.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OUTPUT, ""
+    if isinstance(error, FileNotFoundError):
+        return ExitCode.INPUT, str(error)
+    if isinstance(error, OSError):
+        return ExitCode.OUTPUT, str(error)
+    if isinstance(error, FloatingPointError):
+        return ExitCode.TRAINING, str(error)
+    from deepchem_mmsa.checkpoint import CheckpointError
+
+    return (ExitCode.MODEL if isinstance(error, CheckpointError) else ExitCode.INPUT), str(error)
+
+
+def _complain(name: str, message: str, code: ExitCode, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"error": message, "exit_code": int(code)}), file=sys.stderr)
+    else:
+        print(f"mmsa {name.replace('_', '-')}: {message}", file=sys.stderr)

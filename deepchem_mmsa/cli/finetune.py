@@ -1,0 +1,264 @@
+"""``mmsa finetune``: learn labels, on a split, with early stopping, and say how well."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deepchem_mmsa.cli import options
+from deepchem_mmsa.cli.console import Console, ExitCode, Failure
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from deepchem_mmsa.tables import Table
+
+_PARTS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "test": "test"}
+
+
+def finetune(
+    source: options.Input,
+    output: options.OutputFolder,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label", "-l", help="Column of labels; repeatable. Empty cells are missing."
+        ),
+    ] = None,
+    mode: Annotated[
+        str,
+        typer.Option(help="classification, regression, or auto: labels of 0 and 1 are classes."),
+    ] = "auto",
+    split: Annotated[
+        str, typer.Option(help="scaffold, random, or a column that holds train, valid and test.")
+    ] = "scaffold",
+    valid: Annotated[float, typer.Option(min=0, max=0.9, help="Share for early stopping.")] = 0.1,
+    test: Annotated[float, typer.Option(min=0, max=0.9, help="Share looked at once.")] = 0.1,
+    from_model: options.FromModel = None,
+    preset: options.Preset = "small",
+    epochs: options.Epochs = 50,
+    patience: Annotated[
+        int, typer.Option(min=1, help="Epochs without improvement before the run stops.")
+    ] = 10,
+    batch_size: options.BatchSize = 64,
+    learning_rate: options.LearningRate = 1e-3,
+    settings: options.Set = None,
+    seed: options.Seed = 0,
+    resume: options.Resume = False,
+    smiles_column: options.SmilesColumn = None,
+    format: options.InputFormat = None,
+    jobs: options.Jobs = 1,
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    config: options.Config = None,
+) -> None:
+    """Fine-tune on labels: split, early stopping on the validation set, scores on the test set."""
+    fields = options.network_fields(settings)
+    console = Console(quiet, as_json)
+    import numpy as np
+
+    from deepchem_mmsa import EarlyStopping
+    from deepchem_mmsa.cli import training
+    from deepchem_mmsa.cli.predict import prediction_columns
+    from deepchem_mmsa.predictor import MMSAPredictor
+    from deepchem_mmsa.tables import read_table, write_table
+
+    network = training.network_config(from_model, preset, fields)
+    table = read_table(source, smiles_column, format)
+    tasks = label or [_guessed_label(table, split)]
+    y = read_labels(table, tasks)
+    kind, n_classes = label_kind(y, mode)
+    network = network.replace(
+        mode=kind, n_tasks=len(tasks), n_classes=n_classes, batch_size=batch_size,
+        learning_rate=learning_rate, seed=seed,
+    )  # fmt: skip
+    training.open_run(output, resume)
+    data, rows = training.featurized(table, network, y, jobs, console)
+    usable = (rows["status"] == "ok").to_numpy() & ~np.isnan(y).all(axis=1)
+    parts = split_rows(table, data.ids, usable, split, valid, test, seed)
+    rows["split"] = parts
+    train_set, valid_set, test_set = (
+        data.select(np.flatnonzero(parts == part)) for part in ("train", "valid", "test")
+    )
+    sizes = {"train": len(train_set), "valid": len(valid_set), "test": len(test_set)}
+    console.note(
+        f"{kind} of {', '.join(tasks)}: "
+        + ", ".join(f"{n} {part}" for part, n in sizes.items())
+        + f" molecules ({split} split)"
+    )
+    model = training.make_model(network, from_model, output, device, console)
+    model.tasks = tasks
+    metrics = _metrics(kind)
+    watched = metrics[0] if _can_be_scored(valid_set, kind) else None
+    stopping = EarlyStopping(
+        valid_set, watched, patience=patience, minimize=watched is None or kind == "regression"
+    )
+    with training.resumable(output):
+        model.fit(train_set, nb_epoch=epochs, restore=resume, callbacks=[stopping])
+    scores = {
+        part: model.evaluate(data_of_part, metrics)
+        for part, data_of_part in (("valid", valid_set), ("test", test_set))
+        if len(data_of_part)
+    }
+    summary: dict[str, Any] = {
+        "data": table.name, "labels": tasks, "mode": kind, "split": split, "molecules": sizes,
+        "epochs": len(model.history), "best_epoch": stopping.best_epoch, "scores": scores,
+    }  # fmt: skip
+    training.write_run(output, model, rows, summary)
+    if len(test_set):
+        values = model.predict(test_set)
+        named = prediction_columns(MMSAPredictor(model.model, {"tasks": tasks}), values)
+        chosen = table.frame[parts == "test"].reset_index(drop=True)
+        write_table(chosen.join(named, rsuffix="_"), output / "test_predictions.csv")
+    lines = [
+        f"{part}: " + ", ".join(f"{name} {value:.4g}" for name, value in of_part.items())
+        for part, of_part in scores.items()
+    ]
+    console.result(
+        {"output": str(output), "failed": int((rows["status"] == "failed").sum()), **summary},
+        "\n".join([*lines, f"the model (best epoch {stopping.best_epoch}) is in {output}"]),
+    )
+
+
+def _guessed_label(table: Table, split: str) -> str:
+    """Return the only column that can be a label, or ask for its name."""
+    from deepchem_mmsa.tables import TableError, numbers
+
+    candidates = []
+    for column in table.frame.columns:
+        if column in (table.smiles_column, split):
+            continue
+        try:
+            values = numbers(table.frame[column], table.name)
+        except TableError:
+            continue
+        if (values == values).any():
+            candidates.append(column)
+    if len(candidates) != 1:
+        found = f"{len(candidates)} columns hold numbers" if candidates else "no column does"
+        raise Failure(
+            f"cannot tell which column of {table.name} holds the labels ({found}); name it by "
+            f"--label. Its columns are: {', '.join(table.frame.columns)}",
+            ExitCode.INPUT,
+        )
+    return str(candidates[0])
+
+
+def read_labels(table: Table, tasks: list[str]) -> np.ndarray:
+    """Return label columns as numbers ``[N, T]``; true and false are 1 and 0."""
+    import numpy as np
+
+    from deepchem_mmsa.tables import column_named, numbers
+
+    columns = []
+    for task in tasks:
+        column = table.frame[column_named(list(table.frame.columns), task, table.name)]
+        as_text = column.astype("object").map(lambda cell: str(cell).strip().lower())
+        truth = as_text.map({"true": "1", "false": "0"})
+        columns.append(numbers(truth.fillna(column.astype("object")).rename(task), table.name))
+    return np.stack(columns, axis=1)
+
+
+def label_kind(y: np.ndarray, mode: str) -> tuple[str, int]:
+    """Return what labels are, classification or regression, and the number of classes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> label_kind(np.array([[0.0], [1.0], [np.nan]]), "auto")
+    ('classification', 2)
+    >>> label_kind(np.array([[0.5], [1.0]]), "auto")
+    ('regression', 2)
+    """
+    import numpy as np
+
+    values = np.unique(y[~np.isnan(y)])
+    if mode not in ("auto", "classification", "regression"):
+        raise Failure(f"--mode {mode}: choose classification, regression or auto", ExitCode.USAGE)
+    if len(values) == 0:
+        raise Failure("every label is missing; is --label the right column?", ExitCode.INPUT)
+    if mode == "auto":
+        mode = "classification" if np.isin(values, [0, 1]).all() else "regression"
+    classes = int(values.max()) + 1 if mode == "classification" else 2
+    return mode, max(2, classes)
+
+
+def split_rows(
+    table: Table, ids: np.ndarray, usable: np.ndarray, split: str, valid: float, test: float,
+    seed: int,
+) -> np.ndarray:  # fmt: skip
+    """Return the part of each row: "train", "valid", "test", or "" where it has none.
+
+    Parameters
+    ----------
+    table : Table
+    ids : np.ndarray
+        ``[N]`` SMILES.
+    usable : np.ndarray
+        Bool ``[N]``: rows with a molecule and a label.
+    split : str
+        "scaffold" (Bemis-Murcko, DeepChem's), "random", or a column of the table.
+    valid, test : float
+        Shares of the rows.
+    seed : int
+    """
+    import deepchem as dc
+    import numpy as np
+
+    from deepchem_mmsa.tables import column_named
+
+    parts = np.full(len(ids), "", dtype=object)
+    places = np.flatnonzero(usable)
+    if split in ("scaffold", "random"):
+        if valid + test >= 1:
+            raise Failure("--valid and --test leave nothing to train on", ExitCode.USAGE)
+        data = dc.data.NumpyDataset(np.zeros((len(places), 1)), ids=ids[places])
+        splitter = (
+            dc.splits.ScaffoldSplitter() if split == "scaffold" else (dc.splits.RandomSplitter())
+        )
+        chosen = splitter.split(data, 1 - valid - test, valid, test, seed=seed)
+        for part, indices in zip(("train", "valid", "test"), chosen):
+            parts[places[np.asarray(indices, dtype=int)]] = part
+    else:
+        column = table.frame[column_named(list(table.frame.columns), split, table.name)]
+        for row in places:
+            text = str(column.iloc[row]).strip().lower()
+            if text not in _PARTS:
+                raise Failure(
+                    f"{table.name}, row {row + 1}, column {split!r}: {column.iloc[row]!r} is no "
+                    "part; write train, valid or test",
+                    ExitCode.INPUT,
+                )
+            parts[row] = _PARTS[text]
+    for part, least in (("train", 2), ("valid", 1)):
+        if (parts == part).sum() < least:
+            raise Failure(
+                f"{table.name}: the {split} split leaves {(parts == part).sum()} of "
+                f"{len(places)} usable rows for {part}; give more molecules, or another --split",
+                ExitCode.INPUT,
+            )
+    return parts
+
+
+def _metrics(kind: str) -> list[Any]:
+    import deepchem as dc
+
+    if kind == "classification":
+        return [
+            dc.metrics.Metric(dc.metrics.roc_auc_score, name="roc_auc"),
+            dc.metrics.Metric(dc.metrics.prc_auc_score, name="pr_auc"),
+        ]
+    return [
+        dc.metrics.Metric(dc.metrics.rms_score, name="rmse"),
+        dc.metrics.Metric(dc.metrics.mae_score, name="mae"),
+        dc.metrics.Metric(dc.metrics.pearson_r2_score, name="r2"),
+    ]
+
+
+def _can_be_scored(data: Any, kind: str) -> bool:
+    """Tell whether a metric of rank can be computed: some task has both classes."""
+    if kind == "regression":
+        return True
+    return any(len(set(data.y[data.w[:, task] != 0, task])) > 1 for task in range(data.y.shape[1]))

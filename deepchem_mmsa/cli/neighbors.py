@@ -1,0 +1,98 @@
+"""``mmsa neighbors``: the molecules of a reference file that are nearest by embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deepchem_mmsa.cli import options
+from deepchem_mmsa.cli.console import Console, ExitCode, Failure
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from deepchem_mmsa.tables import Table
+
+
+def neighbors(
+    source: options.Input,
+    reference: Annotated[
+        str,
+        typer.Option(
+            "--reference", "-r", help="Molecules to search, a table like IN.", show_default=False
+        ),
+    ],
+    count: Annotated[int, typer.Option("--count", "-k", min=1, help="Neighbours per row.")] = 5,
+    model: options.Model = options.DEFAULT_MODEL,
+    output: options.OutputTable = "-",
+    smiles_column: options.SmilesColumn = None,
+    format: options.InputFormat = None,
+    jobs: options.Jobs = 1,
+    batch_size: options.BatchSize = 256,
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    config: options.Config = None,
+) -> None:
+    """Find the nearest molecules of a reference file by the cosine of their embeddings."""
+    import numpy as np
+    from sklearn.neighbors import NearestNeighbors
+
+    from deepchem_mmsa.cli.rows import (
+        checked_output,
+        compute_table,
+        load_model,
+        model_identity,
+        shifted,
+    )
+    from deepchem_mmsa.tables import count_rows, read_chunks
+
+    console = Console(quiet, as_json)
+    checked_output(output)
+    if reference == "-":
+        raise typer.BadParameter("--reference must be a file; standard input is for IN")
+    predictor = load_model(model, device)
+    texts: list[str] = []
+    vectors = []
+    with console.progress("reference", count_rows(reference)) as progress:
+        for table in read_chunks(reference, 1000):
+            values, _ = predictor.embed(
+                table.smiles, batch_size, jobs, shifted(progress, len(texts))
+            )
+            vectors.append(values)
+            texts.extend(table.frame[table.smiles_column].fillna("").astype(str))
+    known = np.concatenate(vectors)
+    rows = np.flatnonzero(~np.isnan(known).any(axis=1))
+    if len(rows) == 0:
+        raise Failure(f"no molecule of {reference} can be embedded", ExitCode.INPUT)
+    if len(rows) < len(known):
+        console.note(
+            f"{len(known) - len(rows)} rows of {reference} cannot be read and are left out"
+        )
+    k = min(count, len(rows))
+    search = NearestNeighbors(n_neighbors=k, metric="cosine").fit(known[rows])
+
+    def compute(table: Table, progress: Callable[[int], None]) -> tuple[pd.DataFrame, list[str]]:
+        import pandas as pd
+
+        values, reasons = predictor.embed(table.smiles, batch_size, jobs, progress)
+        there = ~np.isnan(values).any(axis=1)
+        columns: dict[str, object] = {}
+        distances, found = np.ones((len(values), k)), np.zeros((len(values), k), dtype=int)
+        if there.any():
+            distances[there], found[there] = search.kneighbors(values[there])
+        for rank in range(k):
+            places = rows[found[:, rank]]
+            columns[f"neighbor_{rank + 1}"] = np.where(there, [texts[i] for i in places], "")
+            columns[f"row_{rank + 1}"] = pd.array(np.where(there, places + 1, -1), dtype="Int64")
+            columns[f"row_{rank + 1}"][~there] = pd.NA  # type: ignore[index]
+            columns[f"similarity_{rank + 1}"] = np.where(there, 1 - distances[:, rank], np.nan)
+        return pd.DataFrame(columns), reasons
+
+    compute_table(
+        console, "neighbors", source, output, compute, smiles_column, format,
+        {"model": model_identity(model), "smiles_column": smiles_column, "count": k,
+         "reference": model_identity(reference)},
+    )  # fmt: skip

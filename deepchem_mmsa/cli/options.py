@@ -1,0 +1,153 @@
+"""Options that commands share, under one name each, and the configuration file behind them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+DEFAULT_MODEL = "mmsa-base"
+
+
+def _from_file(ctx: typer.Context, value: Path | None) -> Path | None:
+    """Take defaults from a YAML file; what stands on the command line wins."""
+    if value is None or ctx.resilient_parsing:
+        return value
+    import yaml
+
+    try:
+        given = yaml.safe_load(value.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {value}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{value} is not YAML: {' '.join(str(error).split())}") from error
+    if given is None:
+        return value
+    if not isinstance(given, dict):
+        raise typer.BadParameter(f"{value} must hold lines like 'batch-size: 64'")
+    places: dict[str, Any] = {}
+    for parameter in ctx.command.params:
+        if parameter.name not in ("config", "help"):
+            places.update(dict.fromkeys(_spellings(parameter), parameter))
+    defaults: dict[str, Any] = {}
+    for key, content in given.items():
+        named = places.get(str(key).replace("_", "-"))
+        if named is None:
+            close = difflib.get_close_matches(str(key).replace("_", "-"), places, n=1, cutoff=0.5)
+            known = ", ".join(dict.fromkeys(max(_spellings(p), key=len) for p in places.values()))
+            hint = f"did you mean {close[0]!r}?" if close else f"known are: {known}"
+            raise typer.BadParameter(f"{value}: unknown key {key!r}; {hint}")
+        if isinstance(content, Mapping):
+            content = [f"{name}={item}" for name, item in content.items()]
+        if named.multiple and not isinstance(content, list):
+            content = [content]
+        defaults[str(named.name)] = content
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+    return value
+
+
+def _spellings(parameter: Any) -> list[str]:
+    """Return the names of a parameter in a file: as on the command line, without dashes."""
+    if parameter.param_type_name == "argument":
+        return [str(parameter.name)]
+    return [o.lstrip("-") for o in parameter.opts if o.startswith("--")]
+
+
+Input = Annotated[
+    str,
+    typer.Argument(
+        metavar="IN",
+        help="Molecules: CSV, TSV, SMI, SDF or Parquet, gzipped or not; - is standard input.",
+        show_default=False,
+    ),
+]
+OutputTable = Annotated[
+    str,
+    typer.Option(
+        "--output", "-o", help="Table to write: .csv, .tsv, .jsonl (.gz) or .parquet; - is stdout."
+    ),
+]
+OutputFolder = Annotated[
+    Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False)
+]
+
+
+def _shipped(incomplete: str) -> list[str]:
+    from deepchem_mmsa.checkpoint import shipped_models
+
+    return [name for name in shipped_models() if name.startswith(incomplete)]
+
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="Folder of an exported model, or a shipped one.",
+        autocompletion=_shipped,
+    ),
+]  # fmt: skip
+FromModel = Annotated[
+    str | None,
+    typer.Option(
+        "--from-model", help="Begin with the weights of this folder or shipped model.",
+        autocompletion=_shipped,
+    ),
+]  # fmt: skip
+SmilesColumn = Annotated[
+    str | None, typer.Option(help="Column of the SMILES; found by its name if left out.")
+]
+InputFormat = Annotated[
+    str | None,
+    typer.Option("--format", help="csv, tsv, smi, sdf or parquet; told by ending or content."),
+]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", help="Processes that featurize; -1: all cores.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Molecules per pass through the network.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes and no progress.")]
+Json = Annotated[bool, typer.Option("--json", help="The result as one JSON object; no notes.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="YAML file of options, 'batch-size: 64' a line; the command line wins.",
+        callback=_from_file,
+        is_eager=True,
+    ),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the interrupted run in the output folder.")
+]
+Preset = Annotated[str, typer.Option(help="Size of a network that begins anew: small or base.")]
+LearningRate = Annotated[float, typer.Option(min=0, help="Of the optimizer, AdamW.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training molecules, at most.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A field of MMSAConfig, as in --set graph_width=128; repeatable."),
+]
+
+
+def network_fields(settings: list[str] | None) -> dict[str, Any]:
+    """Return the fields of a configuration that ``--set`` gives, checked one by one.
+
+    Examples
+    --------
+    >>> network_fields(["graph_width=64", "modalities=[graph]"])
+    {'graph_width': 64, 'modalities': ['graph']}
+    """
+    import yaml
+
+    from deepchem_mmsa.config import MMSAConfig
+
+    fields: dict[str, Any] = {}
+    for text in settings or []:
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise typer.BadParameter(f"--set {text!r}: write it as field=value")
+        fields[name.strip().replace("-", "_")] = yaml.safe_load(value)
+    try:
+        MMSAConfig.from_dict(fields)
+    except (ValueError, TypeError) as error:
+        raise typer.BadParameter(f"--set: {error}") from error
+    return fields

@@ -1,0 +1,53 @@
+"""``mmsa pretrain``: learn representations from molecules without labels."""
+
+from __future__ import annotations
+
+from deepchem_mmsa.cli import options
+from deepchem_mmsa.cli.console import Console
+
+
+def pretrain(
+    source: options.Input,
+    output: options.OutputFolder,
+    preset: options.Preset = "small",
+    from_model: options.FromModel = None,
+    epochs: options.Epochs = 10,
+    batch_size: options.BatchSize = 128,
+    learning_rate: options.LearningRate = 1e-3,
+    settings: options.Set = None,
+    seed: options.Seed = 0,
+    resume: options.Resume = False,
+    smiles_column: options.SmilesColumn = None,
+    format: options.InputFormat = None,
+    jobs: options.Jobs = 1,
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    config: options.Config = None,
+) -> None:
+    """Pre-train a model on molecules without labels; the folder then serves --from-model."""
+    fields = options.network_fields(settings)
+    console = Console(quiet, as_json)
+    from deepchem_mmsa.cli import training
+    from deepchem_mmsa.tables import read_table
+
+    network = training.network_config(from_model, preset, fields).replace(
+        mode="pretraining", batch_size=batch_size, learning_rate=learning_rate, seed=seed
+    )
+    table = read_table(source, smiles_column, format)
+    training.open_run(output, resume)
+    data, rows = training.featurized(table, network, None, jobs, console)
+    data = data.select([i for i, record in enumerate(data.X) if record.available])
+    model = training.make_model(network, from_model, output, device, console)
+    with training.resumable(output):
+        model.fit(data, nb_epoch=epochs, restore=resume)
+    last = {k: v for k, v in model.history[-1].items() if k not in ("epoch", "step")}
+    summary = {
+        "data": table.name, "molecules": len(data), "epochs": len(model.history), "last_epoch": last
+    }  # fmt: skip
+    training.write_run(output, model, rows, summary)
+    console.result(
+        {"output": str(output), "failed": int((rows["status"] == "failed").sum()), **summary},
+        f"pre-trained on {len(data)} molecules for {len(model.history)} epochs, "
+        f"loss {last['loss']:.4g}; the model is in {output}",
+    )

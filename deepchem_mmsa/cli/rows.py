@@ -1,0 +1,248 @@
+"""One row in, one row out: a table computed chunk by chunk, kept on the way, written whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from deepchem_mmsa._version import __version__
+from deepchem_mmsa.cli.console import Console, ExitCode, Failure, Interrupted
+from deepchem_mmsa.tables import (
+    Table,
+    TableError,
+    check_output,
+    count_rows,
+    read_chunks,
+    write_chunks,
+    write_table,
+)
+
+if TYPE_CHECKING:
+    from deepchem_mmsa.predictor import MMSAPredictor
+
+CHUNK = 1000
+"""Rows computed and kept at a time."""
+
+Compute = Callable[[Table, Callable[[int], None]], tuple[pd.DataFrame, Sequence[str]]]
+
+
+def load_model(folder_or_name: str, device: str) -> MMSAPredictor:
+    """Load a model for prediction, or say what is wrong with its name or files."""
+    import torch
+
+    from deepchem_mmsa.predictor import MMSAPredictor
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return MMSAPredictor.from_pretrained(folder_or_name, device)
+    except FileNotFoundError as error:
+        raise Failure(str(error), ExitCode.MODEL) from error
+    except (RuntimeError, AssertionError) as error:
+        # torch's words for a device that is unknown or not there
+        raise Failure(f"--device {device}: {_first_line(error)}", ExitCode.USAGE) from error
+
+
+def model_identity(folder_or_name: str) -> str:
+    """Return a checksum of a model, or of any file, that changes when its content does."""
+    from deepchem_mmsa.checkpoint import WEIGHTS, sha256
+
+    path = Path(folder_or_name)
+    if path.is_file():
+        return sha256(path)
+    folder = path if path.is_dir() else WEIGHTS / folder_or_name
+    return sha256(folder / "config.json")  # it holds the checksum of the weights
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def checked_output(output: str) -> str:
+    """Return the format of an output table; a place that cannot be written to fails at once."""
+    try:
+        return check_output(output)
+    except (TableError, OSError) as error:
+        raise Failure(str(error), ExitCode.OUTPUT) from error
+
+
+def compute_table(
+    console: Console,
+    what: str,
+    source: str,
+    output: str,
+    compute: Compute,
+    smiles_column: str | None = None,
+    format: str | None = None,
+    identity: dict[str, Any] | None = None,
+) -> None:
+    """Compute new columns for every row of a table, and write them beside the old ones.
+
+    Finished chunks are kept in ``OUTPUT.partial`` until the table is whole, so that an
+    interrupted run goes on where it was; memory holds one chunk.
+
+    Parameters
+    ----------
+    console : Console
+    what : str
+        Said by the progress bar.
+    source, output : str
+    compute : callable
+        ``(table, progress)`` → new columns ``[n, c]`` and a reason per row, empty where the row
+        was computed.
+    smiles_column, format : str, optional
+    identity : dict, optional
+        What decides the numbers besides the input (model, options): kept chunks of another
+        identity are not taken up.
+
+    Raises
+    ------
+    Failure
+        If the output cannot be written, or no row could be computed (the output is there).
+    """
+    kind = checked_output(output)
+    if output == "-" and console.as_json:
+        kind = "jsonl"
+    total = count_rows(source, format)
+    began = time.monotonic()
+    parts = _Parts(source, output, {"what": what, "format": format, **(identity or {})})
+    failed = 0
+    first = ""
+
+    with console.progress(what, total) as progress:
+
+        def frames() -> Iterator[pd.DataFrame]:
+            nonlocal failed, first
+            done = 0
+            for index, table in enumerate(read_chunks(source, CHUNK, smiles_column, format)):
+                frame = parts.read(index)
+                if frame is None:
+                    columns, reasons = compute(table, shifted(progress, done))
+                    frame = with_columns(table.frame, columns, reasons)
+                    parts.keep(index, frame)
+                names = new_names(table.frame, ["status", "reason"])
+                bad = frame[frame[names[0]] == "failed"]
+                if len(bad) and not first:
+                    place = done + int(bad.index[0]) + 1
+                    first = f"; the first is row {place}: {bad[names[1]].iloc[0]}"
+                failed += len(bad)
+                done += len(table)
+                progress(done)
+                yield frame
+
+        try:
+            n = write_chunks(frames(), output, kind)
+        except (KeyboardInterrupt, SystemExit) as error:
+            raise Interrupted(parts.hint()) from error
+    parts.remove()
+    seconds = time.monotonic() - began
+    text = f"{n - failed} of {n} rows computed in {seconds:.1f} s, {failed} not{first}"
+    console.result(
+        {"input": source, "output": output, "rows": n, "computed": n - failed, "failed": failed,
+         "seconds": round(seconds, 3)},
+        text if failed else f"{n} rows computed in {seconds:.1f} s",
+        to_stderr=output == "-",
+    )  # fmt: skip
+    if failed == n:
+        raise Failure(
+            f"no row of {source} could be computed{first}. Is the SMILES column the right one "
+            "(--smiles-column)?",
+            ExitCode.INPUT,
+        )
+
+
+def shifted(progress: Callable[[int], None], start: int) -> Callable[[int], None]:
+    """Return a progress function for what comes after the first `start`."""
+    return lambda done: progress(start + done)
+
+
+def new_names(frame: pd.DataFrame, wanted: Sequence[str]) -> list[str]:
+    """Return names for new columns that leave the old ones alone.
+
+    Examples
+    --------
+    >>> new_names(pd.DataFrame({"status": ["sold"]}), ["status", "reason"])
+    ['mmsa_status', 'reason']
+    """
+    taken = set(frame.columns)
+    names = []
+    for name in wanted:
+        free = name if name not in taken else f"mmsa_{name}"
+        number = 2
+        while free in taken:
+            free, number = f"mmsa_{name}_{number}", number + 1
+        taken.add(free)
+        names.append(free)
+    return names
+
+
+def with_columns(
+    frame: pd.DataFrame, columns: pd.DataFrame, reasons: Sequence[str]
+) -> pd.DataFrame:
+    """Return the rows with new columns, ``status`` ("ok" or "failed") and ``reason`` behind."""
+    added = columns.assign(
+        status=["failed" if reason else "ok" for reason in reasons], reason=list(reasons)
+    )
+    added.columns = pd.Index(new_names(frame, list(added.columns)))
+    return pd.concat([frame.reset_index(drop=True), added.reset_index(drop=True)], axis=1)
+
+
+class _Parts:
+    """Finished chunks of an output file, until it is whole."""
+
+    def __init__(self, source: str, output: str, identity: dict[str, Any]) -> None:
+        self.folder = None if "-" in (source, output) else Path(f"{output}.partial")
+        self.kept = 0
+        if self.folder is None:
+            return
+        stat = os.stat(source) if os.path.exists(source) else None
+        identity = {
+            **identity, "version": __version__, "chunk": CHUNK, "input": os.path.abspath(source),
+            "bytes": stat and stat.st_size, "changed": stat and stat.st_mtime_ns,
+        }  # fmt: skip
+        described = self.folder / "run.json"
+        text = json.dumps(identity, sort_keys=True)
+        if not described.is_file() or described.read_text(encoding="utf-8") != text:
+            self.remove()
+        self._text = text
+
+    def read(self, index: int) -> pd.DataFrame | None:
+        """Return a chunk that an earlier run finished."""
+        if self.folder is None or not (self.folder / f"{index:06d}.parquet").is_file():
+            return None
+        self.kept += 1
+        path = self.folder / f"{index:06d}.parquet"
+        return pd.read_parquet(path, dtype_backend="pyarrow")
+
+    def keep(self, index: int, frame: pd.DataFrame) -> None:
+        """Keep a finished chunk."""
+        if self.folder is None:
+            return
+        if not self.folder.is_dir():
+            self.folder.mkdir()
+            (self.folder / "run.json").write_text(self._text, encoding="utf-8")
+        write_table(frame, self.folder / f"{index:06d}.parquet")
+        self.kept += 1
+
+    def remove(self) -> None:
+        """Remove what was kept."""
+        if self.folder is not None and self.folder.is_dir():
+            shutil.rmtree(self.folder)
+
+    def hint(self) -> str:
+        """Say how an interrupted run goes on."""
+        if self.folder is None:
+            return "Nothing was written; with files for input and output a run can be resumed."
+        if self.kept == 0:
+            return "Nothing was finished yet; run the same command again."
+        return (
+            f"{self.kept * CHUNK} finished rows are kept in {self.folder}; run the same command "
+            "again to go on from there."
+        )

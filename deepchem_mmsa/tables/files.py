@@ -1,0 +1,130 @@
+"""Files of molecules: their formats, opened and unpacked, told apart by ending or content."""
+
+from __future__ import annotations
+
+import difflib
+import gzip
+import io
+import os
+import shutil
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+FORMATS = {
+    "csv": (".csv",),
+    "tsv": (".tsv", ".tab"),
+    "smi": (".smi", ".smiles"),
+    "sdf": (".sdf", ".sd"),
+    "parquet": (".parquet", ".pq"),
+    "jsonl": (".jsonl", ".ndjson"),
+}
+"""Formats and their files' endings; ``smi`` and ``sdf`` are only read, ``jsonl`` only written."""
+
+SMILES_COLUMNS = (
+    "smiles", "canonical_smiles", "isomeric_smiles", "smi", "structure", "molecule", "mol",
+)  # fmt: skip
+"""Names under which the SMILES column is found by itself, in this order and in any case."""
+
+MISSING = ("", "nan", "na", "n/a", "null", "none")
+"""Cells that hold no value, in any case."""
+
+_SNIFFED = 1 << 16
+
+
+class TableError(ValueError):
+    """A file that cannot be read or written as a table of molecules, and what to do about it."""
+
+
+def name_of(path: str | os.PathLike) -> str:
+    """Return how messages call a file."""
+    return "standard input" if str(path) == "-" else str(path)
+
+
+def format_of(path: str | os.PathLike) -> str | None:
+    """Return the format that a file's ending tells, gzipped or not."""
+    ending = Path(str(path).lower().removesuffix(".gz")).suffix
+    return next((name for name, endings in FORMATS.items() if ending in endings), None)
+
+
+@contextmanager
+def opened(path: str | os.PathLike) -> Iterator[io.BufferedReader]:
+    """Open a file or standard input for reading bytes, unpacked."""
+    if str(path) == "-":
+        source: Any = sys.stdin.buffer
+    else:
+        file = Path(path)
+        if not file.exists():
+            near = sorted(p.name for p in file.parent.iterdir()) if file.parent.is_dir() else []
+            close = difflib.get_close_matches(file.name, near, n=1)
+            hint = f"; did you mean {file.parent / close[0]}?" if close else ""
+            raise FileNotFoundError(f"there is no file {path}{hint}")
+        if file.is_dir():
+            raise TableError(f"{path} is a folder, not a table of molecules")
+        source = file.open("rb")
+    raw = source if hasattr(source, "peek") else io.BufferedReader(source)
+    try:
+        if raw.peek(2)[:2] == b"\x1f\x8b":
+            raw = io.BufferedReader(gzip.GzipFile(fileobj=raw))
+        yield raw
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise TableError(
+            f"{name_of(path)} is a damaged or incomplete gzip file ({error}); copy it again"
+        ) from error
+    finally:
+        if source is not sys.stdin.buffer:
+            source.close()
+
+
+def spooled(raw: io.BufferedReader) -> io.BufferedReader:
+    """Copy a pipe to a temporary file, which can be gone through twice."""
+    file: Any = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as its reader)
+    shutil.copyfileobj(raw, file)
+    file.seek(0)
+    return io.BufferedReader(file)
+
+
+def first_line(raw: io.BufferedReader) -> str:
+    """Return the first line without taking it."""
+    return raw.peek(_SNIFFED).split(b"\n", 1)[0].decode("utf-8-sig", "replace").strip()
+
+
+def is_header(line: str, smiles_column: str | None) -> bool:
+    """Tell whether the first line of a SMILES file names its columns."""
+    words = line.lower().split()
+    return bool(words) and words[0] in (*SMILES_COLUMNS, (smiles_column or "smiles").lower())
+
+
+def sniff(raw: io.BufferedReader, smiles_column: str | None) -> str:
+    """Tell a format by the first bytes."""
+    head = raw.peek(_SNIFFED)
+    if head[:4] == b"PAR1":
+        return "parquet"
+    if b"M  END" in head or b"$$$$" in head or b"V2000" in head or b"V3000" in head:
+        return "sdf"
+    line = first_line(raw)
+    known = {*SMILES_COLUMNS, (smiles_column or "smiles").lower()}
+    if "\t" in line and known.intersection(cell.strip().lower() for cell in line.split("\t")):
+        return "tsv"
+    return "csv" if "," in line or ";" in line or line.lower() in known else "smi"
+
+
+@contextmanager
+def as_text(raw: io.BufferedReader, name: str) -> Iterator[io.TextIOWrapper]:
+    """Read bytes as text: UTF-8, or UTF-16 where a mark says so."""
+    wide = raw.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff")
+    text = io.TextIOWrapper(raw, encoding="utf-16" if wide else "utf-8-sig", newline="")
+    try:
+        yield text
+    except UnicodeDecodeError as error:
+        raise TableError(
+            f"{name} is not UTF-8 text ({error.reason}, byte 0x{error.object[error.start]:02x}); "
+            "save it as UTF-8, for example: iconv -f latin1 -t utf-8 OLD > NEW"
+        ) from error
+    finally:
+        if not raw.closed:
+            text.detach()  # or the wrapper would close standard input when it goes

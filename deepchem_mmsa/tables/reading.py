@@ -1,0 +1,272 @@
+"""Tables of molecules as they are read: whole, or in chunks of a flat memory."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+import pandas as pd
+
+from deepchem_mmsa.tables.files import (
+    FORMATS,
+    MISSING,
+    SMILES_COLUMNS,
+    TableError,
+    first_line,
+    format_of,
+    is_header,
+    name_of,
+    opened,
+    sniff,
+    spooled,
+)
+from deepchem_mmsa.tables.text import cells_of, csv_rows, smi_rows, unique
+
+_READ_AT_ONCE = 10_000
+
+
+@dataclass
+class Table:
+    """Rows of a file, in their order.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        ``[n, columns]``, as they stand in the file: text, except in Parquet, which has types.
+        An SDF gives ``name``, ``smiles`` (as read) and the properties of its records.
+    smiles : list
+        ``[n]`` what :class:`~deepchem_mmsa.predictor.MMSAPredictor` takes: the text of the
+        SMILES column; for an SDF the molecule with its conformer, or the flagged record of a
+        block that cannot be read.
+    name : str
+        Of the file, for messages.
+    smiles_column : str
+        The column of `frame` that holds the SMILES.
+    """
+
+    frame: pd.DataFrame
+    smiles: list[object]
+    name: str
+    smiles_column: str
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.smiles)
+
+
+def read_table(
+    path: str | os.PathLike, smiles_column: str | None = None, format: str | None = None
+) -> Table:
+    r"""Read a whole table; see :func:`read_chunks` for the arguments and errors.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".csv") as file:
+    ...     _ = file.write("id,SMILES\na,CCO\n\nc,CCN\n")
+    ...     file.flush()
+    ...     table = read_table(file.name)
+    >>> table.smiles, table.frame["id"].tolist()
+    (['CCO', '', 'CCN'], ['a', '', 'c'])
+    """
+    chunks = list(read_chunks(path, _READ_AT_ONCE, smiles_column, format))
+    frame = pd.concat([chunk.frame for chunk in chunks], ignore_index=True)
+    smiles = [molecule for chunk in chunks for molecule in chunk.smiles]
+    return Table(frame, smiles, chunks[0].name, chunks[0].smiles_column)
+
+
+def read_chunks(
+    path: str | os.PathLike,
+    size: int,
+    smiles_column: str | None = None,
+    format: str | None = None,
+) -> Iterator[Table]:
+    """Read a table a few rows at a time.
+
+    Blank lines are rows too. A row with too few cells is filled up with empty ones.
+
+    Parameters
+    ----------
+    path : path-like
+        A file, or ``"-"`` for standard input; gzip is recognized by its content.
+    size : int
+        Most rows of a chunk.
+    smiles_column : str, optional
+        Where the SMILES are (an SDF needs none); by default a column named like one of
+        :data:`SMILES_COLUMNS`, or the only one with "smiles" in its name.
+    format : {"csv", "tsv", "smi", "sdf", "parquet"}, optional
+        By default from the file's ending, or from its content.
+
+    Yields
+    ------
+    Table
+
+    Raises
+    ------
+    FileNotFoundError
+        With the names that are close.
+    TableError
+        If there is no row or no such column, or a line does not fit; the message names it.
+    """
+    name = name_of(path)
+    n = 0
+    with _rows_of(path, smiles_column, format) as (columns, column, rows):
+        if columns is None:  # Parquet: whole batches, with their types
+            for frame in rows(size):
+                yield Table(frame, frame[column].fillna("").tolist(), name, column)
+                n += len(frame)
+        else:
+            pending = iter(rows)
+            while chosen := list(itertools.islice(pending, size)):
+                cells = [row for row, _ in chosen]
+                frame = pd.DataFrame(cells, columns=columns, dtype=str)
+                yield Table(frame, [molecule for _, molecule in chosen], name, column)
+                n += len(chosen)
+    if n == 0:
+        raise TableError(f"{name} has no row; it needs a row per molecule")
+
+
+def count_rows(path: str | os.PathLike, format: str | None = None) -> int | None:
+    """Return how many rows a file has, for a time that is left; None for standard input."""
+    if str(path) == "-":
+        return None
+    with opened(path) as raw:
+        kind = format or format_of(path) or sniff(raw, None)
+        if kind == "parquet":
+            return int(_parquet(raw, name_of(path)).metadata.num_rows)
+        if kind == "sdf":
+            from deepchem_mmsa.tables.sdf import sdf_records
+
+            return sum(1 for _ in sdf_records(raw, name_of(path)))
+        if kind == "smi":
+            header = is_header(first_line(raw), None)
+            return sum(1 for _ in raw) - int(header)
+        return sum(1 for _ in cells_of(raw, name_of(path), kind)) - 1
+
+
+def numbers(column: pd.Series, name: str) -> np.ndarray:
+    """Return a column as numbers, NaN where it is empty.
+
+    Parameters
+    ----------
+    column : pandas.Series
+    name : str
+        Of the file, for the message.
+
+    Raises
+    ------
+    TableError
+        For a cell that is no number; row, value and remedy are named.
+
+    Examples
+    --------
+    >>> numbers(pd.Series(["1.5", "", "NA"]), "data.csv")
+    array([1.5, nan, nan])
+    """
+    text = column.astype("object").map(lambda cell: "" if pd.isna(cell) else str(cell).strip())
+    values = pd.to_numeric(text.where(~text.str.lower().isin(MISSING)), errors="coerce")
+    wrong = values.isna() & ~text.str.lower().isin(MISSING)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise TableError(
+            f"{name}, row {row + 1}, column {column.name!r}: {text.iloc[row]!r} is not a number; "
+            "correct it, or leave the cell empty where the value is missing"
+        )
+    return values.to_numpy(dtype=float)
+
+
+def column_named(columns: Sequence[str], wanted: str, name: str) -> str:
+    """Return `wanted` if it is a column, or say which ones there are.
+
+    Examples
+    --------
+    >>> column_named(["smiles", "logS"], "logs", "data.csv")
+    Traceback (most recent call last):
+    ...
+    deepchem_mmsa.tables.files.TableError: data.csv has no column 'logs'; did you mean 'logS'? Its
+    columns are: smiles, logS
+    """
+    if wanted in columns:
+        return wanted
+    same = [c for c in columns if c.lower() == wanted.lower()]
+    close = same or difflib.get_close_matches(wanted, columns, n=1)
+    hint = f"; did you mean {close[0]!r}? Its" if close else ". Its"
+    raise TableError(f"{name} has no column {wanted!r}{hint} columns are: {', '.join(columns)}")
+
+
+@contextmanager
+def _rows_of(path: str | os.PathLike, smiles_column: str | None, format: str | None) -> Iterator:
+    """Give (columns, SMILES column, rows); without columns, `rows(size)` gives whole frames."""
+    name = name_of(path)
+    if format is not None and (format not in FORMATS or format == "jsonl"):
+        raise TableError(f"format {format!r} cannot be read: choose csv, tsv, smi, sdf or parquet")
+    with opened(path) as raw:
+        if not raw.peek(1):
+            raise TableError(f"{name} is empty; it needs a row per molecule")
+        kind = format or format_of(path) or sniff(raw, smiles_column)
+        if kind in ("sdf", "parquet") and not raw.seekable():
+            raw = spooled(raw)  # both are gone through twice
+        if kind == "jsonl":
+            raise TableError(f"{name}: JSON lines are written, not read; give CSV or Parquet")
+        if kind == "parquet":
+            file = _parquet(raw, name)
+            column = _smiles_column(file.schema_arrow.names, smiles_column, name)
+
+            def frames(size: int) -> Iterator[pd.DataFrame]:
+                for batch in file.iter_batches(batch_size=size):
+                    yield batch.to_pandas(types_mapper=pd.ArrowDtype)
+
+            yield None, column, frames
+        elif kind == "sdf":
+            from deepchem_mmsa.tables.sdf import sdf_records, sdf_rows  # loads RDKit
+
+            found = dict.fromkeys(p for record in sdf_records(raw, name) for p in record[2])
+            columns = list(dict.fromkeys(["name", "smiles", *found]))
+            raw.seek(0)
+            yield columns, "smiles", sdf_rows(raw, name, columns)
+        elif kind == "smi":
+            if smiles_column not in (None, "smiles"):
+                raise TableError(
+                    f"{name} is a SMILES file, whose first word is the SMILES; it has no column "
+                    f"{smiles_column!r}"
+                )
+            yield ["smiles", "name"], "smiles", smi_rows(raw, name)
+        else:
+            lines = cells_of(raw, name, kind)
+            columns = unique(next(lines)[1])
+            column = _smiles_column(columns, smiles_column, name)
+            yield columns, column, csv_rows(lines, columns, columns.index(column), name)
+
+
+def _parquet(raw: BinaryIO, name: str) -> Any:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return parquet.ParquetFile(raw)
+    except pyarrow.ArrowInvalid as error:
+        raise TableError(f"{name} is not a Parquet file ({error})") from error
+
+
+def _smiles_column(columns: list[str], wanted: str | None, name: str) -> str:
+    """Find the column of SMILES, or say how to name it."""
+    if wanted is not None:
+        return column_named(columns, wanted, name)
+    lowered = {column.strip().lower(): column for column in reversed(columns)}
+    for known in SMILES_COLUMNS:
+        if known in lowered:
+            return lowered[known]
+    containing = [column for column in columns if "smiles" in column.lower()]
+    if len(containing) == 1:
+        return containing[0]
+    raise TableError(
+        f"cannot tell which column of {name} holds the SMILES; name it by --smiles-column "
+        f"(smiles_column= in Python). Its columns are: {', '.join(columns)}. If the file has no "
+        "header line, read it as a SMILES file: --format smi"
+    )

@@ -1,0 +1,69 @@
+"""Records of an SDF, every one kept, however broken its block is."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from rdkit import Chem
+from rdkit.rdBase import BlockLogs
+
+from deepchem_mmsa.molecule import MoleculeViews
+from deepchem_mmsa.tables.files import as_text
+
+
+def sdf_records(raw: io.BufferedReader, name: str) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """Yield (title, mol block, properties) of each record, however broken its block is."""
+    with as_text(raw, name) as text:
+        lines: list[str] = []
+        for line in itertools.chain(text, ["$$$$"]):
+            if not line.startswith("$$$$"):
+                lines.append(line.rstrip("\r\n"))
+                continue
+            if any(part.strip() for part in lines):
+                yield _sdf_record(lines)
+            lines = []
+
+
+def _sdf_record(lines: list[str]) -> tuple[str, str, dict[str, str]]:
+    header = 4  # title, program, comment and counts may begin with anything
+    data = next(
+        (i for i, line in enumerate(lines) if i >= header and line.startswith(">")), len(lines)
+    )
+    properties: dict[str, list[str]] = {}
+    current: list[str] = []
+    for line in lines[data:]:
+        if line.startswith(">") and "<" in line:
+            current = properties.setdefault(line[line.index("<") + 1 : line.rindex(">")], [])
+        else:
+            current.append(line)
+    joined = {key: "\n".join(value).strip() for key, value in properties.items()}
+    return lines[0].strip(), "\n".join(lines[:data]) + "\n", joined
+
+
+def sdf_rows(
+    raw: io.BufferedReader, name: str, columns: list[str]
+) -> Iterator[tuple[list[str], object]]:
+    """Yield (cells of `columns`, molecule) of each record; its own hydrogens stay."""
+    for title, block, properties in sdf_records(raw, name):
+        with BlockLogs():
+            molecule: Any = Chem.MolFromMolBlock(block, removeHs=False)
+            if molecule is None:  # the views say what is wrong with one that can be parsed
+                molecule = Chem.MolFromMolBlock(block, sanitize=False, removeHs=False)
+            text = _smiles(molecule)
+            if molecule is None:
+                molecule = MoleculeViews.unreadable(title, "the mol block cannot be parsed")
+        values = {"name": title, "smiles": text, **properties}
+        yield [values.get(column, "") for column in columns], molecule
+
+
+def _smiles(molecule: Chem.Mol | None) -> str:
+    """Return the SMILES without hydrogens; empty where there is none."""
+    if molecule is None:
+        return ""
+    try:
+        return Chem.MolToSmiles(Chem.RemoveHs(molecule, sanitize=False))
+    except (RuntimeError, ValueError):  # an unsanitized molecule may have no SMILES
+        return ""

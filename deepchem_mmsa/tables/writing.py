@@ -1,0 +1,129 @@
+"""Tables as they are written: in chunks, whole or not at all."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pandas as pd
+
+from deepchem_mmsa.tables.files import TableError, format_of
+
+
+def check_output(path: str | os.PathLike, format: str | None = None) -> str:
+    """Return the format that a table will be written in, before hours of work begin.
+
+    Raises
+    ------
+    TableError
+        If the format cannot be told or written.
+    OSError
+        If the folder is not there or cannot be written to.
+    """
+    kind = format or (("csv") if str(path) == "-" else format_of(path))
+    if kind not in ("csv", "tsv", "parquet", "jsonl"):
+        raise TableError(
+            f"cannot write {path}: end the name in .csv, .tsv, .parquet or .jsonl (the text ones "
+            "also in .gz)"
+        )
+    if str(path) != "-":
+        folder = Path(path).parent
+        if not folder.is_dir():
+            raise FileNotFoundError(f"cannot write {path}: there is no folder {folder}; make it")
+        if Path(path).is_dir() or not os.access(folder, os.W_OK):
+            raise PermissionError(f"cannot write {path}: it is a folder, or its folder is closed")
+    return kind
+
+
+def write_table(frame: pd.DataFrame, path: str | os.PathLike, format: str | None = None) -> None:
+    """Write one frame; see :func:`write_chunks`."""
+    write_chunks([frame], path, format)
+
+
+def write_chunks(
+    frames: Iterable[pd.DataFrame], path: str | os.PathLike, format: str | None = None
+) -> int:
+    """Write frames of the same columns one after the other as one table.
+
+    The file is there whole or not at all: it is written beside its place and renamed.
+
+    Parameters
+    ----------
+    frames : iterable of pandas.DataFrame
+    path : path-like
+        ``"-"`` is standard output; an ending ``.gz`` packs a text format.
+    format : {"csv", "tsv", "parquet", "jsonl"}, optional
+        By default from the ending.
+
+    Returns
+    -------
+    int
+        Rows written.
+
+    Raises
+    ------
+    TableError, OSError
+        As :func:`check_output`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> parts = [pd.DataFrame({"a": [1]}), pd.DataFrame({"a": [2]})]
+    >>> write_chunks(parts, f"{folder}/out.csv")
+    2
+    >>> Path(f"{folder}/out.csv").read_text().split()
+    ['a', '1', '2']
+    """
+    kind = check_output(path, format)
+    if str(path) == "-":
+        sys.stdout.flush()
+        return _write(frames, sys.stdout.buffer, kind)
+    from deepchem_mmsa.checkpoint import write_atomically
+
+    n = 0
+
+    def write(temporary: str) -> None:
+        nonlocal n
+        with open(temporary, "wb") as file:
+            if str(path).lower().endswith(".gz"):
+                with gzip.GzipFile(fileobj=file, mode="wb", mtime=0) as packed:
+                    n = _write(frames, packed, kind)  # type: ignore[arg-type]
+            else:
+                n = _write(frames, file, kind)
+
+    write_atomically(path, write)
+    return n
+
+
+def _write(frames: Iterable[pd.DataFrame], file: BinaryIO, kind: str) -> int:
+    n = 0
+    writer: Any = None
+    for frame in frames:
+        if kind == "parquet":
+            import pyarrow
+            from pyarrow import parquet
+
+            schema = None if writer is None else writer.schema
+            rows = pyarrow.Table.from_pandas(frame, schema=schema, preserve_index=False)
+            writer = writer or parquet.ParquetWriter(file, rows.schema)
+            writer.write_table(rows)
+        else:
+            if kind == "jsonl":
+                text = frame.to_json(orient="records", lines=True, double_precision=15)
+                text = text if text.endswith("\n") or not text else text + "\n"
+            else:
+                text = frame.to_csv(
+                    sep="\t" if kind == "tsv" else ",", header=n == 0, index=False,
+                    lineterminator="\n",
+                )  # fmt: skip
+            file.write(text.encode())
+            file.flush()
+        n += len(frame)
+    if writer is not None:
+        writer.close()
+    return n
