@@ -291,7 +291,7 @@ def _prepare(molecule: object, settings: ViewSettings) -> _Task:
 
 
 def _text_of(molecule: object) -> str:
-    """What names a row in reports that is no molecule."""
+    """Name a row that is no molecule, for reports."""
     if not isinstance(molecule, Chem.Mol):
         return "" if molecule is None else str(molecule)
     try:

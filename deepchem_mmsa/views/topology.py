@@ -13,8 +13,12 @@ from rdkit.Chem import rdCIPLabeler
 from deepchem_mmsa.molecule import ATOM_FEATURES, BOND_FEATURES
 
 DUMMY_ATOM = 118
-#: Atoms that a record can hold: its bonds address them by 16 bits.
-MAX_ATOMS = (1 << 16) - 1
+#: Atoms of one molecule. RDKit's time to order them grows with their square (some seconds here),
+#: and from about 15,000 in a chain it overflows the stack, which ends the process.
+MAX_ATOMS = 5000
+#: Characters of a SMILES: 5,000 atoms with their stereochemistry need no more. Parsing nested
+#: branches by the hundred thousand does not end.
+MAX_CHARACTERS = 20_000
 # RDKit's labeller needs about a second for 1,250,000 steps; drug-like molecules need hundreds.
 _CIP_STEPS = 125_000
 _CANONICAL_ROUNDS = 6
@@ -76,6 +80,8 @@ def read_smiles(smiles: object) -> Chem.Mol:
     text = smiles.strip()
     if not text:
         raise ValueError("the SMILES is empty")
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"a SMILES of {len(text)} characters; up to {MAX_CHARACTERS} are read")
     if "\0" in text:  # RDKit would read what stands before it, and say nothing of the rest
         raise ValueError(f"a SMILES cannot hold a NUL character: {text!r:.60}")
     with rdBase.BlockLogs():
@@ -107,7 +113,7 @@ def canonical(molecule: object) -> Chem.Mol:
     Raises
     ------
     ValueError
-        If it cannot be read or sanitized, has no atom, or more than 65,535.
+        If it cannot be read or sanitized, has no atom, or more than :data:`MAX_ATOMS`.
 
     Examples
     --------
@@ -158,7 +164,7 @@ def canonical_order(molecule: object) -> tuple[Chem.Mol, list[int] | None]:
         for atom in current.GetAtoms():
             atom.SetAtomMapNum(0)
     if not 0 < current.GetNumAtoms() <= MAX_ATOMS:
-        raise ValueError(f"a molecule of {current.GetNumAtoms()} atoms; 1 to {MAX_ATOMS} can be")
+        raise ValueError(f"a molecule of {current.GetNumAtoms()} atoms; 1 to {MAX_ATOMS} are read")
     order: list[int] | None = start
     seen: dict[str, tuple[Chem.Mol, list[int] | None]] = {}
     smiles = Chem.MolToSmiles(current)
