@@ -14,9 +14,11 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
+from safetensors.torch import load, save
 
 from deepchem_mmsa.batching import Collator, MoleculeBatch, Prefetcher
-from deepchem_mmsa.checkpoint import copy_tensors, load_pretrained
+from deepchem_mmsa.checkpoint import copy_tensors, load_pretrained, tensors_of
+from deepchem_mmsa.config import MMSAConfig
 from deepchem_mmsa.inference import missing_reason
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
@@ -113,6 +115,14 @@ class MMSAPredictor:
         if network.memory is not None:
             network.memory.exemplars = source.exemplars
         return cls(network.to(device), source.metadata)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy as configuration and safetensors: no object graph of modules travels."""
+        tensors = {k: v.cpu().contiguous().clone() for k, v in tensors_of(self.network).items()}
+        memory = self.network.memory
+        exemplars = memory.exemplars if memory is not None else []
+        state = (self.config.to_dict(), save(tensors), exemplars, self.metadata)
+        return _from_bytes, (type(self), *state)
 
     @property
     def settings(self) -> ViewSettings:
@@ -251,6 +261,21 @@ class MMSAPredictor:
         if self.config.mode == "classification":
             return (0, self.config.n_tasks, self.config.n_classes)
         return (0, self.config.n_tasks)
+
+
+def _from_bytes(
+    kind: type[MMSAPredictor],
+    config: dict[str, Any],
+    weights: bytes,
+    exemplars: list[list[tuple[str, float]]],
+    metadata: dict[str, Any],
+) -> MMSAPredictor:
+    """Undo :meth:`MMSAPredictor.__reduce__`; the model comes back on the CPU."""
+    network = MMSANetwork(MMSAConfig.from_dict(config))
+    copy_tensors(network, load(weights), [""], "the pickled model")
+    if network.memory is not None:
+        network.memory.exemplars = exemplars
+    return kind(network, metadata)
 
 
 def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

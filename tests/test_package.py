@@ -26,6 +26,8 @@ FLOORS = [
     "inference",
     "predictor",
     "tables",
+    "shard_file",
+    "shards",
     "labels",
     "epochs",
     "early_stopping",

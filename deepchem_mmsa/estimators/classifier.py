@@ -44,7 +44,8 @@ class MMSAClassifier(ClassifierMixin, FineTunedEstimator):
         return tags
 
     def _labels(self, y: Any) -> tuple[np.ndarray, int]:
-        if np.ndim(y) > 1 and np.shape(y)[1] > 1:
+        y = np.asarray(y)
+        if y.ndim > 1 and y.shape[1] > 1:
             labels = check_array(y, dtype=np.float64, ensure_all_finite="allow-nan", input_name="y")
             wrong = np.argwhere(~np.isnan(labels) & ~np.isin(labels, (0, 1)))
             if len(wrong):

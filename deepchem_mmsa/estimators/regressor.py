@@ -64,10 +64,10 @@ class MMSARegressor(RegressorMixin, FineTunedEstimator):
     _mode = "regression"
 
     def _labels(self, y: Any) -> tuple[np.ndarray, int]:
-        two_d = np.ndim(y) > 1
+        y = np.asarray(y)
         labels = check_array(
             y, ensure_2d=False, dtype=np.float64, input_name="y",
-            ensure_all_finite="allow-nan" if two_d else True,
+            ensure_all_finite="allow-nan" if y.ndim > 1 else True,
         )  # fmt: skip
         return labels, 2
 

@@ -67,6 +67,11 @@ class MMSATransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Molecul
         self.n_jobs = n_jobs
         self.device = device
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []  # always float32
+        return tags
+
     def fit(self, X: Any, y: Any = None) -> Self:
         """Load the model; `y` is ignored."""
         self._molecules(X, reset=True)

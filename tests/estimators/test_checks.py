@@ -1,0 +1,107 @@
+"""scikit-learn's own checks of an estimator.
+
+They feed matrices of numbers, while these estimators read molecules. So that their checks of
+training, prediction, pickling, cloning and errors apply all the same, the classes here spell
+each row of numbers as a molecule, and are otherwise the ones of the package.
+"""
+
+import numpy as np
+import pytest
+from sklearn.utils import get_tags
+from sklearn.utils.estimator_checks import check_estimator
+from sklearn.utils.validation import validate_data
+
+from deepchem_mmsa import MMSAClassifier, MMSAModel, MMSARegressor, MMSATransformer
+
+ATOMS = ("C", "N", "O", "S", "[SiH2]", "C(=O)", "C(F)", "C(Cl)")
+
+
+def spell(row):
+    """A chain with a link for each number, chosen by its size."""
+    steps = np.clip(np.round(np.arcsinh(row.astype(float)) + 4), 0, 7).astype(int)
+    return "".join(ATOMS[step] for step in steps[:12]) + "C"
+
+
+class SpelledNumbers:
+    """Reads numbers as molecules; the numbers are checked as scikit-learn wants it."""
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array, tags.input_tags.one_d_array = True, False
+        tags.input_tags.string = tags.input_tags.allow_nan = False
+        for kind in (tags.classifier_tags, tags.regressor_tags):
+            if kind is not None:
+                kind.poor_score = True  # one epoch of a tiny network
+        return tags
+
+    def _molecules(self, X, reset):
+        X = validate_data(self, X, reset=reset, dtype="numeric")
+        return super()._molecules([spell(row) for row in X], reset)
+
+
+class NumbersRegressor(SpelledNumbers, MMSARegressor):
+    pass
+
+
+class NumbersClassifier(SpelledNumbers, MMSAClassifier):
+    pass
+
+
+class NumbersTransformer(SpelledNumbers, MMSATransformer):
+    pass
+
+
+TINY = {
+    "graph_width": 8, "graph_layers": 1, "embedding_dim": 8, "head_width": 8, "n_anchors": 4,
+    "n_neighbors": 2,
+}  # fmt: skip
+
+# Checks that cannot hold, and why. scikit-learn reports it if one of them passes after all.
+NOT_FOR_MINIBATCHES = {
+    "check_sample_weight_equivalence_on_dense_data": (
+        "weights change a mini-batch's loss, repeated rows the batches themselves: equal in "
+        "expectation, not bit for bit"
+    )
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A pre-trained model in a folder."""
+    path = tmp_path_factory.mktemp("model")
+    MMSAModel(modalities=("graph",), **TINY).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (NumbersRegressor, NOT_FOR_MINIBATCHES),
+        (NumbersClassifier, NOT_FOR_MINIBATCHES),
+        (NumbersTransformer, {}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_checks_of_scikit_learn(kind, expected, folder):
+    if kind is NumbersTransformer:
+        estimator = kind(folder)
+    else:
+        estimator = kind(modalities=("graph",), nb_epoch=1, config=TINY, random_state=0)
+    results = check_estimator(
+        estimator, expected_failed_checks=expected, on_fail=None, on_skip=None
+    )
+    failed = {r["check_name"]: r["exception"] for r in results if r["status"] == "failed"}
+    assert not failed, failed
+    assert {r["check_name"] for r in results if r["status"] == "xfail"} == set(expected)
+    assert sum(r["status"] == "passed" for r in results) >= 45
+
+
+@pytest.mark.parametrize("kind", [MMSARegressor, MMSAClassifier, MMSATransformer])
+def test_tags_say_what_is_read(kind):
+    tags = get_tags(kind())
+    assert tags.input_tags.string
+    assert tags.input_tags.one_d_array
+    assert not tags.input_tags.two_d_array
+    if kind is not MMSATransformer:
+        assert tags.target_tags.required
+        assert tags.target_tags.multi_output

@@ -1,0 +1,143 @@
+"""Conformal prediction: the stated coverage holds, for any model, scale and size."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepchem_mmsa.conformal import ConformalIntervals, ConformalSets, coverage_over_splits
+
+coverages = st.sampled_from([0.5, 0.8, 0.9, 0.95])
+
+
+def mean_coverage(make, n_splits=2000):
+    """Mean coverage of one new row over draws of calibration set and row."""
+    return np.mean([make(np.random.default_rng(i)) for i in range(n_splits)])
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    coverages, st.integers(20, 60), st.booleans(), st.sampled_from(["normal", "standard_cauchy"])
+)
+def test_interval_coverage_is_the_stated_one(coverage, n, scaled, shape):
+    """At least the coverage and at most 1 / (n + 1) more, within the noise of 2,000 draws."""
+
+    def draw(random):
+        noise = random.exponential(size=n + 1) + 0.1
+        y = noise * getattr(random, shape)(size=n + 1)
+        scale = noise * random.uniform(0.5, 2, n + 1) if scaled else None  # an imperfect guess
+        predicted = 0.3 * y + 1  # a bad model
+        first = None if scale is None else scale[:n]
+        last = None if scale is None else scale[n:]
+        intervals = ConformalIntervals(coverage).fit(y[:n], predicted[:n], first)
+        return intervals.covers(y[n:], predicted[n:], last)[0]
+
+    noise = 4 * np.sqrt(0.25 / 2000)
+    assert coverage - noise <= mean_coverage(draw) <= coverage + 1 / (n + 1) + noise
+
+
+@settings(max_examples=8, deadline=None)
+@given(coverages, st.integers(20, 60), st.integers(2, 4), st.booleans())
+def test_set_coverage_is_the_stated_one(coverage, n, n_classes, per_class):
+    def draw(random):
+        p = random.dirichlet(np.ones(n_classes), n + 1)
+        y = random.choice(
+            n_classes, size=n + 1, p=[0.7] + [0.3 / (n_classes - 1)] * (n_classes - 1)
+        )
+        sets = ConformalSets(coverage, per_class).fit(y[:n], p[:n])
+        return sets.covers(y[n:], p[n:])[0]
+
+    noise = 4 * np.sqrt(0.25 / 2000)
+    found = mean_coverage(draw)
+    assert found >= coverage - noise
+    if not per_class:  # within small classes the sets are larger than that
+        assert found <= coverage + 1 / (n + 1) + noise
+
+
+def test_rare_class_is_covered_only_when_asked_by_class():
+    random = np.random.default_rng(0)
+    y = (random.uniform(size=8000) < 0.05).astype(int)
+    p1 = 1 / (1 + np.exp(-(random.normal(size=8000) + 2 * y - 3)))
+    p = np.stack([1 - p1, p1], 1)
+    rare = {}
+    for per_class in (False, True):
+        sets = ConformalSets(0.9, per_class).fit(y[:4000], p[:4000])
+        covered = sets.covers(y[4000:], p[4000:])
+        assert covered.mean() == pytest.approx(0.9, abs=0.03)
+        rare[per_class] = covered[y[4000:] == 1].mean()
+    assert rare[False] < 0.5
+    assert rare[True] == pytest.approx(0.9, abs=0.08)
+
+
+def test_scale_makes_intervals_shorter_where_the_model_is_sure():
+    random = np.random.default_rng(0)
+    scale = random.exponential(size=4000) + 0.05
+    y, predicted = scale * random.normal(size=4000), np.zeros(4000)
+    plain = coverage_over_splits(ConformalIntervals(0.9), y, predicted, n_splits=50)
+    scaled = coverage_over_splits(ConformalIntervals(0.9), y, predicted, scale, n_splits=50)
+    assert abs(plain.coverage.mean() - 0.9) < 0.02
+    assert abs(scaled.coverage.mean() - 0.9) < 0.02
+    assert scaled.size.mean() < 0.9 * plain.size.mean()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), coverages, st.integers(1, 40))
+def test_intervals_grow_with_coverage_and_too_few_molecules_say_nothing(seed, coverage, n):
+    random = np.random.default_rng(seed)
+    y, predicted = random.normal(size=(2, n))
+    less, more = (ConformalIntervals(c).fit(y, predicted) for c in (coverage / 2, coverage))
+    assert (more.size(predicted) >= less.size(predicted)).all()
+    assert np.isinf(more.quantile[0]) == (round((n + 1) * coverage, 9) > n)
+
+
+def test_order_of_the_calibration_set_does_not_matter():
+    random = np.random.default_rng(0)
+    y, predicted, scale = random.uniform(0.5, 1, size=(3, 99))
+    p = random.dirichlet([1, 1, 1], 99)
+    order = random.permutation(99)
+    first = ConformalIntervals(0.9).fit(y, predicted, scale)
+    other = ConformalIntervals(0.9).fit(y[order], predicted[order], scale[order])
+    assert first.quantile == other.quantile
+    labels = p.argmax(1)
+    np.testing.assert_array_equal(
+        ConformalSets().fit(labels, p).quantile,
+        ConformalSets().fit(labels[order], p[order]).quantile,
+    )
+
+
+def test_tasks_stand_alone_and_missing_labels_are_left_out():
+    random = np.random.default_rng(0)
+    y, predicted = random.normal(size=(2, 60, 2))
+    y[:20, 1] = np.nan
+    predicted[0, 0] = np.nan
+    both = ConformalIntervals(0.8).fit(y, predicted)
+    assert both.quantile[0] == ConformalIntervals(0.8).fit(y[1:, 0], predicted[1:, 0]).quantile
+    assert both.quantile[1] == ConformalIntervals(0.8).fit(y[20:, 1], predicted[20:, 1]).quantile
+    low, high = both(predicted)
+    assert (low[0, 0], high[0, 0]) == (-np.inf, np.inf)
+    assert np.isfinite(low[1:]).all()
+
+    p = random.dirichlet([1, 1], (60, 2))
+    labels = random.integers(2, size=(60, 2)).astype(float)
+    labels[:20, 1] = np.nan
+    p[0] = np.nan
+    sets = ConformalSets(0.8).fit(labels, p)
+    assert sets.quantile[1, 0] == ConformalSets(0.8).fit(labels[20:, 1], p[20:, 1]).quantile[0, 0]
+    assert sets(p)[0].all()
+    assert not sets.covers(labels, p)[1:20, 1].any()
+
+
+def test_errors_name_what_is_wrong():
+    for coverage in (0, 1, 90):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            ConformalIntervals(coverage)
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            ConformalSets(coverage)
+    with pytest.raises(ValueError, match="row 1: scale is 0.0, but must be positive"):
+        ConformalIntervals().fit([1, 2], [1, 2], [1, 0])
+    with pytest.raises(ValueError, match="give them alike"):
+        ConformalIntervals().fit([1, 2], [1, 2, 3])
+    with pytest.raises(ValueError, match="row 0: label 2 is not one of the classes 0 to 1"):
+        ConformalSets().fit([2, 1], np.full((2, 2), 0.5))
+    with pytest.raises(ValueError, match="at least 4"):
+        coverage_over_splits(ConformalIntervals(), [1, 2, np.nan], [1, 2, 3])
