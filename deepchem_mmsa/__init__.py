@@ -27,11 +27,14 @@ from typing import Any
 from deepchem_mmsa._version import __version__
 
 _HOME = {
-    "EarlyStopping": "training",
+    "EarlyStopping": "early_stopping",
+    "MMSAClassifier": "estimators",
     "MMSAConfig": "config",
     "MMSAFeaturizer": "featurizer",
     "MMSAModel": "model",
     "MMSAPredictor": "predictor",
+    "MMSARegressor": "estimators",
+    "MMSATransformer": "estimators",
     "MoleculeViews": "molecule",
     "embed": "predictor",
 }
@@ -39,10 +42,13 @@ _REGISTERED = {"models": ("MMSAModel", "MMSAConfig"), "feat": ("MMSAFeaturizer",
 
 __all__ = [
     "EarlyStopping",
+    "MMSAClassifier",
     "MMSAConfig",
     "MMSAFeaturizer",
     "MMSAModel",
     "MMSAPredictor",
+    "MMSARegressor",
+    "MMSATransformer",
     "MoleculeViews",
     "__version__",
     "embed",

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,12 @@ def write_atomically(path: str | os.PathLike, write: Callable[[str], None]) -> N
     write : callable
         Gets the temporary file's name.
 
+    Raises
+    ------
+    OSError
+        If it cannot be written (a full disk, a read-only folder); what stood at `path` stands
+        there still, and nothing half-written is left.
+
     Examples
     --------
     >>> folder = tempfile.mkdtemp()
@@ -53,17 +60,37 @@ def write_atomically(path: str | os.PathLike, write: Callable[[str], None]) -> N
     ['a.txt']
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
     try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        try:
+            write(temporary)
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{error.strerror or error}: could not write this file; what stood there before is "
+            "unharmed. Make room, or choose another folder",
+            str(path),
+        ) from error
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: str | os.PathLike) -> None:
+    """Bring a folder's names to the disk: a rename is safe from a power cut only then."""
+    if os.name == "nt":  # Windows opens no folders, and orders renames by itself
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 # ---- checkpoints of a run -----------------------------------------------------------------
@@ -72,7 +99,17 @@ def write_atomically(path: str | os.PathLike, write: Callable[[str], None]) -> N
 def save_state(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
     """Write a training state made of tensors and plain Python values."""
     whole = {"format": FORMAT, "package_version": __version__, **state}
-    write_atomically(path, lambda name: torch.save(whole, name))
+
+    def write(name: str) -> None:
+        try:
+            with open(name, "wb") as file:
+                torch.save(whole, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # torch hides that the disk is full
+                raise error.__context__ from None
+            raise
+
+    write_atomically(path, write)
 
 
 def load_state(path: str | os.PathLike, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -85,6 +122,10 @@ def load_state(path: str | os.PathLike, device: torch.device | str = "cpu") -> d
     FileNotFoundError
     """
     try:
+        # torch does not look at the checksums that it writes: a flipped bit would become a weight.
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
         state = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise
@@ -120,6 +161,7 @@ def rotate_and_save(folder: Path, state: Mapping[str, Any], keep: int) -> None:
         if newer.exists():
             os.replace(newer, older)
     os.replace(arriving, paths[0])
+    sync_folder(folder)
 
 
 def load_newest(

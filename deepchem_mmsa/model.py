@@ -11,14 +11,17 @@ import torch
 from deepchem.models.optimizers import AdamW, LearningRateSchedule, Optimizer
 from torch import Tensor, nn
 
-from deepchem_mmsa import training
+from deepchem_mmsa import distributed, training
 from deepchem_mmsa.batching import Collator, MoleculeBatch
 from deepchem_mmsa.config import CUSTOM, MMSAConfig
+from deepchem_mmsa.epochs import batch_bounds, epoch_batches
 from deepchem_mmsa.inference import training_precision
 from deepchem_mmsa.labels import check_labels, class_weights, label_scaling
+from deepchem_mmsa.molecule import MODALITIES
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.prediction import OUTPUT_TYPES, PredictingModel
-from deepchem_mmsa.pretraining import LOSS_TERMS, pretraining_terms, total_loss
+from deepchem_mmsa.pretraining import total_loss
+from deepchem_mmsa.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +43,8 @@ wandb_logger, loss
     **overrides
         Fields of :class:`~deepchem_mmsa.config.MMSAConfig`: ``mode``, ``n_tasks``,
         ``modalities``, ``batch_size``, ``learning_rate`` (also a DeepChem
-        ``LearningRateSchedule``), ``seed``, ... ``image``, ``graph`` and ``geometry`` may also
-        be modules of one's own, see docs/extending.md.
+        ``LearningRateSchedule``), ``seed``, ... ``image``, ``graph``, ``geometry`` and
+        ``fingerprint`` may also be modules of one's own, see docs/extending.md.
 
     Attributes
     ----------
@@ -90,7 +93,7 @@ wandb_logger, loss
             config = MMSAConfig.preset(config)
         encoders = {
             name: overrides.pop(name)
-            for name in ("image", "graph", "geometry")
+            for name in MODALITIES
             if isinstance(overrides.get(name), nn.Module)
         }
         overrides.update(dict.fromkeys(encoders, CUSTOM))
@@ -117,7 +120,7 @@ wandb_logger, loss
             tensorboard=tensorboard,
             wandb=wandb,
             log_frequency=log_frequency,
-            device=None if device is None else torch.device(device),
+            device=distributed.default_device() if device is None else torch.device(device),
             regularization_loss=regularization_loss,
             wandb_logger=wandb_logger,
         )
@@ -130,8 +133,13 @@ wandb_logger, loss
         # Place in the run: epochs since the model was made, batches of the current one.
         self._epoch = self._batch = self._fit_start = self._fit_step = 0
         self._averages = [training.Averages(), training.Averages()]
-        self._callbacks: Sequence[Callable] = ()
+        self._logged: list[float] = []
+        self._skipped = 0
+        self._ended = False
+        self._run_now: training.Run | None = None
+        self._folder: RunFolder | None = None
         self._callback_states: list[dict[str, Any]] = []
+        self._optimizer_states: list[Any] | None = None
         self._labels_seen = False
         self._resting: set[str] = set()
         self._ensure_built()
@@ -190,8 +198,11 @@ wandb_logger, loss
         loss: Callable | None = None,
         callbacks: Callable | Sequence[Callable] = (),
         all_losses: list[float] | None = None,
+        skip_bad_batches: bool = False,
     ) -> float:
         """Train on a dataset; see ``TorchModel.fit`` for the arguments.
+
+        Started by ``torchrun``, the processes share each batch (docs/scaling.md).
 
         Parameters
         ----------
@@ -199,10 +210,14 @@ wandb_logger, loss
             With records of ``MMSAFeaturizer`` in ``X``. Pre-training ignores ``y`` and ``w``.
         nb_epoch : int
             Epochs of this run, in total: with ``restore=True`` a run that was interrupted
-            goes on at the very batch where its newest checkpoint stands.
+            goes on at the very batch where its newest checkpoint stands; without a checkpoint
+            it begins, and one that had ended returns at once.
         max_checkpoints_to_keep, checkpoint_interval, deterministic, restore, variables, loss, \
 callbacks, all_losses
             As in DeepChem.
+        skip_bad_batches : bool
+            Whether a batch whose loss or gradient is not finite is passed over, and counted in
+            ``history``, instead of ending the run.
 
         Returns
         -------
@@ -213,30 +228,37 @@ callbacks, all_losses
         ------
         ValueError
             For an empty dataset, labels that do not fit the mode, or no label at all.
+        RuntimeError
+            If another run writes to ``model_dir``, or another process of this one has died.
+        FloatingPointError
+            If the loss or the gradient is not finite; the batch's molecules are named.
+        OSError
+            If a checkpoint cannot be written.
+        KeyboardInterrupt, SystemExit
+            After Ctrl-C or SIGTERM, when a checkpoint is written.
         """
         n = len(dataset)
         if n < 2:
             raise ValueError(f"training needs at least 2 molecules, the dataset holds {n}")
         if self.config.mode != "pretraining":
             self._learn_labels(dataset)
-        self._callback_states = []
-        if restore and self.get_checkpoints():
-            self.restore()
-        else:
-            self._begin()
-        memory = self.model.memory
-        if self.config.mode == "pretraining" and memory is not None:
-            memory.warmup = min(self.config.memory_warmup, n)
-        chosen = [callbacks] if callable(callbacks) else list(callbacks)
-        for callback, state in zip(chosen, self._callback_states):
-            if hasattr(callback, "load_state_dict"):
-                callback.load_state_dict(state)
-        batches = self.default_generator(dataset, nb_epoch, deterministic=deterministic)
-        steps = nb_epoch * len(training.batch_bounds(n, self.batch_size))
-        return self._run(
-            batches, loss, variables, chosen, max_checkpoints_to_keep, checkpoint_interval,
-            all_losses, steps,
+        run = self._asked(
+            loss, variables, callbacks, max_checkpoints_to_keep, checkpoint_interval, all_losses,
+            skip_bad_batches,
         )  # fmt: skip
+        steps = nb_epoch * len(batch_bounds(n, self.batch_size))
+        with training.folder_held(self, run):
+            self._begin(restore, run)
+            if self._ended and (self.stop_training or self._epoch >= self._fit_start + nb_epoch):
+                logger.info("the run in %s has ended: there is nothing to do", self.model_dir)
+                self.model.eval()
+                return self._logged[-1] if self._logged else 0.0
+            self._ended = False
+            memory = self.model.memory
+            if self.config.mode == "pretraining" and memory is not None:
+                memory.warmup = min(self.config.memory_warmup, n)
+            batches = self.default_generator(dataset, nb_epoch, deterministic=deterministic)
+            return self._run(batches, run, steps)
 
     def fit_generator(
         self,
@@ -248,40 +270,64 @@ callbacks, all_losses
         loss: Callable | None = None,
         callbacks: Callable | Sequence[Callable] = (),
         all_losses: list[float] | None = None,
+        skip_bad_batches: bool = False,
     ) -> float:
-        """Train on a generator of ``([X], [y], [w])``; see ``TorchModel.fit_generator``."""
-        if restore:
-            self.restore()
-        self._begin()
-        chosen = [callbacks] if callable(callbacks) else list(callbacks)
-        return self._run(
-            generator, loss, variables, chosen, max_checkpoints_to_keep, checkpoint_interval,
-            all_losses, None,
-        )  # fmt: skip
+        """Train on a generator of ``([X], [y], [w])``; see ``TorchModel.fit_generator``.
 
-    def _begin(self) -> None:
-        """Note where a new run starts."""
+        With ``restore=True`` weights, optimizer and history go on; where the generator begins
+        is its own affair. Where many processes train, each is given the same batches.
+        """
+        run = self._asked(
+            loss, variables, callbacks, max_checkpoints_to_keep, checkpoint_interval, all_losses,
+            skip_bad_batches,
+        )  # fmt: skip
+        with training.folder_held(self, run):
+            self._begin(restore, run)
+            self._note_start()
+            return self._run(generator, run, None)
+
+    def _asked(
+        self,
+        loss: Callable | None,
+        variables: Sequence[Tensor] | None,
+        callbacks: Callable | Sequence[Callable],
+        *others: Any,
+    ) -> training.Run:
+        distributed.start(self.device)
+        chosen = [callbacks] if callable(callbacks) else list(callbacks)
+        return training.Run(loss or self._loss_fn, variables, chosen, *others)
+
+    def _begin(self, restore: bool, run: training.Run) -> None:
+        """Take up the newest checkpoint, or note where a new run starts."""
+        self._callback_states, self._optimizer_states = [], None
+        found = restore and bool(self.get_checkpoints())
+        if found:
+            self.restore()
+            if run.all_losses is not None and not run.all_losses:
+                run.all_losses.extend(self._logged)
+            for callback, state in zip(run.callbacks, self._callback_states):
+                if hasattr(callback, "load_state_dict"):
+                    callback.load_state_dict(state)
+            if run.variables is not None and self._optimizer_states is not None:
+                optimizer, schedule = self.optimizer_for(run.variables)
+                optimizer.load_state_dict(self._optimizer_states[0])
+                if schedule is not None:
+                    schedule.load_state_dict(self._optimizer_states[1])
+        else:
+            self._note_start()
+            self._logged, self._skipped = [], 0
+        distributed.agree("the step at which they stand", [found, self._global_step])
+
+    def _note_start(self) -> None:
         self._fit_start, self._fit_step, self._batch = self._epoch, self._global_step, 0
         self._averages = [training.Averages(), training.Averages()]
+        self._ended = self.stop_training = False
 
-    def _run(
-        self,
-        batches: Iterable,
-        loss: Callable | None,
-        variables: Any,
-        callbacks: list[Callable],
-        keep: int,
-        interval: int,
-        all_losses: list[float] | None,
-        steps: int | None,
-    ) -> float:
+    def _run(self, batches: Iterable, run: training.Run, steps: int | None) -> float:
         self.model.train()
         self.model.autocast_dtype = training_precision(self.config, self.device)
         try:
-            return training.run(
-                self, batches, loss or self._loss_fn, variables, callbacks, keep, interval,
-                all_losses, steps, self._fit_step,
-            )  # fmt: skip
+            return training.train(self, batches, run, steps, self._fit_step)
         finally:
             self._resting = set()
             self._rest()
@@ -317,29 +363,6 @@ callbacks, all_losses
             weights = class_weights(y, w, self.config)
             network.class_weight.copy_(torch.from_numpy(weights))
 
-    def validation_loss(self, dataset: Any) -> float:
-        """Return the loss over a dataset in evaluation mode, weighted by the labels there.
-
-        In pre-training the random parts (masks, subsets) are the same at every call.
-        """
-        total, count = 0.0, 0.0
-        with self._evaluating(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
-            for batch in self.default_generator(dataset, mode="predict"):
-                inputs, labels, weights = self._prepare_batch(batch)
-                if self.config.mode == "pretraining":
-                    if len(inputs) < 2:
-                        continue
-                    terms = pretraining_terms(self.model, inputs)[1]
-                    value = total_loss(torch.stack([terms[n] for n in LOSS_TERMS]), self.config)
-                    share = float(len(inputs))
-                else:
-                    raw = self.model(inputs)[1]
-                    value = self.model.supervised_loss(raw, labels[0], weights[0])
-                    share = float(weights[0].sum())
-                total, count = total + share * float(value), count + share
-        return total / count if count else float("nan")
-
     # ---- batches ------------------------------------------------------------------------
 
     def default_generator(
@@ -370,9 +393,7 @@ callbacks, all_losses
         if mode == "fit":
             numbers = range(self._epoch, self._fit_start + epochs)
             seed = None if deterministic else self.config.seed
-            yield from training.epoch_batches(
-                dataset, self.batch_size, numbers, seed, skip=self._batch
-            )
+            yield from epoch_batches(dataset, self.batch_size, numbers, seed, skip=self._batch)
             return
         for _ in range(epochs if len(dataset) else 0):
             for X, y, w, _ids in dataset.iterbatches(
@@ -386,10 +407,11 @@ callbacks, all_losses
         molecules = self._collate(inputs[0])
         if labels is None or labels[0] is None or self.config.mode == "pretraining":
             return molecules.to(self.device), [], []
-        y = np.asarray(labels[0], dtype=np.float32).reshape(len(molecules), -1)
+        y = np.asarray(labels[0], dtype=np.float32)
+        y = y if y.ndim == 2 else y.reshape(len(molecules), -1)
         w = None if weights is None else weights[0]
         w = np.ones_like(y) if w is None else np.asarray(w, dtype=np.float32)
-        w = np.broadcast_to(w.reshape(len(y), -1), y.shape)
+        w = np.broadcast_to(w if w.ndim == 2 else w.reshape(len(y), -1), y.shape)
         # A missing label, or a molecule without any view, weighs nothing.
         there = ~np.isnan(y) & molecules.available.any(1).numpy()[:, None]
         y, w = np.where(there, y, 0), np.where(there, w, 0)

@@ -8,12 +8,14 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
+import torch
 from deepchem.trans import undo_transforms
 from torch import Tensor
 
 from deepchem_mmsa.batching import MoleculeBatch, Prefetcher
 from deepchem_mmsa.evaluate import evaluate
 from deepchem_mmsa.inference import evaluating, has_dropout, missing_reason, sample_dropout
+from deepchem_mmsa.pretraining import LOSS_TERMS, pretraining_terms, total_loss
 from deepchem_mmsa.saving import SavableModel
 
 logger = logging.getLogger(__name__)
@@ -98,6 +100,29 @@ class PredictingModel(SavableModel):
         return self._predict(
             self.default_generator(dataset, mode="predict"), [], False, "embedding"
         )
+
+    def validation_loss(self, dataset: Any) -> float:
+        """Return the loss over a dataset in evaluation mode, weighted by the labels there.
+
+        In pre-training the random parts (masks, subsets) are the same at every call.
+        """
+        total, count = 0.0, 0.0
+        with self._evaluating(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            for batch in self.default_generator(dataset, mode="predict"):
+                inputs, labels, weights = self._prepare_batch(batch)
+                if self.config.mode == "pretraining":
+                    if len(inputs) < 2:
+                        continue
+                    terms = pretraining_terms(self.model, inputs)[1]
+                    value = total_loss(torch.stack([terms[n] for n in LOSS_TERMS]), self.config)
+                    share = float(len(inputs))
+                else:
+                    raw = self.model(inputs)[1]
+                    value = self.model.supervised_loss(raw, labels[0], weights[0])
+                    share = float(weights[0].sum())
+                total, count = total + share * float(value), count + share
+        return total / count if count else float("nan")
 
     def predict_codes(self, dataset: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return the code of each view by itself, for retrieval between views.

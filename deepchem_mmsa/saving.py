@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,12 +11,14 @@ from deepchem.models.torch_models.torch_model import TorchModel
 from torch import nn
 
 from deepchem_mmsa import checkpoint as files
+from deepchem_mmsa import distributed
 from deepchem_mmsa.config import MMSAConfig
 from deepchem_mmsa.featurizer import FEATURE_VERSION
 from deepchem_mmsa.network import MMSANetwork
-from deepchem_mmsa.training import Averages
+from deepchem_mmsa.run_folder import RunFolder
+from deepchem_mmsa.training import Averages, Run
 
-TOP = ("head", "atom_head")
+TOP = ("head", "atom_head", "descriptor_head")
 """Components that belong to a task, not to the representation."""
 
 
@@ -41,8 +43,14 @@ class SavableModel(TorchModel):
     _labels_seen: bool
     _resting: set[str]
     _averages: list[Averages]
-    _callbacks: Sequence[Callable]
+    _logged: list[float]
+    _skipped: int
+    _ended: bool
+    stop_training: bool
+    _run_now: Run | None
+    _folder: RunFolder | None
     _callback_states: list[dict[str, Any]]
+    _optimizer_states: list[Any] | None
 
     # ---- components ---------------------------------------------------------------------
 
@@ -84,11 +92,22 @@ class SavableModel(TorchModel):
     def save_checkpoint(
         self, max_checkpoints_to_keep: int = 5, model_dir: str | None = None
     ) -> None:
-        """Write all that a run needs to go on: see docs/method.md and ``TorchModel``."""
-        if max_checkpoints_to_keep == 0:
+        """Write all that a run needs to go on: see docs/reliability.md and ``TorchModel``.
+
+        Where many processes train, the first one writes.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; earlier checkpoints are unharmed.
+        """
+        if max_checkpoints_to_keep == 0 or distributed.rank() > 0:
             return
         folder = Path(model_dir or self.model_dir)
+        if self._folder is not None and folder == self._folder.path:
+            self._folder.check()
         folder.mkdir(parents=True, exist_ok=True)
+        callbacks = [] if self._run_now is None else self._run_now.callbacks
         state = {
             "config": self.config.to_dict(),
             "tasks": self.tasks,
@@ -100,11 +119,22 @@ class SavableModel(TorchModel):
             "labels_seen": self._labels_seen,
             "history": self.history,
             "averages": [[a.sums, a.counts] for a in self._averages],
-            "callbacks": [
-                c.state_dict() if hasattr(c, "state_dict") else {} for c in self._callbacks
-            ],
+            "logged": self._logged,
+            "skipped": self._skipped,
+            "ended": self._ended,
+            "stopped": self.stop_training,
+            "of_variables": self._state_of_variables(),
+            "callbacks": [c.state_dict() if hasattr(c, "state_dict") else {} for c in callbacks],
         }
         files.rotate_and_save(folder, state, max_checkpoints_to_keep)
+
+    def _state_of_variables(self) -> list[Any] | None:
+        """Return the states of the optimizer and schedule of a fit with chosen variables."""
+        variables = None if self._run_now is None else self._run_now.variables
+        if variables is None:
+            return None
+        optimizer, schedule = self._optimizer_for_vars[tuple(variables)]
+        return [optimizer.state_dict(), schedule.state_dict() if schedule else None]
 
     def get_checkpoints(self, model_dir: str | None = None) -> list[str]:
         """Return the checkpoint files of a folder, the newest first."""
@@ -140,6 +170,10 @@ class SavableModel(TorchModel):
         self.tasks, self.history = state["tasks"], state["history"]
         self._averages = [Averages(*sums) for sums in state["averages"]]
         self._callback_states = state["callbacks"]
+        # Older checkpoints lack these.
+        self._logged, self._skipped = state.get("logged", []), state.get("skipped", 0)
+        self._ended, self.stop_training = state.get("ended", False), state.get("stopped", False)
+        self._optimizer_states = state.get("of_variables")
 
     def save(self) -> None:
         """Write the model to ``model_dir``, for :meth:`reload`."""
@@ -257,7 +291,7 @@ class SavableModel(TorchModel):
         else:
             source, name = files.load_pretrained(source_model), str(source_model)
         if components is None:
-            top = ("atom_head",) if include_top else TOP
+            top = TOP[1:] if include_top else TOP
             components = [n for n in self.model.components() if n not in top]
         self._take(source, components, name)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepchem_mmsa import EarlyStopping
-from deepchem_mmsa.training import batch_bounds, epoch_batches, step_seed
+from deepchem_mmsa.epochs import batch_bounds, epoch_batches, step_seed
 
 
 def numbered(n):

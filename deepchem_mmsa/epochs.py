@@ -1,0 +1,126 @@
+"""The order of training: which molecules stand in which step, as a function of seed and epoch.
+
+Nothing here remembers anything, so that a run which goes on from the middle of an epoch, or on
+another number of processes, meets the very batches that the uninterrupted one meets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+
+class EpochBatch(tuple):
+    """``(inputs, labels, weights)`` that also knows its place in the epoch.
+
+    Parameters
+    ----------
+    inputs, labels, weights : list of np.ndarray
+        As DeepChem's generators yield them.
+    epoch, position : int
+        Number of the epoch since the model was made; of the batch in it.
+    last : bool
+        Whether it closes the epoch.
+    """
+
+    epoch: int
+    position: int
+    last: bool
+
+    def __new__(
+        cls, inputs: list, labels: list, weights: list, epoch: int, position: int, last: bool
+    ) -> EpochBatch:
+        """Make the triple and attach its place."""
+        batch = super().__new__(cls, (inputs, labels, weights))
+        batch.epoch, batch.position, batch.last = epoch, position, last
+        return batch
+
+
+def batch_bounds(n: int, batch_size: int) -> list[tuple[int, int]]:
+    """Return the (start, end) of each training batch; no molecule is left over.
+
+    A last batch of one molecule has no other to be told apart from, and no batch statistics:
+    it joins the one before.
+
+    Examples
+    --------
+    >>> batch_bounds(7, 3)
+    [(0, 3), (3, 7)]
+    """
+    starts = list(range(0, n, batch_size))
+    if len(starts) > 1 and n - starts[-1] == 1:
+        starts.pop()
+    return list(zip(starts, starts[1:] + [n]))
+
+
+def epoch_batches(
+    dataset: Any,
+    batch_size: int,
+    epochs: Iterable[int],
+    seed: int | None,
+    skip: int = 0,
+) -> Iterator[EpochBatch]:
+    """Yield a dataset's training batches, epoch by epoch.
+
+    Parameters
+    ----------
+    dataset : deepchem.data.Dataset
+    batch_size : int
+    epochs : iterable of int
+        Their numbers decide the order.
+    seed : int or None
+        None keeps the dataset's order.
+    skip : int
+        Batches of the first epoch that were already trained on.
+    """
+    n = len(dataset)
+    bounds = batch_bounds(n, batch_size)
+    for epoch in epochs:
+        rows = _rows_in_order(
+            dataset, None if seed is None else np.random.default_rng([seed, epoch])
+        )
+        pending: list[tuple[np.ndarray, ...]] = []
+        held = 0
+        for index, (start, end) in enumerate(bounds):
+            while held < end - start:
+                pending.append(next(rows))
+                held += len(pending[-1][0])
+            X, y, w = (np.concatenate(part) for part in zip(*pending))
+            size = end - start
+            pending, held = [(X[size:], y[size:], w[size:])], held - size
+            if index >= skip:
+                yield EpochBatch(
+                    [X[:size]], [y[:size]], [w[:size]], epoch, index, index == len(bounds) - 1
+                )
+        skip = 0
+
+
+def _rows_in_order(
+    dataset: Any, generator: np.random.Generator | None
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield (X, y, w) of one shard after the other, shuffled by `generator`.
+
+    Shards are visited in a random order and shuffled inside: a disk dataset is never held in
+    memory as a whole.
+    """
+    if hasattr(dataset, "get_number_shards"):
+        order = np.arange(dataset.get_number_shards())
+        if generator is not None:
+            generator.shuffle(order)
+        shards: Iterable = (dataset.get_shard(int(i))[:3] for i in order)
+    else:
+        shards = iter([(dataset.X, dataset.y, dataset.w)])
+    for X, y, w in shards:
+        n = len(X)
+        y = np.zeros((n, 1)) if y is None else np.asarray(y)
+        w = np.ones((n, 1)) if w is None else np.asarray(w)
+        rows = np.arange(n) if generator is None else generator.permutation(n)
+        yield np.asarray(X)[rows], y[rows], w[rows]
+
+
+def step_seed(seed: int, step: int, *further: int) -> int:
+    """Return the seed of everything random in one training step (and one process)."""
+    sequence = np.random.SeedSequence([seed, step, *further])
+    return int(sequence.generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,79 @@
+"""Ctrl-C and SIGTERM: the step is finished and a checkpoint written before the run ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interruption:
+    """Note that the user, or the machine, wants the run to end; a context manager.
+
+    Handlers are set in the main thread only (Python has signals nowhere else), for signals
+    that are not ignored, and given back on leaving. A second signal is obeyed at once.
+
+    Attributes
+    ----------
+    signal : int
+        The signal that came, 0 before.
+
+    Examples
+    --------
+    >>> with Interruption() as interruption:
+    ...     signal.raise_signal(signal.SIGTERM)
+    ...     interruption.signal == signal.SIGTERM
+    True
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        """Set the handlers."""
+        if threading.current_thread() is threading.main_thread():
+            for number in STOPPING:
+                before = signal.getsignal(number)
+                # None: set by other than Python, and could not be given back.
+                if before is not None and before is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the handlers back."""
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal:
+            self.__exit__(None, None, None)
+            raise exception_of(number, "stopped at once, without a checkpoint of this moment")
+        self.signal = number
+        # Not through logging or print, which may be at work and locked when the signal comes.
+        text = "\nfinishing the step, then stopping with a checkpoint; once more stops at once\n"
+        os.write(2, text.encode())
+
+
+def exception_of(number: int, message: str) -> BaseException:
+    """Return what a signal raises: KeyboardInterrupt for SIGINT, SystemExit(143) for SIGTERM.
+
+    Examples
+    --------
+    >>> exception_of(signal.SIGTERM, "stopped").code
+    143
+    """
+    if number == signal.SIGINT:
+        return KeyboardInterrupt(message)
+    stopped = SystemExit(128 + number)
+    stopped.add_note(message)
+    return stopped
