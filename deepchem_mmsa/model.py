@@ -12,6 +12,7 @@ from deepchem.models.optimizers import AdamW, LearningRateSchedule, Optimizer
 from torch import Tensor, nn
 
 from deepchem_mmsa import distributed, training
+from deepchem_mmsa.batch_norm import Recalibration
 from deepchem_mmsa.batching import Collator, MoleculeBatch
 from deepchem_mmsa.config import CUSTOM, MMSAConfig
 from deepchem_mmsa.epochs import batch_bounds, epoch_batches
@@ -254,9 +255,10 @@ callbacks, all_losses
                 self.model.eval()
                 return self._logged[-1] if self._logged else 0.0
             self._ended = False
-            memory = self.model.memory
-            if self.config.mode == "pretraining" and memory is not None:
-                memory.warmup = min(self.config.memory_warmup, n)
+            if self.config.mode == "pretraining":
+                run.callbacks.append(Recalibration(dataset))
+                if self.model.memory is not None:
+                    self.model.memory.warmup = min(self.config.memory_warmup, n)
             batches = self.default_generator(dataset, nb_epoch, deterministic=deterministic)
             return self._run(batches, run, steps)
 

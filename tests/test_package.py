@@ -30,6 +30,7 @@ FLOORS = [
     "shards",
     "labels",
     "epochs",
+    "batch_norm",
     "early_stopping",
     "interruption",
     "run_folder",

@@ -1,0 +1,50 @@
+"""Batch-norm statistics after pre-training: those of clean views, and nothing else changes."""
+
+import numpy as np
+import torch
+
+from deepchem_mmsa.batch_norm import recalibrate
+from deepchem_mmsa.batching import Collator
+
+
+def batches_of(molecules, size=8):
+    collate = Collator(("image", "graph"), image_size=32)
+    return [collate(molecules[i : i + size]) for i in range(0, 24, size)]
+
+
+def test_statistics_are_the_plain_average_over_the_batches(make_model, molecules):
+    network = make_model(mode="pretraining", modalities=("image", "graph")).model
+    batches = batches_of(molecules)
+    recalibrate(network, batches)
+    encoder = network.encoders["image"]
+    with torch.no_grad():
+        first = [
+            encoder.conv1((b.inputs["image"].float() - encoder.mean) / encoder.std) for b in batches
+        ]
+    expected = torch.stack([x.mean((0, 2, 3)) for x in first]).mean(0)
+    torch.testing.assert_close(encoder.bn1.running_mean, expected, atol=1e-5, rtol=1e-4)
+    expected = torch.stack([x.var((0, 2, 3)) for x in first]).mean(0)
+    torch.testing.assert_close(encoder.bn1.running_var, expected, atol=1e-5, rtol=1e-4)
+    assert encoder.bn1.momentum == 0.1
+
+
+def test_nothing_else_changes_and_frozen_components_rest(make_model, molecules):
+    model = make_model(mode="pretraining", modalities=("image", "graph"))
+    model.freeze_components(["graph"])
+    before = {k: v.clone() for k, v in model.model.state_dict().items() if torch.is_tensor(v)}
+    recalibrate(model.model, batches_of(molecules))
+    changed = [k for k, v in before.items() if not torch.equal(v, model.model.state_dict()[k])]
+    assert changed
+    assert all(k.startswith("encoders.image.") for k in changed)
+    assert {k.rsplit(".")[-1] for k in changed} == {
+        "running_mean", "running_var", "num_batches_tracked",
+    }  # fmt: skip
+
+
+def test_pretraining_ends_with_the_statistics_of_clean_pictures(make_model, dataset):
+    model = make_model(mode="pretraining", modalities=("image", "graph"), batch_size=40)
+    model.fit(dataset, nb_epoch=3)
+    after = model.model.encoders["image"].bn1.running_var.clone()
+    clean = Collator(("image", "graph"), image_size=32)(list(dataset.X))
+    recalibrate(model.model, [clean])
+    np.testing.assert_allclose(after, model.model.encoders["image"].bn1.running_var, rtol=1e-4)
