@@ -13,13 +13,10 @@ from rdkit import Chem
 from tqdm import tqdm
 
 from deepchem_mmsa.molecule import DEFAULT_MODALITIES, MoleculeViews
-from deepchem_mmsa.views import ViewSettings, many_views, molecule_views
+from deepchem_mmsa.views import FEATURE_VERSION, ViewSettings, many_views, molecule_views
 
 logger = logging.getLogger(__name__)
 
-#: Goes up whenever the same molecule gives another record, for MoleculeNet's loaders cache what
-#: they featurize under the featurizer's name and never look at its code.
-FEATURE_VERSION = 1
 _NAMED_IN_WARNING = 10
 
 
@@ -85,7 +82,7 @@ class MMSAFeaturizer(Featurizer):
     >>> records.shape, records[0].available
     ((2,), ('image', 'graph'))
     >>> str(featurizer)
-    'MMSAFeaturizer_v1_image-graph'
+    'MMSAFeaturizer_v2_image-graph'
     """
 
     def __init__(
@@ -242,7 +239,11 @@ class MMSAFeaturizer(Featurizer):
         )
 
     def __str__(self) -> str:
-        """Name of a cache folder: only what changes a record, and safe as a file name."""
+        """Name of a cache folder: only what changes a record, and safe as a file name.
+
+        MoleculeNet's loaders cache what they featurize under this name and never look at the
+        code, so the version of the features is a part of it.
+        """
         parts = [f"MMSAFeaturizer_v{FEATURE_VERSION}"]
         if self.modalities != DEFAULT_MODALITIES:
             parts.append("-".join(self.modalities))

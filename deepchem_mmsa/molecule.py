@@ -356,6 +356,11 @@ class MoleculeViews:
             descriptors=descriptors,
         )
 
+    @staticmethod
+    def lacks_a_view(data: bytes) -> bool:
+        """Tell whether a record in its compact form has reasons, without reading it."""
+        return _HEADER.unpack_from(data)[5] > 0
+
     def __reduce__(self) -> tuple[object, tuple[bytes]]:
         return _from_bytes, (self.to_bytes(),)
 

@@ -26,7 +26,6 @@ FLOORS = [
     "inference",
     "predictor",
     "tables",
-    "shard_file",
     "shards",
     "labels",
     "epochs",

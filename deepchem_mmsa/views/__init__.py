@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from rdkit import Chem
+from rdkit import __version__ as RDKIT_VERSION
 
 from deepchem_mmsa.molecule import DEFAULT_MODALITIES, MODALITIES, MoleculeViews
 from deepchem_mmsa.views.conformer import (
@@ -29,7 +30,18 @@ from deepchem_mmsa.views.isolation import AVAILABLE, Lost, isolated
 from deepchem_mmsa.views.topology import canonical, canonical_order
 from deepchem_mmsa.views.topology import topology as make_topology
 
-__all__ = ["ViewSettings", "many_views", "molecule_views", "record_maker", "stream_views"]
+__all__ = [
+    "FEATURE_VERSION",
+    "RDKIT_VERSION",
+    "ViewSettings",
+    "many_views",
+    "molecule_views",
+    "record_maker",
+    "stream_views",
+]
+
+#: Goes up whenever the same molecule gives another record: caches and shards are known by it.
+FEATURE_VERSION = 2
 
 _CHUNKS = 4, 32  # molecules that a worker takes at a time: at the end of a block, and before
 _BLOCK = 1024  # molecules read ahead by several workers

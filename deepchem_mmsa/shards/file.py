@@ -1,0 +1,197 @@
+"""One shard: the records of some thousand molecules as one file that says whether it is whole.
+
+The file is a header, the length of each record, whether each lacks a view, the records in the
+compact form of :class:`~deepchem_mmsa.molecule.MoleculeViews`, and the SHA-256 of all that. The
+header holds two digests: of the settings that it was made by, and of the molecules that it was
+made from. All numbers are little-endian. Nothing in it can execute code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from deepchem_mmsa.molecule import MoleculeViews
+
+MAX_RECORDS = 100_000
+"""Records in a file, which is held in memory as a whole."""
+
+_MAGIC = b"MMSAset1"
+_HEADER = struct.Struct("<8s32s32sIQ")  # magic, origin, inputs, records, bytes of the records
+_DIGEST = hashlib.sha256().digest_size
+_MAX_BYTES = 1 << 32
+
+
+class ShardError(RuntimeError):
+    """Shards that cannot be written or read, why, and what to do about it."""
+
+
+class Shard(NamedTuple):
+    """A shard as read from its file.
+
+    Attributes
+    ----------
+    origin, inputs : bytes
+        Digests of the settings and of the molecules that it was made from.
+    ends : np.ndarray
+        int64 ``[n]``, where each record ends in `body`.
+    flagged : np.ndarray
+        bool ``[n]``, whether a record lacks a view that was asked for.
+    body : memoryview
+        The records, one after the other.
+    size : int
+        Bytes of the file.
+    sha256 : str
+        Of the file.
+    """
+
+    origin: bytes
+    inputs: bytes
+    ends: np.ndarray
+    flagged: np.ndarray
+    body: memoryview
+    size: int
+    sha256: str
+
+    def record(self, row: int) -> MoleculeViews:
+        """Return one record."""
+        start = self.ends[row - 1] if row else 0
+        return MoleculeViews.from_bytes(bytes(self.body[start : self.ends[row]]))
+
+    def records(self) -> Iterator[MoleculeViews]:
+        """Yield all records."""
+        return map(self.record, range(len(self.ends)))
+
+    def failures(self) -> Iterator[tuple[int, str, str, str]]:
+        """Yield row of the shard, SMILES, view and reason of each view that is missing."""
+        for row in np.flatnonzero(self.flagged).tolist():
+            record = self.record(row)
+            for view, reason in record.reasons.items():
+                yield row, record.smiles, view, reason
+
+
+def pack(records: Sequence[bytes], origin: bytes, inputs: bytes) -> bytes:
+    """Put records into the form of a file.
+
+    Parameters
+    ----------
+    records : sequence of bytes
+        What :meth:`~deepchem_mmsa.molecule.MoleculeViews.to_bytes` gave.
+    origin, inputs : bytes
+        SHA-256 of the settings and of the molecules.
+
+    Raises
+    ------
+    ShardError
+        If it would be larger than 4 GiB.
+
+    Examples
+    --------
+    >>> record = MoleculeViews("C1CC", reasons={"graph": "no"})
+    >>> shard = unpack(pack([record.to_bytes()], bytes(32), bytes(32)), "here")
+    >>> list(shard.records()) == [record], list(shard.failures())
+    (True, [(0, 'C1CC', 'graph', 'no')])
+    """
+    lengths = np.array([len(record) for record in records], dtype="<u4")
+    size = int(lengths.sum(dtype=np.int64))
+    if size > _MAX_BYTES:
+        raise ShardError(
+            f"a shard of {size} bytes; up to {_MAX_BYTES}: choose a smaller shard_size"
+        )
+    flagged = np.array([MoleculeViews.lacks_a_view(record) for record in records], dtype=np.uint8)
+    header = _HEADER.pack(_MAGIC, origin, inputs, len(records), size)
+    whole = b"".join((header, lengths.tobytes(), flagged.tobytes(), *records))
+    return whole + hashlib.sha256(whole).digest()
+
+
+def unpack(data: bytes, name: object) -> Shard:
+    """Take the form of a file apart, after its checksum was found right.
+
+    Parameters
+    ----------
+    data : bytes
+        The whole file.
+    name : object
+        Named in errors.
+
+    Raises
+    ------
+    ShardError
+        If it is damaged, cut short, or something else.
+    """
+    if len(data) < _HEADER.size + _DIGEST or not data.startswith(_MAGIC):
+        raise ShardError(f"{name} is no shard, or cut short")
+    digest = hashlib.sha256(memoryview(data)[:-_DIGEST])
+    if digest.digest() != data[-_DIGEST:]:
+        raise ShardError(f"{name} is damaged: its checksum does not fit")
+    digest.update(data[-_DIGEST:])
+    _, origin, inputs, n, size = _HEADER.unpack_from(data)
+    start = _HEADER.size + 5 * n
+    if n > MAX_RECORDS or start + size + _DIGEST != len(data):
+        raise ShardError(f"{name} is damaged: it claims {n} records in {size} bytes")
+    lengths = np.frombuffer(data, "<u4", n, _HEADER.size)
+    flagged = np.frombuffer(data, np.uint8, n, _HEADER.size + 4 * n).astype(bool)
+    ends = np.cumsum(lengths, dtype=np.int64)
+    if n and ends[-1] != size:
+        raise ShardError(f"{name} is damaged: its records do not fill it")
+    body = memoryview(data)[start:-_DIGEST]
+    return Shard(origin, inputs, ends, flagged, body, len(data), digest.hexdigest())
+
+
+def read(path: str | os.PathLike, size: int | None = None) -> Shard:
+    """Read a file whose size is looked at before it is.
+
+    Parameters
+    ----------
+    path : path-like
+    size : int, optional
+        Bytes that it should have.
+
+    Raises
+    ------
+    FileNotFoundError
+    ShardError
+        If it has another size, or :func:`unpack` refuses it.
+    """
+    with open(path, "rb") as file:
+        found = os.fstat(file.fileno()).st_size
+        if found > _MAX_BYTES or (size is not None and found != size):
+            raise ShardError(f"{path} has {found} bytes, not the {size or 'up to 4 GiB'} it should")
+        return unpack(file.read(found), Path(path))
+
+
+def digest_of_rows(molecules: Sequence[object]) -> bytes:
+    """Digest by which a shard knows the molecules that it was made from.
+
+    Parameters
+    ----------
+    molecules : sequence of str or rdkit.Chem.Mol
+
+    Returns
+    -------
+    bytes
+        SHA-256 of texts, of the binary form of molecules with their coordinates, or of what
+        anything else prints as.
+
+    Examples
+    --------
+    >>> digest_of_rows(["CC", "O"]) == digest_of_rows(["C", "CO"])
+    False
+    """
+    digest = hashlib.sha256()
+    for molecule in molecules:
+        if isinstance(molecule, str):
+            kind, data = b"t", molecule.encode("utf-8", "surrogatepass")
+        elif hasattr(molecule, "ToBinary"):
+            kind, data = b"m", molecule.ToBinary(0)  # atoms, bonds, conformers; no properties
+        else:
+            kind, data = b"o", repr(molecule)[:1000].encode("utf-8", "surrogatepass")
+        digest.update(kind + struct.pack("<Q", len(data)))
+        digest.update(data)
+    return digest.digest()

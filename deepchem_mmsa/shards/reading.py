@@ -1,0 +1,188 @@
+"""Reading shards: the manifest, which is believed only where it makes sense, and the records."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepchem_mmsa.molecule import MoleculeViews
+from deepchem_mmsa.shards import file
+from deepchem_mmsa.shards.file import MAX_RECORDS, Shard, ShardError
+from deepchem_mmsa.views import ViewSettings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = 1
+MANIFEST, FAILURES = "manifest.json", "failures.csv"
+_MAX_MANIFEST = 1 << 28  # bytes: two million shards
+_REMAKE = "make the same call of featurize_to_shards again, which makes what is missing"
+
+
+class ShardSet:
+    """Finished shards of a folder, read one at a time.
+
+    Use :meth:`open`.
+
+    Attributes
+    ----------
+    folder : pathlib.Path
+    settings : ViewSettings
+        What the records hold.
+    sizes : np.ndarray
+        int64 ``[n_shards]``, records in each shard.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from deepchem_mmsa.shards import featurize_to_shards
+    >>> folder = tempfile.mkdtemp()
+    >>> _ = featurize_to_shards(list("CNOFS"), folder, ViewSettings(("graph",)), shard_size=2)
+    >>> shards = ShardSet.open(folder)
+    >>> len(shards), shards.sizes, shards.records(1)
+    (5, array([2, 2, 1]), [MoleculeViews('O', ...), MoleculeViews('F', ...)])
+    """
+
+    def __init__(
+        self, folder: Path, settings: ViewSettings, shards: list[tuple[int, int, str]]
+    ) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.sizes = np.array([rows for rows, _, _ in shards], dtype=np.int64)
+        self._expected = [(size, sha256) for _, size, sha256 in shards]
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike) -> ShardSet:
+        """Open a folder of :func:`featurize_to_shards`; the records are not read yet.
+
+        Raises
+        ------
+        ShardError
+            If it holds no shards, or unfinished ones, or its manifest is damaged or names files
+            outside of it.
+        """
+        folder = Path(folder)
+        described = read_manifest(folder)
+        if described is None:
+            raise ShardError(f"{folder} holds no {MANIFEST}: featurize molecules into it first")
+        if described["complete"] is not True:
+            raise ShardError(
+                f"{folder} holds the shards of an unfinished run: make the same call of "
+                "featurize_to_shards again, and it goes on where it was"
+            )
+        try:
+            settings = ViewSettings(**described["settings"])
+        except (TypeError, ValueError) as error:
+            raise ShardError(
+                f"the settings in {folder / MANIFEST} make no sense: {error}"
+            ) from None
+        return cls(folder, settings, _checked_shards(described, folder))
+
+    @property
+    def n_shards(self) -> int:
+        """Number of shards."""
+        return len(self.sizes)
+
+    def __len__(self) -> int:
+        return int(self.sizes.sum())
+
+    def __repr__(self) -> str:
+        return f"ShardSet({str(self.folder)!r}, {len(self)} molecules in {self.n_shards} shards)"
+
+    def shard(self, number: int) -> Shard:
+        """Read a shard, of which single records can then be decoded.
+
+        Raises
+        ------
+        ShardError
+            If its file is gone, damaged, or not the one that the manifest describes.
+        """
+        path = self.folder / shard_name(number)
+        size, sha256 = self._expected[number]
+        try:
+            shard = file.read(path, size)
+        except FileNotFoundError:
+            raise ShardError(f"{path} is gone: {_REMAKE}") from None
+        except ShardError as error:
+            raise ShardError(f"{error}: {_REMAKE}") from None
+        if shard.sha256 != sha256 or len(shard.ends) != self.sizes[number]:
+            raise ShardError(f"{path} is not the file that {MANIFEST} describes: {_REMAKE}")
+        return shard
+
+    def records(self, number: int) -> list[MoleculeViews]:
+        """Return the records of a shard."""
+        return list(self.shard(number).records())
+
+    def __iter__(self) -> Iterator[MoleculeViews]:
+        """Yield all records; one shard is in memory at a time."""
+        for number in range(self.n_shards):
+            yield from self.shard(number).records()
+
+    def failures(self) -> pd.DataFrame:
+        """Return what could not be made: a table of row, smiles, view and reason."""
+        import pandas as pd
+
+        path = self.folder / FAILURES
+        return pd.read_csv(path, dtype={"row": "int64"}, keep_default_na=False, encoding="utf-8")
+
+
+def shard_name(number: int) -> str:
+    """Return the name of a shard's file."""
+    return f"shard-{number:05d}.mmsa"
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest of a folder, of a finished run or not; None if there is none.
+
+    Raises
+    ------
+    ShardError
+        If it is damaged or something else.
+    """
+    path = folder / MANIFEST
+    try:
+        if path.stat().st_size > _MAX_MANIFEST:
+            raise ShardError(f"{path} is larger than any manifest")
+        described = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ShardError(f"{path} is damaged ({error}): {_REMAKE}") from None
+    if not isinstance(described, dict) or not isinstance(described.get("settings"), dict):
+        raise ShardError(f"{path} is no manifest of shards")
+    if described.get("format") != FORMAT:
+        raise ShardError(
+            f"{path} has format {described.get('format')!r}, this package reads {FORMAT}: "
+            "featurize again, or install the version that wrote it"
+        )
+    if "complete" not in described:
+        raise ShardError(f"{path} is damaged (it does not say whether it is complete): {_REMAKE}")
+    if described["complete"] is True:
+        _checked_shards(described, folder)
+    return described
+
+
+def _checked_shards(described: dict[str, Any], folder: Path) -> list[tuple[int, int, str]]:
+    """Rows, bytes and SHA-256 of each shard, if the manifest makes sense."""
+    checked = []
+    listed = described.get("shards")
+    for number, shard in enumerate(listed if isinstance(listed, list) else [None]):
+        try:
+            name, rows, size, sha256 = (shard[key] for key in ("name", "rows", "bytes", "sha256"))
+            if name != shard_name(number):  # a name that is only looked up could lead anywhere
+                raise ValueError(
+                    f"shard {number} is called {name!r:.80}, not {shard_name(number)!r}"
+                )
+            if type(rows) is not int or not 0 < rows <= MAX_RECORDS or type(size) is not int:
+                raise ValueError(
+                    f"{name} is said to hold {rows!r:.80} records in {size!r:.80} bytes"
+                )
+            checked.append((rows, size, str(sha256)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ShardError(f"{folder / MANIFEST} is damaged ({error!r})") from None
+    return checked
