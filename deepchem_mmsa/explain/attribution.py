@@ -1,19 +1,22 @@
 """Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365) over all views at once.
 
-One straight path leads from a baseline in which every view is blank to the molecule itself:
+One straight path leads from a baseline, the *blank* molecule, to the molecule itself:
 
 =========  ==========================================  =======================================
 view       what moves                                  blank
 =========  ==========================================  =======================================
-graph      the embeddings of atoms and of bonds        zeros: a skeleton of nothing
+graph      the embeddings of atoms and of bonds        the average atom, the average bond
 image      the pixels                                  the white picture
-geometry   the embeddings of the atoms' elements       zeros: points without elements
+geometry   the embeddings of the points' elements      the average element, at the same places
 =========  ==========================================  =======================================
 
 Categories cannot be interpolated, embeddings can. All components of an embedding move together,
-so it is enough to scale it by a *presence* between 0 and 1: the integrated gradient of the
-presence is the sum of the integrated gradients of the components. The presence of a bond scales
+so it is enough to blend it in by a *presence* between 0 and 1: the integrated gradient of the
+presence is the sum of the integrated gradients of the components. The presence of a bond blends
 its embedding in all layers of GIN at once.
+
+Averages rather than zeros, for a network has never seen an atom or bond of nothing, and what it
+says of those is arbitrary (docs/explain.md compares).
 
 Completeness: the contributions of all inputs sum to ``f(molecule) − f(blank)``.
 """
@@ -28,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from deepchem_mmsa.batching import MoleculeBatch
+from deepchem_mmsa.explain.average import average_atom, average_bond, average_element
 from deepchem_mmsa.layers.geometry_encoder import ComENet, SchNet
 from deepchem_mmsa.layers.graph_embedding import GraphEncoder
 from deepchem_mmsa.layers.graph_encoder import GIN, AttentiveFP
@@ -103,20 +107,27 @@ class Attribution:
 # ---- the paths of the views ---------------------------------------------------------------
 
 
-def _scale_embeddings(table: nn.Module, presence: Callable[[], Tensor]) -> None:
-    """Let an embedding table multiply each row that it looks up by its presence."""
-    table.register_forward_hook(lambda module, inputs, rows: rows * presence().unsqueeze(1))
+def _blend(table: nn.Module, shares: Tensor, presence: Callable[[], Tensor]) -> None:
+    """Let an embedding table blend each row that it looks up with its average row."""
+    weight = table.get_parameter("weight")
+    average = shares.to(weight) @ weight
+
+    def blend(module: nn.Module, inputs: tuple, rows: Tensor) -> Tensor:
+        return average + presence().unsqueeze(1) * (rows - average)
+
+    table.register_forward_hook(blend)
 
 
 class _GraphPoints:
-    """S copies of one molecular graph whose atoms and bonds are present to different degrees."""
+    """S copies of one molecular graph whose atoms and bonds are there to different degrees."""
 
     def __init__(self, encoder: GraphEncoder, graph: BatchedGraph) -> None:
         self.encoder, self.graph = encoder, graph
         self.atoms, self.bonds = torch.ones(0), torch.ones(0)
         self.reasons: dict[str, str] = {}
-        for table in encoder.get_submodule("node_embeddings").children():
-            _scale_embeddings(table, lambda: self.atoms)
+        tables = encoder.get_submodule("node_embeddings").children()
+        for table, shares in zip(tables, average_atom()):
+            _blend(table, shares, lambda: self.atoms)
         self.moves_bonds = len(graph.src) > 0
         if isinstance(encoder, GIN):
             # Atoms with equal surroundings are computed once, and hide their twins' presence.
@@ -124,8 +135,8 @@ class _GraphPoints:
             for layer in encoder.gnn_layers:
                 layer.register_forward_pre_hook(self._count_present_bonds)
         elif isinstance(encoder, AttentiveFP):
-            for table in encoder.edge_embeddings:
-                _scale_embeddings(table, lambda: self.bonds)
+            for table, shares in zip(encoder.edge_embeddings, average_bond()):
+                _blend(table, shares, lambda: self.bonds)
         elif self.moves_bonds:
             self.moves_bonds = False
             self.reasons["bonds"] = (
@@ -134,12 +145,15 @@ class _GraphPoints:
             )
 
     def _count_present_bonds(self, layer: nn.Module, inputs: tuple) -> tuple:
-        """Weigh the bonds that GIN counts in each atom by their presence (self-loops stay)."""
+        """Blend the bonds that GIN counts in each atom with average ones (self-loops stay)."""
         graph, h, counts, shared = inputs
         if self.moves_bonds:
-            columns = zip(graph.bonds.unbind(1), self.encoder.bond_vocabularies)
-            kinds = torch.cat([nn.functional.one_hot(c, size) for c, size in columns], dim=1)
-            absent = (self.bonds - 1).unsqueeze(1) * kinds
+            columns = zip(graph.bonds.unbind(1), self.encoder.bond_vocabularies, average_bond())
+            beyond_average = torch.cat(
+                [nn.functional.one_hot(c, size) - mean.to(counts) for c, size, mean in columns],
+                dim=1,
+            )
+            absent = (self.bonds - 1).unsqueeze(1) * beyond_average
             counts = counts.index_add(0, graph.dst, absent)
         return graph, h, counts, shared
 
@@ -163,9 +177,10 @@ class _GraphPoints:
         )
 
 
-def _graph_path(encoder: nn.Module, graph: BatchedGraph) -> ViewPath | str:
+def _graph_path(network: MMSANetwork, graph: BatchedGraph) -> ViewPath | str:
+    encoder = network.encoders["graph"]
     if not isinstance(encoder, GraphEncoder):
-        return f"{type(encoder).__name__} is no encoder whose atoms can be scaled"
+        return f"{type(encoder).__name__} is no encoder whose atoms can be blended"
     points = _GraphPoints(encoder, graph)
     sizes = {"atoms": len(graph.atoms)}
     if points.moves_bonds:
@@ -175,21 +190,24 @@ def _graph_path(encoder: nn.Module, graph: BatchedGraph) -> ViewPath | str:
     return ViewPath(tuple(sizes), whole, blank, points.encode, points.reasons)
 
 
-def _image_path(encoder: nn.Module, image: Tensor) -> ViewPath | str:
+def _image_path(network: MMSANetwork, image: Tensor) -> ViewPath | str:
+    encoder = network.encoders["image"]
     whole = image.float()
     blank = torch.full_like(whole, 255.0)
     return ViewPath(("pixels",), (whole,), (blank,), lambda pixels: encoder(pixels).float())
 
 
-def _geometry_path(encoder: nn.Module, conformer: BatchedConformers) -> ViewPath | str:
+def _geometry_path(network: MMSANetwork, conformer: BatchedConformers) -> ViewPath | str:
+    encoder = network.encoders["geometry"]
     if isinstance(encoder, ComENet):
-        table: nn.Module = encoder.embedding
+        table: nn.Embedding = encoder.embedding
     elif isinstance(encoder, SchNet):
         table = encoder.gnn.embed
     else:
-        return f"{type(encoder).__name__} is no encoder whose atoms can be scaled"
+        return f"{type(encoder).__name__} is no encoder whose atoms can be blended"
     presence = [torch.ones(0)]
-    _scale_embeddings(table, lambda: presence[0])
+    shares = average_element(table.num_embeddings, network.config.hydrogens)
+    _blend(table, shares, lambda: presence[0])
 
     def encode(atoms: Tensor) -> Tensor:
         n = len(atoms)
@@ -237,7 +255,7 @@ def view_paths(
         if not bool(batch.available[0, column]):
             continue
         make = _PATHS.get(view, lambda *_: "its inputs belong to no single atom")
-        path = make(network.encoders[view], batch.inputs[view])
+        path = make(network, batch.inputs[view])
         if isinstance(path, ViewPath):
             paths[view] = path
         else:

@@ -263,8 +263,8 @@ def _bonds(why: Explanation, symbols: list[str]) -> str:
 
 
 _READING = """<details><summary>How to read this</summary><div class="card">
-<p>The model is asked along a straight path from a blank molecule (atoms and bonds without
-features, a white picture, points without elements) to this one. The slope of its answer, summed
+<p>The model is asked along a straight path from a blank molecule (the same skeleton of
+average atoms and bonds, a white picture) to this one. The slope of its answer, summed
 along the path, is the contribution of each input (integrated gradients), so contributions add up to
 the difference between the two answers.</p>
 <p>They describe the model, not nature: a wrong model has clear explanations too. They depend on the
