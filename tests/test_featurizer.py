@@ -86,6 +86,13 @@ def test_records_are_small(records):
     assert sizes.mean() <= 3500
 
 
+@pytest.mark.slow
+def test_the_largest_drugs_have_small_records_too(moleculenet):
+    sider = pd.read_csv(moleculenet / "sider.csv.gz")["smiles"]
+    largest = sider[sider.str.len().sort_values().index[-60:]]
+    assert max(len(r.to_bytes()) for r in many_views(largest)) <= 8192
+
+
 def test_five_hundred_atoms_stay_in_without_a_conformer():
     record = molecule_views("NCC(=O)" * 125 + "O")
     assert record.available == ("image", "graph")

@@ -20,11 +20,17 @@ from deepchem_mmsa.views.topology import canonical_order, conformer_3d
 
 #: Seconds for one molecule before its embedding is given up.
 DEFAULT_TIMEOUT = 5.0
-#: Largest molecules that are tried, in atoms without added hydrogens: one attempt takes about
-#: 2 s for 360 and 9 s for 480, and RDKit looks at the clock only between attempts.
-MAX_EMBEDDED_ATOMS = 400
+#: Largest molecules that are tried, in atoms without added hydrogens. RDKit looks at the clock
+#: only between attempts, of which one takes 2 s for 360 atoms and 9 s for 480; and the record of
+#: a larger one would pass 8 KB.
+MAX_EMBEDDED_ATOMS = 256
 #: Distance between the nearest faces of neighbouring fragments' bounding boxes, Å.
 FRAGMENT_GAP = 3.5
+#: Coordinates are multiples of this many Å (exactly, in float32): it takes a third off a record,
+#: and a conformer is not known to a thousandth of an Ångström.
+RESOLUTION = 1 / 1024
+#: Conformers of more points are kept without added hydrogens, so that a record stays small.
+MAX_POINTS_WITH_HYDROGENS = 400
 _FORCE_FIELD_STEPS = 200
 
 
@@ -37,7 +43,7 @@ class Conformer(NamedTuple):
         uint8 ``[n_points]``: the graph's atoms in its order, then the added hydrogens;
         0 is the dummy atom.
     coordinates : np.ndarray
-        float32 ``[n_points, 3]``, Å.
+        float32 ``[n_points, 3]``, Å, multiples of 1/1024 Å.
     """
 
     atomic_numbers: np.ndarray
@@ -76,7 +82,7 @@ def conformer(
 ) -> Conformer:
     """Coordinates of a molecule's atoms and hydrogens.
 
-    A three-dimensional conformer that the molecule carries is used as it is. Otherwise each
+    A three-dimensional conformer that the molecule carries is used. Otherwise each
     fragment is embedded by ETKDGv3 (Wang et al., J. Chem. Inf. Model. 2020), failing that from
     random coordinates, failing that by plain distance geometry, at last without hydrogens, which
     are then placed by geometry; large molecules begin further down, since the first stages would
@@ -117,20 +123,19 @@ def conformer(
     if seed < 0 or timeout < 0:
         raise ValueError(f"seed and timeout must not be negative, got {seed} and {timeout}")
     if conformer_3d(molecule) is not None:
-        return _with_coordinates(molecule)
+        return _finished(_with_coordinates(molecule), molecule.GetNumAtoms())
+    if molecule.GetNumAtoms() > MAX_EMBEDDED_ATOMS:
+        raise ConformerError(
+            f"{molecule.GetNumAtoms()} heavy atoms; up to {MAX_EMBEDDED_ATOMS} are embedded"
+        )
     deadline = time.monotonic() + timeout
     with rdBase.BlockLogs():
         indices: list[tuple[int, ...]] = []
         fragments = Chem.GetMolFrags(
             molecule, asMols=True, sanitizeFrags=False, fragsMolAtomMapping=indices
         )
-        largest = max(fragment.GetNumAtoms() for fragment in fragments)
-        if largest > MAX_EMBEDDED_ATOMS:
-            raise ConformerError(
-                f"{largest} heavy atoms in one fragment; up to {MAX_EMBEDDED_ATOMS} are embedded"
-            )
         embedded = [_embed(part, seed, deadline, timeout, optimize) for part in fragments]
-    return _side_by_side(fragments, embedded, indices)
+    return _finished(_side_by_side(fragments, embedded, indices), molecule.GetNumAtoms())
 
 
 def supplied_conformer(molecule: Chem.Mol) -> Conformer | None:
@@ -189,7 +194,16 @@ def supplied_conformer(molecule: Chem.Mol) -> Conformer | None:
         if not spare[owner]:
             return None
         points.append(spare[owner].pop(0))
-    return Conformer(_numbers(added), positions[points].astype(np.float32))
+    supplied = Conformer(_numbers(added), positions[points].astype(np.float32))
+    return _finished(supplied, len(order))
+
+
+def _finished(points: Conformer, n_atoms: int) -> Conformer:
+    """Return the points as records keep them: rounded, the largest without added hydrogens."""
+    numbers, coordinates = points
+    if len(numbers) > MAX_POINTS_WITH_HYDROGENS:
+        numbers, coordinates = numbers[:n_atoms], coordinates[:n_atoms]
+    return Conformer(numbers, np.round(coordinates / RESOLUTION).astype(np.float32) * RESOLUTION)
 
 
 def _with_coordinates(molecule: Chem.Mol) -> Conformer:

@@ -37,7 +37,7 @@ _COLOURS: dict[tuple[int, ...], tuple[float, float, float]] = {
     (35,): (0.5, 0.3, 0.1),  # Br
     (53,): (0.63, 0.12, 0.94),  # I
 }
-_GREYS, _SHADES = 8, 3  # levels between white and full colour; 1 + 8 + 7 * 3 = 30 entries
+_GREYS, _SHADES = 4, 2  # levels between white and full colour; 1 + 4 + 7 * 2 = 19 entries
 _GREY = 0.2  # probability of losing the colours
 _TILT, _ZOOM, _SHIFT = 15.0, 0.1, 0.05  # degrees, shares of the side
 

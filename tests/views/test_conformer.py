@@ -13,6 +13,8 @@ from deepchem_mmsa.views import conformer as module
 from deepchem_mmsa.views.conformer import (
     FRAGMENT_GAP,
     MAX_EMBEDDED_ATOMS,
+    MAX_POINTS_WITH_HYDROGENS,
+    RESOLUTION,
     ConformerError,
     conformer,
     supplied_conformer,
@@ -128,7 +130,7 @@ def test_supplied_coordinates_are_used_in_any_order(smiles, seed):
     order = np.random.default_rng(seed).permutation(molecule.GetNumAtoms()).tolist()
     shuffled = Chem.RenumberAtoms(molecule, order)
     numbers, coordinates = supplied_conformer(shuffled)
-    given_ = np.asarray(molecule.GetConformer().GetPositions(), dtype=np.float32)
+    given_ = as_kept(molecule.GetConformer().GetPositions())
     elements = np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()])
     mine = sorted(zip(numbers.tolist(), *coordinates.T.tolist()))
     theirs = sorted(zip(elements.tolist(), *given_.T.tolist()))
@@ -141,13 +143,24 @@ def test_supplied_coordinates_are_used_in_any_order(smiles, seed):
         assert 0.8 < np.linalg.norm(ends[0] - ends[1]) < 2.4
 
 
+def test_large_conformers_are_kept_without_added_hydrogens():
+    smiles = "C" * (MAX_POINTS_WITH_HYDROGENS // 3)
+    numbers, coordinates = conformer(canonical(smiles + "C"))
+    assert (numbers == 6).all()
+    assert len(coordinates) == len(smiles) + 1
+    assert (conformer(canonical("C" * 40)).atomic_numbers == 1).sum() == 82
+
+
+def as_kept(positions):
+    """Coordinates at the resolution of a record; each is exact in float32."""
+    return (np.round(np.asarray(positions) / RESOLUTION) * RESOLUTION).astype(np.float32)
+
+
 def test_missing_hydrogens_are_added_to_supplied_coordinates():
     heavy = Chem.RemoveHs(embedded("CCO"))
     numbers, coordinates = supplied_conformer(heavy)
     assert numbers.tolist() == [6, 6, 8, 1, 1, 1, 1, 1, 1]
-    np.testing.assert_array_equal(
-        coordinates[:3], np.asarray(heavy.GetConformer().GetPositions(), dtype=np.float32)
-    )
+    np.testing.assert_array_equal(coordinates[:3], as_kept(heavy.GetConformer().GetPositions()))
     kept = canonical(heavy)
     np.testing.assert_array_equal(conformer(kept).coordinates[:3], coordinates[:3])
 
