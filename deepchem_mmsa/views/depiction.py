@@ -37,7 +37,10 @@ _COLOURS: dict[tuple[int, ...], tuple[float, float, float]] = {
     (35,): (0.5, 0.3, 0.1),  # Br
     (53,): (0.63, 0.12, 0.94),  # I
 }
-_GREYS, _SHADES = 4, 2  # levels between white and full colour; 1 + 4 + 7 * 2 = 19 entries
+# Levels between white and full colour, of blacks and of each other colour: 19 entries. Where
+# hundreds of atoms crowd, every pixel is an edge, and half as many keep the picture small.
+_LEVELS, _COARSE_LEVELS = (4, 2), (2, 1)
+_CROWDED_ATOMS = 150
 _GREY = 0.2  # probability of losing the colours
 _TILT, _ZOOM, _SHIFT = 15.0, 0.1, 0.05  # degrees, shares of the side
 
@@ -85,9 +88,11 @@ def draw(molecule: Chem.Mol, size: int = DEFAULT_SIZE) -> bytes:
         except (RuntimeError, ValueError) as error:
             raise DepictionError(f"RDKit cannot draw it: {str(error).strip()[:200]}") from None
     true_colour = Image.open(io.BytesIO(text), formats=("PNG",)).convert("RGB")
-    picture = true_colour.quantize(palette=_palette_image(), dither=Image.Dither.NONE)
+    crowded = molecule.GetNumAtoms() > _CROWDED_ATOMS
+    levels = _COARSE_LEVELS if crowded else _LEVELS
+    picture = true_colour.quantize(palette=_palette_image(*levels), dither=Image.Dither.NONE)
     out = io.BytesIO()
-    picture.save(out, format="PNG")
+    picture.save(out, format="PNG", optimize=crowded)
     return out.getvalue()
 
 
@@ -228,11 +233,11 @@ def _atom_palette() -> dict[int, tuple[float, float, float]]:
     return palette
 
 
-@lru_cache(maxsize=1)
-def _palette_image() -> Image.Image:
+@lru_cache(maxsize=2)
+def _palette_image(greys: int, shades: int) -> Image.Image:
     """Palette of every drawn colour and its blends with white, which antialiasing makes."""
     entries = [(255, 255, 255)]
-    for colour, levels in [(_BLACK, _GREYS), *((c, _SHADES) for c in _COLOURS.values())]:
+    for colour, levels in [(_BLACK, greys), *((c, shades) for c in _COLOURS.values())]:
         for level in range(1, levels + 1):
             share = level / levels
             red, green, blue = (round(255 * (1 - share * (1 - part))) for part in colour)
