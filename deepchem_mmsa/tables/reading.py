@@ -210,7 +210,7 @@ def _rows_of(path: str | os.PathLike, smiles_column: str | None, format: str | N
         if not raw.peek(1):
             raise TableError(f"{name} is empty; it needs a row per molecule")
         kind = format or format_of(path) or sniff(raw, smiles_column)
-        if kind in ("sdf", "parquet") and not raw.seekable():
+        if kind in ("sdf", "parquet") and str(path) == "-":
             raw = spooled(raw)  # both are gone through twice
         if kind == "jsonl":
             raise TableError(f"{name}: JSON lines are written, not read; give CSV or Parquet")

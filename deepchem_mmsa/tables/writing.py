@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pandas as pd
 
@@ -101,29 +102,52 @@ def write_chunks(
 
 
 def _write(frames: Iterable[pd.DataFrame], file: BinaryIO, kind: str) -> int:
+    """Write frames to an open file and return the number of rows."""
+    if kind == "parquet":
+        return _write_parquet(frames, file)
     n = 0
-    writer: Any = None
-    for frame in frames:
-        if kind == "parquet":
-            import pyarrow
-            from pyarrow import parquet
+    for index, frame in enumerate(frames):
+        if kind == "jsonl":
+            file.write(_json_lines(frame).encode())
+        else:
+            file.write(_csv(frame, "\t" if kind == "tsv" else ",", header=index == 0).encode())
+        file.flush()
+        n += len(frame)
+    return n
 
+
+def _csv(frame: pd.DataFrame, separator: str, header: bool) -> str:
+    def text(quoting: int) -> str:
+        return str(
+            frame.to_csv(
+                sep=separator, header=header, index=False, lineterminator="\n", quoting=quoting
+            )
+        )
+
+    plain = text(csv.QUOTE_MINIMAL)
+    # A carriage return in a cell ends a line for every reader, but does not make the writer quote.
+    return text(csv.QUOTE_NONNUMERIC) if "\r" in plain else plain
+
+
+def _json_lines(frame: pd.DataFrame) -> str:
+    text = str(frame.to_json(orient="records", lines=True, double_precision=15))
+    return text if not text.strip() or text.endswith("\n") else text + "\n"
+
+
+def _write_parquet(frames: Iterable[pd.DataFrame], file: BinaryIO) -> int:
+    import pyarrow
+    from pyarrow import parquet
+
+    n = 0
+    writer = None
+    try:
+        for frame in frames:
             schema = None if writer is None else writer.schema
             rows = pyarrow.Table.from_pandas(frame, schema=schema, preserve_index=False)
             writer = writer or parquet.ParquetWriter(file, rows.schema)
             writer.write_table(rows)
-        else:
-            if kind == "jsonl":
-                text = frame.to_json(orient="records", lines=True, double_precision=15)
-                text = text if text.endswith("\n") or not text else text + "\n"
-            else:
-                text = frame.to_csv(
-                    sep="\t" if kind == "tsv" else ",", header=n == 0, index=False,
-                    lineterminator="\n",
-                )  # fmt: skip
-            file.write(text.encode())
-            file.flush()
-        n += len(frame)
-    if writer is not None:
-        writer.close()
+            n += len(frame)
+    finally:
+        if writer is not None:
+            writer.close()
     return n

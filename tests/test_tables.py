@@ -1,0 +1,264 @@
+"""Tables of molecules: every row kept, whatever the file; clear words where it is no table."""
+
+import gzip
+import io
+import sys
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rdkit import Chem
+
+from deepchem_mmsa.molecule import MoleculeViews
+from deepchem_mmsa.tables import (
+    TableError,
+    check_output,
+    count_rows,
+    numbers,
+    read_chunks,
+    read_table,
+    write_chunks,
+    write_table,
+)
+
+cells = st.text(st.characters(blacklist_categories=("Cs",)), max_size=8) | st.sampled_from(
+    ["", '"', "a,b", "a;b", "a\tb", "a\nb", "a\rb", "NA", " "]
+)
+rows = st.lists(st.tuples(cells, cells, cells), min_size=1, max_size=12)
+ENDINGS = [".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet"]
+
+
+def sdf(*records):
+    """An SDF of SMILES with properties; text that is no SMILES stands in for the block."""
+    parts = []
+    for title, smiles, properties in records:
+        molecule = Chem.MolFromSmiles(smiles) if smiles else None
+        block = f"{title}\nbroken\n\n 99 xx\n" if molecule is None else Chem.MolToMolBlock(molecule)
+        lines = block.split("\n")
+        lines[0] = title
+        data = "".join(f">  <{key}>\n{value}\n\n" for key, value in properties.items())
+        parts.append("\n".join(lines).rstrip("\n") + "\n" + data + "$$$$\n")
+    return "".join(parts)
+
+
+class Pipe(io.RawIOBase):
+    """Bytes that come a few at a time and cannot be gone back in, as from another process."""
+
+    def __init__(self, content):
+        self.rest = io.BytesIO(content)
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        part = self.rest.read(min(len(buffer), 4096))
+        buffer[: len(part)] = part
+        return len(part)
+
+
+@pytest.fixture
+def stdin(monkeypatch):
+    def put(content):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Pipe(content))))
+
+    return put
+
+
+# ---- laws -------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=20)
+@given(rows=rows, size=st.integers(1, 5), ending=st.sampled_from(ENDINGS))
+def test_what_is_written_is_read_whatever_the_cells_and_the_chunks(
+    tmp_path_factory, ending, rows, size
+):
+    frame = pd.DataFrame(rows, columns=["smiles", "a b", "é,"], dtype=str)
+    path = tmp_path_factory.mktemp("t") / f"x{ending}"
+    write_table(frame, path)
+    parts = list(read_chunks(path, size))
+    assert [len(part) for part in parts[:-1]] == [size] * (len(parts) - 1)
+    read = pd.concat([part.frame for part in parts])
+    assert read.to_numpy().tolist() == [list(row) for row in rows]
+    assert [m for part in parts for m in part.smiles] == [row[0] for row in rows]
+    assert count_rows(path) == len(rows)
+
+
+@settings(deadline=None, max_examples=10)
+@given(rows=rows, cut=st.integers(0, 12))
+def test_chunks_write_what_the_whole_writes(tmp_path_factory, rows, cut):
+    folder = tmp_path_factory.mktemp("t")
+    frame = pd.DataFrame(rows, columns=["smiles", "b", "c"], dtype=str)
+    frame = frame.replace("\r", " ", regex=True)  # quotes all cells of its chunk
+    write_table(frame, folder / "whole.csv")
+    n = write_chunks([frame[:cut], frame[cut:]], folder / "parts.csv")
+    assert n == len(rows)
+    assert (folder / "whole.csv").read_bytes() == (folder / "parts.csv").read_bytes()
+
+
+def test_parquet_keeps_types_and_gaps(tmp_path):
+    frame = pd.DataFrame({"smiles": ["C", None, "N"], "n": pd.array([1, None, 3], dtype="Int64")})
+    frame.to_parquet(tmp_path / "in.parquet")
+    table = read_table(tmp_path / "in.parquet")
+    assert table.smiles == ["C", "", "N"]
+    write_chunks((c.frame for c in read_chunks(tmp_path / "in.parquet", 1)), tmp_path / "o.parquet")
+    written, given = (pq.read_table(tmp_path / name) for name in ("o.parquet", "in.parquet"))
+    assert written.equals(given)
+
+
+# ---- reading ----------------------------------------------------------------------------
+
+
+CONTENT = {
+    "csv": b"id,SMILES\na,CCO\n\nc,CCN\n",
+    "semicolons": b"id;Smiles\na;CCO\n;\nc;CCN\n",
+    "tsv": b"id\tsmiles\na\tCCO\n\t\nc\tCCN\n",
+    "smi": b"CCO ethanol\n\nCCN ethyl amine\n",
+    "smi with a header": b"smiles name\nCCO ethanol\n\nCCN\tethyl amine\n",
+    "one column": b"smiles\nCCO\n\nCCN\n",
+    "windows": b"\xef\xbb\xbfid,smiles\r\na,CCO\r\n\r\nc,CCN\r\n",
+    "excel": "id\tsmiles\na\tCCO\n\t\nc\tCCN\n".encode("utf-16"),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
+@pytest.mark.parametrize("kind", CONTENT)
+def test_the_format_is_told_by_the_content(stdin, tmp_path, kind, packed):
+    content = gzip.compress(CONTENT[kind]) if packed else CONTENT[kind]
+    format = "tsv" if kind == "excel" else None
+    stdin(content)
+    assert read_table("-", format=format).smiles == ["CCO", "", "CCN"]
+    stdin(content)
+    assert count_rows("-") is None
+    (tmp_path / "data").write_bytes(content)
+    assert read_table(tmp_path / "data", format=format).smiles == ["CCO", "", "CCN"]
+    assert count_rows(tmp_path / "data", format) == 3
+
+
+def test_a_pipe_of_sdf_or_parquet_is_read(stdin, tmp_path):
+    text = sdf(("a", "CCO", {"x": "1"}), ("b", "CCN", {"y": "2\n3"}))
+    stdin(gzip.compress(text.encode()))
+    table = read_table("-")
+    assert table.frame.to_dict("list") == {
+        "name": ["a", "b"], "smiles": ["CCO", "CCN"], "x": ["1", ""], "y": ["", "2\n3"],
+    }  # fmt: skip
+    table.frame.to_parquet(tmp_path / "x.parquet")
+    stdin((tmp_path / "x.parquet").read_bytes())
+    assert read_table("-").smiles == ["CCO", "CCN"]
+
+
+def test_every_record_of_an_sdf_stays_with_its_properties(tmp_path):
+    bad_valence = Chem.MolToMolBlock(Chem.MolFromSmiles("C(C)(C)(C)(C)C", sanitize=False))
+    text = sdf(("a", "CCO", {"x": "1"}), ("b", "", {"x": "> 2"}))
+    text += bad_valence + ">  <x>  (3)\n3\n\n$$$$\n" + sdf(("d", "CCN", {"z": "4"}))
+    (tmp_path / "x.sdf").write_text(text)
+    table = read_table(tmp_path / "x.sdf")
+    assert table.frame["x"].tolist() == ["1", "> 2", "3", ""]
+    assert table.frame["z"].tolist() == ["", "", "", "4"]
+    assert table.frame["smiles"].tolist()[0] == "CCO"
+    assert isinstance(table.smiles[1], MoleculeViews)
+    assert not table.smiles[1].readable
+    assert [type(m) for m in table.smiles].count(Chem.Mol) == 3
+    assert count_rows(tmp_path / "x.sdf") == 4
+    chunked = pd.concat([c.frame for c in read_chunks(tmp_path / "x.sdf", 1)], ignore_index=True)
+    assert chunked.equals(table.frame)
+
+
+def test_an_sdf_gives_its_conformer(tmp_path):
+    block = "water\n\n\n  3  2  0  0  0  0  0  0  0  0999 V2000\n" + "".join(
+        f"{x:10.4f}{y:10.4f}{z:10.4f} {s}   0  0\n"
+        for x, y, z, s in [(0, 0, 0.1, "O"), (0.8, 0, -0.5, "H"), (-0.8, 0, -0.5, "H")]
+    ) + "  1  2  1  0\n  1  3  1  0\nM  END\n$$$$\n"  # fmt: skip
+    (tmp_path / "w.sdf").write_text(block)
+    table = read_table(tmp_path / "w.sdf")
+    assert table.smiles[0].GetConformer().Is3D()
+    assert table.smiles[0].GetNumAtoms() == 3
+    assert table.frame["smiles"].tolist() == ["O"]
+
+
+def test_names_that_occur_twice_are_told_apart(tmp_path):
+    (tmp_path / "x.csv").write_text("smiles,a,a\nC,1,2\n")
+    assert list(read_table(tmp_path / "x.csv").frame.columns) == ["smiles", "a", "a.1"]
+
+
+def test_short_lines_are_filled_up_and_empty_ends_cut(tmp_path):
+    (tmp_path / "x.csv").write_text("smiles,a,b\nC\nN,1,2,,\n")
+    assert read_table(tmp_path / "x.csv").frame.to_numpy().tolist() == [["C", "", ""], list("N12")]
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        ("mol,SMILES", "SMILES"),
+        ("id,mol", "mol"),
+        ("id,Canonical_Smiles,smiles_of_salt", "Canonical_Smiles"),
+        ("id,Drug SMILES", "Drug SMILES"),
+    ],
+)
+def test_the_smiles_column_is_found(tmp_path, columns, found):
+    (tmp_path / "x.csv").write_text(f"{columns}\n" + ",".join("CCCC"[: columns.count(",") + 1]))
+    assert read_table(tmp_path / "x.csv").smiles_column == found
+
+
+# ---- errors -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("x.csv", b"", "is empty"),
+        ("x.csv", b"smiles,a\n", "has no row"),
+        ("x.sdf", b"\n", "has no row"),
+        ("x.csv", b"smiles,name\nC,a\nCC,2,4-dinitrophenol\n", "line 3 has 3 cells.*quotes"),
+        ("x.csv", b"id,name\n1,2\n", "--smiles-column.*Its columns are: id, name"),
+        ("x.csv", b"CCO,1\nCCN,2\n", "--format smi"),
+        ("x.csv", b"smiles,name\nC,\xb5\n", "iconv"),
+        ("x.csv.gz", gzip.compress(b"smiles\nC\n" * 999)[:-20], "damaged or incomplete gzip"),
+        ("x.parquet", b"nothing", "is not a Parquet file"),
+        ("x.jsonl", b"{}", "are written, not read"),
+    ],
+)
+def test_what_is_no_table_is_said_with_the_remedy(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TableError, match=words):
+        read_table(tmp_path / name)
+
+
+def test_a_typo_in_a_column_or_file_gets_a_hint(tmp_path):
+    (tmp_path / "data.csv").write_text("smiles,logS\nC,1\n")
+    with pytest.raises(TableError, match="did you mean 'smiles'"):
+        read_table(tmp_path / "data.csv", "smile")
+    with pytest.raises(FileNotFoundError, match=r"did you mean .*data\.csv"):
+        read_table(tmp_path / "date.csv")
+    with pytest.raises(TableError, match="is a folder"):
+        read_table(tmp_path)
+    with pytest.raises(TableError, match="choose csv"):
+        read_table(tmp_path / "data.csv", format="xlsx")
+
+
+def test_a_label_that_is_no_number_is_named():
+    with pytest.raises(TableError, match="row 2, column 'y': 'high' is not a number"):
+        numbers(pd.Series(["1", "high"], name="y"), "data.csv")
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path):
+    with pytest.raises(TableError, match=r"\.parquet or \.jsonl"):
+        check_output(tmp_path / "x.xlsx")
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        check_output(tmp_path / "none" / "x.csv")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, ending):
+    path = tmp_path / f"x{ending}"
+    path.write_bytes(b"old")
+
+    def frames():
+        yield pd.DataFrame({"a": [1]})
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        write_chunks(frames(), path)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == b"old"
