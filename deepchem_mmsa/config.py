@@ -128,7 +128,7 @@ class MMSAConfig:
     >>> MMSAConfig.from_json(config.to_json()) == config
     True
     >>> MMSAConfig.preset("small").image_size
-    112
+    96
     >>> config.replace(n_task=3)
     Traceback (most recent call last):
         ...
@@ -360,7 +360,7 @@ ARCHITECTURE = (
 PRESETS: dict[str, dict[str, Any]] = {
     "base": {},
     "small": {
-        "image_size": 112,
+        "image_size": 96,
         "image_width": 32,
         "graph_width": 192,
         "graph_layers": 4,

@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/first"))
     parser.add_argument("--pretrain-epochs", type=int, default=8)
     parser.add_argument("--max-atoms", type=int, default=40, help="heavy atoms in pre-training")
-    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="processes that featurize")
     arguments = parser.parse_args()
@@ -67,7 +67,7 @@ def main() -> None:
         f"{len(unlabelled) - len(small)} larger than {arguments.max_atoms} heavy atoms are left "
         "out to keep this run short"
     )
-    featurizer = MMSAFeaturizer(image_size=112, n_jobs=arguments.jobs, progress=True)
+    featurizer = MMSAFeaturizer(image_size=96, n_jobs=arguments.jobs, progress=True)
     molecules = dataset_from_smiles(small, featurizer)
     data = dataset_from_smiles(labelled["smiles"], featurizer, labelled[column])
     for name, views in (("unlabelled", molecules.X), ("labelled", data.X)):

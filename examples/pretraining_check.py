@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--molecules", type=int, default=4000)
     parser.add_argument("--held-out", type=int, default=256)
     parser.add_argument("--max-atoms", type=int, default=40, help="heavy atoms")
-    parser.add_argument("--epochs", type=int, default=21)
+    parser.add_argument("--epochs", type=int, default=36)
     parser.add_argument("--preset", default="small")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--batch-size", type=int, default=128)
@@ -74,7 +74,7 @@ def main() -> None:
     tables = [example_table(name)["smiles"] for name in ("chembl_drugs", "chembl_samples")]
     every = dict.fromkeys(s for table in tables for s in table)
     smiles = [s for s in every if 0 < heavy_atoms(s) <= a.max_atoms]
-    featurizer = MMSAFeaturizer(image_size=112, n_jobs=a.jobs, progress=True)
+    featurizer = MMSAFeaturizer(image_size=96, n_jobs=a.jobs, progress=True)
     train_smiles, held_smiles = held_out_split(smiles, a.held_out + 16, a.seed)
     train = dataset_from_smiles(train_smiles[: a.molecules], featurizer)
     held = dataset_from_smiles(held_smiles, featurizer)

@@ -38,8 +38,8 @@ _COLOURS: dict[tuple[int, ...], tuple[float, float, float]] = {
     (53,): (0.63, 0.12, 0.94),  # I
 }
 # Levels between white and full colour, of blacks and of each other colour: 19 entries. Where
-# hundreds of atoms crowd, every pixel is an edge, and half as many keep the picture small.
-_LEVELS, _COARSE_LEVELS = (4, 2), (2, 1)
+# hundreds of atoms crowd, every pixel is an edge, and no level between keeps the picture small.
+_LEVELS, _COARSE_LEVELS = (4, 2), (1, 1)
 _CROWDED_ATOMS = 150
 _GREY = 0.2  # probability of losing the colours
 _TILT, _ZOOM, _SHIFT = 15.0, 0.1, 0.05  # degrees, shares of the side
