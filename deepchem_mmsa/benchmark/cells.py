@@ -1,0 +1,197 @@
+"""Resumable runs: one small file per finished (data set, model, seed).
+
+A cell is finished when its JSON file is there, for that is written last and into place at once.
+A run that was killed skips the finished cells and repeats at most one. The name of a cell's file
+carries a digest of the model's settings: another setting is another cell, never an old result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepchem_mmsa._version import __version__
+from deepchem_mmsa.benchmark.contenders import Contender
+from deepchem_mmsa.benchmark.scores import labels_of, score
+from deepchem_mmsa.benchmark.sets import Split
+from deepchem_mmsa.checkpoint import write_atomically
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One contender on one split with one seed, and its place on disk.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the whole run.
+    protocol, dataset : str
+    contender : Contender
+    seed : int
+    max_molecules : int, optional
+        Where the data set is cut short: such a cell lies in a folder of its own.
+    """
+
+    folder: Path
+    protocol: str
+    dataset: str
+    contender: Contender
+    seed: int
+    max_molecules: int | None = None
+
+    @property
+    def path(self) -> Path:
+        """Its JSON file; predictions stand beside it under ``.npz``."""
+        settings = json.dumps(self.contender.settings(), sort_keys=True, default=str)
+        key = hashlib.sha256(settings.encode()).hexdigest()[:10]
+        plain = re.sub(r"[^\w=+-]+", "-", self.contender.name)
+        name = f"{plain}-seed{self.seed}-{key}.json"
+        cut = "" if self.max_molecules is None else f"-{self.max_molecules}"
+        return self.folder / "cells" / self.protocol / (self.dataset + cut) / name
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is a result."""
+        return self.path.is_file()
+
+    def result(self) -> dict[str, Any]:
+        """Return what was written."""
+        return json.loads(self.path.read_text(encoding="utf-8"))
+
+    def predictions(self) -> dict[str, np.ndarray]:
+        """Return ``valid`` and ``test`` predictions, float32, with labels and weights.
+
+        The keys are ``valid``, ``test``, ``valid_y``, ``valid_w``, ``test_y``, ``test_w``.
+        """
+        with np.load(self.path.with_suffix(".npz"), allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+
+    def run(self, split: Split) -> dict[str, Any]:
+        """Train, score, write; return the result."""
+        started = time.time()
+        outcome = self.contender.run(split, self.seed)
+        seconds = time.time() - started
+        valid, _ = score(split.valid, outcome.valid, split.metric)
+        test, per_task = score(split.test, outcome.test, split.metric)
+        arrays = {"valid": outcome.valid, "test": outcome.test}
+        for name in ("valid", "test"):
+            y, w = labels_of(split.parts()[name])
+            arrays |= {f"{name}_y": y, f"{name}_w": w}
+        result = {
+            "dataset": self.dataset,
+            "protocol": self.protocol,
+            "model": self.contender.name,
+            "seed": self.seed,
+            "metric": split.metric,
+            "mode": split.mode,
+            "valid": valid,
+            "test": test,
+            "per_task": dict(zip(split.tasks, per_task)),
+            "sizes": [len(part) for part in split.parts().values()],
+            "seconds": round(seconds, 1),
+            "details": outcome.details,
+            "settings": self.contender.settings(),
+            "versions": {
+                "deepchem_mmsa": __version__,
+                **{name: version(name) for name in ("torch", "rdkit", "deepchem", "scikit-learn")},
+            },
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        small = {name: np.asarray(a, dtype=np.float32) for name, a in arrays.items()}
+        write_atomically(self.path.with_suffix(".npz"), lambda name: _save_arrays(name, small))
+        text = json.dumps(result, indent=1, default=_plain)
+        write_atomically(self.path, lambda name: _save_text(name, text))
+        return result
+
+
+def _save_arrays(name: str, arrays: dict[str, np.ndarray]) -> None:
+    with open(name, "wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def _save_text(name: str, text: str) -> None:
+    Path(name).write_text(text, encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def cells_of(
+    folder: str | Path,
+    protocols: Iterable[str],
+    datasets: Sequence[str],
+    contenders: Sequence[Contender],
+    seeds: Sequence[int],
+    max_molecules: int | None = None,
+) -> list[Cell]:
+    """Return all cells of a run, in the order in which they are run."""
+    return [
+        Cell(Path(folder), protocol, dataset, contender, seed, max_molecules)
+        for dataset in datasets
+        for protocol in protocols
+        for seed in seeds
+        for contender in contenders
+    ]
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    load: Callable[[str, str], Split],
+    keep_going: bool = False,
+    report: Callable[[str], None] = print,
+) -> list[Cell]:
+    """Run the cells that are not finished.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+    load : callable
+        ``load(dataset, protocol)`` → :class:`~deepchem_mmsa.benchmark.sets.Split`; called only
+        for data sets with something left to do, once for each.
+    keep_going : bool
+        Whether a cell that fails is reported and left for the next run, instead of ending this
+        one.
+    report : callable
+        Gets a line for each cell.
+
+    Returns
+    -------
+    list of Cell
+        Those that failed.
+    """
+    failed: list[Cell] = []
+    loaded: tuple[str, str] | None = None
+    for number, cell in enumerate(cells, 1):
+        if cell.finished:
+            continue
+        if loaded != (cell.dataset, cell.protocol):
+            split = load(cell.dataset, cell.protocol)
+            loaded = (cell.dataset, cell.protocol)
+        place = f"[{number}/{len(cells)}] {cell.protocol} {cell.dataset} {cell.contender.name}"
+        try:
+            result = cell.run(split)
+        except Exception as error:  # any fault of one model; told now and left to be done
+            if not keep_going:
+                raise
+            logger.exception("%s seed %d failed", place, cell.seed)
+            report(f"{place} seed {cell.seed}: FAILED, {type(error).__name__}: {error}")
+            failed.append(cell)
+            continue
+        report(
+            f"{place} seed {cell.seed}: valid {result['valid']:.4f}, test {result['test']:.4f}, "
+            f"{result['seconds']:.0f} s"
+        )
+    return failed

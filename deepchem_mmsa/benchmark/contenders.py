@@ -1,0 +1,213 @@
+"""The models of a benchmark run: each trains on a split and predicts its held-out parts.
+
+A contender sees the labels of ``split.train`` to learn, those of ``split.valid`` to choose its
+epoch, and never those of ``split.test``.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from deepchem_mmsa.benchmark.baselines import (
+    chemical_features,
+    forest_predictions,
+    mean_predictions,
+)
+from deepchem_mmsa.benchmark.scores import metric_of
+from deepchem_mmsa.benchmark.sets import Split, check_apart
+from deepchem_mmsa.checkpoint import WEIGHTS, load_pretrained, sha256
+from deepchem_mmsa.config import MMSAConfig
+from deepchem_mmsa.early_stopping import EarlyStopping
+from deepchem_mmsa.model import MMSAModel
+
+
+@dataclass
+class Outcome:
+    """What a contender says about the held-out molecules.
+
+    Parameters
+    ----------
+    valid, test : np.ndarray
+        ``[N, T, 2]`` probabilities or ``[N, T]`` values in label units.
+    details : dict
+        JSON-able facts of the run.
+    """
+
+    valid: np.ndarray
+    test: np.ndarray
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Contender(Protocol):
+    """A model that takes part in a benchmark."""
+
+    @property
+    def name(self) -> str:
+        """Its name in tables."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return all that decides its result beside split and seed, JSON-able."""
+
+    def run(self, split: Split, seed: int) -> Outcome:
+        """Train on ``split.train``, choose on ``split.valid``, predict both held-out parts."""
+
+
+@dataclass(frozen=True)
+class MMSA:
+    """An MMSA network, pre-trained or from scratch.
+
+    Parameters
+    ----------
+    name : str
+    config : mapping
+        Fields of :class:`~deepchem_mmsa.config.MMSAConfig` that differ from the preset's, or
+        from the pre-trained model's.
+    weights : str, optional
+        A pre-trained model: folder, or name of a shipped one.
+    preset : str
+        Without weights.
+    epochs, patience : int
+        Most epochs; epochs without a better validation score before training stops.
+    pretrained_on : str, optional
+        File of the InChIKey first blocks of the pre-training molecules, one a line, gzipped or
+        not: with it, a leaked test molecule is an error.
+    """
+
+    name: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    preset: str = "small"
+    epochs: int = 100
+    patience: int = 30
+    pretrained_on: str | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments, and the checksum of the weights rather than where they lie."""
+        values = asdict(self)
+        values["config"] = dict(self.config)
+        del values["pretrained_on"]
+        if self.weights is not None:
+            values["weights"] = _checksum(self.weights)
+            del values["preset"]
+        return values
+
+    def run(self, split: Split, seed: int) -> Outcome:
+        """Fine-tune; see :class:`Contender`."""
+        arguments = {
+            "mode": split.mode,
+            "n_tasks": len(split.tasks),
+            "progress": False,
+            **self.config,
+            "seed": seed,
+        }
+        if self.weights is None:
+            model = MMSAModel(self.preset, **arguments)
+        else:
+            model = MMSAModel.from_pretrained(self.weights, **arguments)
+        remembered = model.model.memory.exemplars if model.model.memory is not None else []
+        keys = _keys_in(self.pretrained_on) if self.pretrained_on else frozenset()
+        check_apart(split, [smiles for row in remembered for smiles, _ in row], keys)
+        stopping = EarlyStopping(
+            split.valid, metric_of(split.metric), self.patience, minimize=split.minimize
+        )
+        model.fit(split.train, self.epochs, checkpoint_interval=0, callbacks=[stopping])
+        details = {
+            "best_epoch": stopping.best_epoch,
+            "epochs": len(model.history),
+            "parameters": sum(p.numel() for p in model.model.parameters()),
+            "config": model.config.to_dict(),
+        }
+        return Outcome(model.predict(split.valid), model.predict(split.test), details)
+
+
+@functools.lru_cache(maxsize=8)
+def _checksum(weights: str) -> str:
+    folder = Path(weights) if Path(weights).is_dir() else WEIGHTS / weights
+    return sha256(folder / "model.safetensors")
+
+
+@functools.lru_cache(maxsize=2)
+def _keys_in(path: str) -> frozenset[str]:
+    import pandas as pd
+
+    return frozenset(pd.read_csv(path, header=None, dtype=str)[0])
+
+
+@dataclass(frozen=True)
+class Forest:
+    """A random forest on ECFP4 bits and all of RDKit's descriptors.
+
+    Parameters
+    ----------
+    n_trees, n_jobs : int
+    """
+
+    n_trees: int = 500
+    n_jobs: int = -1
+    name: str = "forest"
+
+    def settings(self) -> dict[str, Any]:
+        """Return the number of trees."""
+        return {"name": self.name, "n_trees": self.n_trees}
+
+    def run(self, split: Split, seed: int) -> Outcome:
+        """Fit one forest per task; see :class:`Contender`."""
+        both = np.concatenate([split.valid.X, split.test.X])
+        features = (chemical_features(split.train.X), chemical_features(both))
+        values = forest_predictions(
+            split.train, both, split.mode, seed, self.n_trees, features, self.n_jobs
+        )
+        n = len(split.valid)
+        return Outcome(values[:n], values[n:], {"features": features[0].shape[1]})
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of the training labels: what any model must beat."""
+
+    name: str = "mean"
+
+    def settings(self) -> dict[str, Any]:
+        """Return the name."""
+        return {"name": self.name}
+
+    def run(self, split: Split, seed: int) -> Outcome:
+        """See :class:`Contender`."""
+        valid, test = (
+            mean_predictions(split.train, part, split.mode) for part in (split.valid, split.test)
+        )
+        return Outcome(valid, test)
+
+
+#: Without relations between molecules: what is left is an encoder with heads.
+NO_STRUCTURE = {"hypergraph": False, "memory": False}
+#: GIN as in Hu et al. 2020, five layers of 300.
+GIN = {
+    "modalities": ("graph",), "graph": "gin", "graph_width": 300, "graph_layers": 5,
+    "features": "basic", **NO_STRUCTURE,
+}  # fmt: skip
+#: A perceptron on ECFP4 counts and scaled descriptors.
+MLP = {"modalities": ("fingerprint",), **NO_STRUCTURE}
+
+
+def from_scratch(weights: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that build the network of pre-trained weights anew.
+
+    Parameters
+    ----------
+    weights : str
+        Folder or name of the pre-trained model.
+    config : mapping
+        Further changes.
+    """
+    theirs, plain = load_pretrained(weights).config.to_dict(), MMSAConfig().to_dict()
+    differing = {k: v for k, v in theirs.items() if v != plain[k]}
+    for name in ("mode", "n_tasks", "seed"):
+        differing.pop(name, None)
+    return {**differing, **config}

@@ -1,0 +1,123 @@
+"""Pre-training molecules that stand in a benchmark's held-out sets: found, counted, left out."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepchem_mmsa.benchmark.sets import PROTOCOLS, held_out_molecules
+from deepchem_mmsa.checkpoint import write_atomically
+from deepchem_mmsa.datasets import connectivities
+
+_CHUNK = 2000
+
+
+def keys_of(smiles: Sequence[str], n_jobs: int = 1) -> list[frozenset[str]]:
+    """Return the InChIKey first blocks of molecules and of their larger components.
+
+    Parameters
+    ----------
+    smiles : sequence of str
+    n_jobs : int
+        Processes; an InChI takes about a millisecond.
+
+    Returns
+    -------
+    list of frozenset
+        Empty for a SMILES that cannot be read.
+
+    Examples
+    --------
+    >>> keys_of(["CCO", "OCC", "no molecule"])[1:]
+    [frozenset({'LFQSCWFLJHTTHZ'}), frozenset()]
+    """
+    if n_jobs == 1 or len(smiles) <= _CHUNK:
+        return [connectivities(s) for s in smiles]
+    from joblib import Parallel, delayed
+
+    chunks = [smiles[i : i + _CHUNK] for i in range(0, len(smiles), _CHUNK)]
+    parts = Parallel(n_jobs=n_jobs)(delayed(keys_of)(chunk) for chunk in chunks)
+    return [keys for part in parts for keys in part]
+
+
+def held_out_keys(
+    names: Iterable[str],
+    data_dir: str | None = None,
+    protocols: Iterable[str] = PROTOCOLS,
+    n_jobs: int = 1,
+) -> dict[str, frozenset[str]]:
+    """Return each benchmark's keys of validation and test molecules, all protocols together."""
+    wanted = tuple(protocols)
+    return {
+        name: frozenset().union(*keys_of(held_out_molecules(name, data_dir, wanted), n_jobs))
+        for name in names
+    }
+
+
+@dataclass
+class Selection:
+    """Molecules that may be pre-trained on.
+
+    Parameters
+    ----------
+    smiles : list of str
+        Those kept.
+    keys : list of frozenset
+        Their InChIKey first blocks.
+    dropped : dict of str to int
+        How many molecules each benchmark cost; one may stand in several.
+    n_dropped, n_unreadable : int
+        Molecules left out for a benchmark, and for being no molecule.
+    """
+
+    smiles: list[str]
+    keys: list[frozenset[str]]
+    dropped: dict[str, int]
+    n_dropped: int
+    n_unreadable: int
+
+
+def leave_out(
+    smiles: Sequence[str], held_out: Mapping[str, frozenset[str]], n_jobs: int = 1
+) -> Selection:
+    """Leave out the molecules that share a key with a benchmark's held-out molecules.
+
+    Parameters
+    ----------
+    smiles : sequence of str
+    held_out : mapping of str to frozenset
+        From :func:`held_out_keys`.
+    n_jobs : int
+
+    Examples
+    --------
+    >>> taken = {"toy": frozenset(keys_of(["CCO"])[0])}
+    >>> selection = leave_out(["OCC", "CCCC", "C("], taken)
+    >>> selection.smiles, selection.dropped, selection.n_unreadable
+    (['CCCC'], {'toy': 1}, 1)
+    """
+    selection = Selection([], [], dict.fromkeys(held_out, 0), 0, 0)
+    for text, keys in zip(smiles, keys_of(smiles, n_jobs)):
+        costly = [name for name, taken in held_out.items() if not taken.isdisjoint(keys)]
+        for name in costly:
+            selection.dropped[name] += 1
+        if costly:
+            selection.n_dropped += 1
+        elif not keys:
+            selection.n_unreadable += 1
+        else:
+            selection.smiles.append(text)
+            selection.keys.append(keys)
+    return selection
+
+
+def write_keys(keys: Iterable[frozenset[str]], path: str | Path) -> None:
+    """Write all keys, one a line, gzipped: what :func:`check_apart` is given later."""
+    text = "".join(f"{key}\n" for key in sorted(frozenset().union(*keys)))
+
+    def write(name: str) -> None:
+        Path(name).write_bytes(gzip.compress(text.encode(), mtime=0))
+
+    write_atomically(path, write)

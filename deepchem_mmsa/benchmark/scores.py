@@ -1,0 +1,54 @@
+"""Scores on the labels that are there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import deepchem as dc
+import numpy as np
+
+from deepchem_mmsa.evaluate import masked_scores
+
+
+def metric_of(name: str) -> dc.metrics.Metric:
+    """Return DeepChem's metric for ``"roc_auc"``, ``"rmse"`` or ``"mae"``.
+
+    Examples
+    --------
+    >>> metric_of("rmse").name
+    'rmse'
+    """
+    function, mode = {
+        "roc_auc": (dc.metrics.roc_auc_score, "classification"),
+        "rmse": (dc.metrics.rms_score, "regression"),
+        "mae": (dc.metrics.mae_score, "regression"),
+    }[name]
+    return dc.metrics.Metric(function, name=name, mode=mode)
+
+
+def score(dataset: Any, predictions: np.ndarray, metric: str) -> tuple[float, list[float]]:
+    """Return the mean over tasks, and each task's score, on the labels that are there.
+
+    Parameters
+    ----------
+    dataset : deepchem.data.Dataset
+        With labels ``y`` and weights ``w``, 0 for a missing one.
+    predictions : np.ndarray
+        ``[N, T, 2]`` probabilities or ``[N, T]`` values in label units.
+    metric : {"roc_auc", "rmse", "mae"}
+    """
+    per_task = masked_scores(dataset.y, dataset.w, predictions, metric_of(metric))[metric]
+    known = per_task[~np.isnan(per_task)]
+    return (float(known.mean()) if len(known) else float("nan")), per_task.tolist()
+
+
+def labels_of(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels and weights of a data set, float ``[N, T]`` each."""
+    y = np.asarray(dataset.y, dtype=float).reshape(len(dataset), -1)
+    w = np.asarray(dataset.w, dtype=float).reshape(len(dataset), -1)
+    return y, np.broadcast_to(w, y.shape) * ~np.isnan(y)
+
+
+def as_classes(positive: np.ndarray) -> np.ndarray:
+    """Return ``[N, T, 2]`` probabilities from those of the positive class, ``[N, T]``."""
+    return np.stack([1 - positive, positive], axis=-1)

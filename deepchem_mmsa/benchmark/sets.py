@@ -1,0 +1,335 @@
+"""The data sets of MoleculeNet, and the two ways in which papers split them.
+
+``"hu"`` is the protocol of Hu et al. 2020 and of most tables since: a deterministic scaffold
+split, 80/10/10, by Bemis-Murcko scaffolds with chirality. ``"deepchem"`` is DeepChem's scaffold
+split: the same greedy filling, scaffolds without chirality. Numbers of one protocol do not stand
+beside those of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import deepchem as dc
+import numpy as np
+from rdkit import Chem
+from rdkit.Chem.Scaffolds import MurckoScaffold
+from rdkit.rdBase import BlockLogs
+
+from deepchem_mmsa.datasets import connectivity
+
+PROTOCOLS = ("hu", "deepchem")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A MoleculeNet data set: DeepChem's loader, the kind of task, and the metric."""
+
+    loader: str
+    mode: str
+    metric: str
+
+    @property
+    def minimize(self) -> bool:
+        """Whether small scores are good."""
+        return self.metric == "rmse"
+
+
+BENCHMARKS = {
+    "bbbp": Benchmark("load_bbbp", "classification", "roc_auc"),
+    "bace": Benchmark("load_bace_classification", "classification", "roc_auc"),
+    "clintox": Benchmark("load_clintox", "classification", "roc_auc"),
+    "sider": Benchmark("load_sider", "classification", "roc_auc"),
+    "tox21": Benchmark("load_tox21", "classification", "roc_auc"),
+    "toxcast": Benchmark("load_toxcast", "classification", "roc_auc"),
+    "hiv": Benchmark("load_hiv", "classification", "roc_auc"),
+    "muv": Benchmark("load_muv", "classification", "roc_auc"),
+    "esol": Benchmark("load_delaney", "regression", "rmse"),
+    "freesolv": Benchmark("load_sampl", "regression", "rmse"),
+    "lipophilicity": Benchmark("load_lipo", "regression", "rmse"),
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """A data set, split: what every model of a run is given.
+
+    Parameters
+    ----------
+    name, protocol : str
+        Keys of :data:`BENCHMARKS` and :data:`PROTOCOLS` (or one's own).
+    mode, metric : str
+    tasks : list of str
+    train, valid, test : deepchem.data.Dataset
+        Records in ``X``, labels as they are in ``y``, weight 0 for a missing label, SMILES as
+        ids.
+    """
+
+    name: str
+    protocol: str
+    mode: str
+    metric: str
+    tasks: list[str]
+    train: Any
+    valid: Any
+    test: Any
+
+    @property
+    def minimize(self) -> bool:
+        """Whether small scores are good."""
+        return self.metric == "rmse"
+
+    def parts(self) -> dict[str, Any]:
+        """Return the three data sets by name."""
+        return {"train": self.train, "valid": self.valid, "test": self.test}
+
+
+def _loader(name: str) -> Any:
+    if name not in BENCHMARKS:
+        raise ValueError(f"no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
+    return getattr(dc.molnet, BENCHMARKS[name].loader)
+
+
+def load_benchmark(
+    name: str,
+    featurizer: Any,
+    data_dir: str | None = None,
+    save_dir: str | None = None,
+    splitter: str | None = "scaffold",
+) -> tuple[list[str], tuple[Any, ...]]:
+    """Return task names and (train, valid, test) of a MoleculeNet set, labels as they are.
+
+    Parameters
+    ----------
+    name : str
+        A key of :data:`BENCHMARKS`.
+    featurizer : deepchem.feat.Featurizer
+    data_dir : str, optional
+        Where the file lies; DeepChem downloads it if it is missing.
+    save_dir : str, optional
+        Where DeepChem keeps the featurized set for the next run; without it nothing is kept.
+    splitter : str or None
+        DeepChem's splitter; None gives a tuple of one, the whole set.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name.
+    """
+    tasks, splits, _ = _loader(name)(
+        featurizer=featurizer,
+        splitter=splitter,
+        transformers=[],
+        data_dir=data_dir,
+        save_dir=save_dir,
+        reload=save_dir is not None,
+    )
+    return list(tasks), splits
+
+
+def load_split(
+    name: str,
+    protocol: str,
+    featurizer: Any,
+    data_dir: str | None = None,
+    save_dir: str | None = None,
+    max_molecules: int | None = None,
+) -> Split:
+    """Load a MoleculeNet set and split it by a protocol.
+
+    Parameters
+    ----------
+    name, protocol : str
+        Keys of :data:`BENCHMARKS` and :data:`PROTOCOLS`.
+    featurizer, data_dir, save_dir
+        As in :func:`load_benchmark`.
+    max_molecules : int, optional
+        Keep so many, drawn at random but always the same ones: for trying things out.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name or protocol.
+    """
+    _check_protocol(protocol)
+    return Whole.load(name, featurizer, data_dir, save_dir, max_molecules).split(protocol)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A data set before it is split.
+
+    Parameters
+    ----------
+    name : str
+    tasks : list of str
+    data : deepchem.data.Dataset
+    """
+
+    name: str
+    tasks: list[str]
+    data: Any
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        featurizer: Any,
+        data_dir: str | None = None,
+        save_dir: str | None = None,
+        max_molecules: int | None = None,
+    ) -> Whole:
+        """Load a MoleculeNet set; arguments as in :func:`load_split`."""
+        tasks, (stored,) = load_benchmark(name, featurizer, data_dir, save_dir, splitter=None)
+        data = dc.data.NumpyDataset(stored.X, stored.y, stored.w, stored.ids)
+        if max_molecules is not None and max_molecules < len(data):
+            rows = np.random.default_rng(0).permutation(len(data))[:max_molecules]
+            data = data.select(np.sort(rows))
+        return cls(name, tasks, data)
+
+    def split(self, protocol: str) -> Split:
+        """Split by a protocol of :data:`PROTOCOLS`."""
+        kind = BENCHMARKS[self.name]
+        parts = split_rows(self.data.ids, protocol)
+        train, valid, test = (self.data.select(rows) for rows in parts)
+        return Split(self.name, protocol, kind.mode, kind.metric, self.tasks, train, valid, test)
+
+
+def _check_protocol(protocol: str) -> None:
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"no protocol {protocol!r}; there are {', '.join(PROTOCOLS)}")
+
+
+def split_rows(smiles: Sequence[str], protocol: str) -> tuple[list[int], list[int], list[int]]:
+    """Return the rows of train, valid and test under a protocol of :data:`PROTOCOLS`.
+
+    Examples
+    --------
+    >>> split_rows(["c1ccccc1C", "c1ccccc1CC", "C1CC1", "CC"], "deepchem")
+    ([0, 1, 3], [], [2])
+    """
+    _check_protocol(protocol)
+    if protocol == "hu":
+        return scaffold_split(smiles)
+    data = dc.data.NumpyDataset(np.zeros(len(smiles)), ids=np.asarray(smiles, dtype=object))
+    return dc.splits.ScaffoldSplitter().split(data)
+
+
+def murcko_scaffold(smiles: str) -> str:
+    """Return the Bemis-Murcko scaffold with chirality; "" for a molecule without a ring.
+
+    Raises
+    ------
+    ValueError
+        If the SMILES cannot be read.
+
+    Examples
+    --------
+    >>> murcko_scaffold("CC(=O)Oc1ccccc1C(=O)O")
+    'c1ccccc1'
+    """
+    with BlockLogs():
+        molecule = Chem.MolFromSmiles(str(smiles))
+        if molecule is None:
+            raise ValueError(f"cannot read the SMILES {smiles!r}: drop its row before splitting")
+        return MurckoScaffold.MurckoScaffoldSmiles(mol=molecule, includeChirality=True)
+
+
+def scaffold_split(
+    smiles: Sequence[str], train: float = 0.8, valid: float = 0.1
+) -> tuple[list[int], list[int], list[int]]:
+    """Split as Hu et al. 2020 (arXiv 1905.12265): molecules of one scaffold stay together.
+
+    Groups of molecules fill the training set, the largest first and among equal ones that with
+    the later first molecule, then the validation set, then the test set. Nothing is random.
+
+    Parameters
+    ----------
+    smiles : sequence of str
+    train, valid : float
+        Shares.
+
+    Returns
+    -------
+    train, valid, test : list of int
+        Rows.
+
+    Examples
+    --------
+    >>> scaffold_split(["c1ccccc1C", "C1CC1", "c1ccccc1CC", "CCC", "C1CCC1"], 0.5, 0.25)
+    ([0, 2], [4], [3, 1])
+    """
+    groups: dict[str, list[int]] = {}
+    for row, text in enumerate(smiles):
+        groups.setdefault(murcko_scaffold(text), []).append(row)
+    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    limits = (train * len(smiles), (train + valid) * len(smiles))
+    for rows in sorted(groups.values(), key=lambda rows: (len(rows), rows[0]), reverse=True):
+        if len(parts[0]) + len(rows) <= limits[0]:
+            parts[0].extend(rows)
+        elif len(parts[0]) + len(parts[1]) + len(rows) <= limits[1]:
+            parts[1].extend(rows)
+        else:
+            parts[2].extend(rows)
+    return parts
+
+
+def held_out_molecules(
+    name: str, data_dir: str | None = None, protocols: Iterable[str] = PROTOCOLS
+) -> list[str]:
+    """Return the SMILES of a set's validation and test molecules under all protocols.
+
+    What pre-training must not see; see :func:`deepchem_mmsa.datasets.without_shared`.
+    """
+    _, (whole,) = load_benchmark(name, dc.feat.RawFeaturizer(smiles=True), data_dir, None, None)
+    smiles = [str(s) for s in whole.ids]
+    rows: set[int] = set()
+    for protocol in protocols:
+        _, valid, test = split_rows(smiles, protocol)
+        rows.update(valid, test)
+    return [smiles[row] for row in sorted(rows)]
+
+
+class LeakError(ValueError):
+    """A test molecule where a model could have learnt from it."""
+
+
+def check_apart(
+    split: Split, remembered: Iterable[str] = (), pretrained_on: frozenset[str] = frozenset()
+) -> None:
+    """Make sure that no test molecule is in training, in a memory or in pre-training data.
+
+    Parameters
+    ----------
+    split : Split
+    remembered : iterable of str
+        SMILES of a memory's exemplars.
+    pretrained_on : frozenset of str
+        InChIKey first blocks of the pre-training molecules.
+
+    Raises
+    ------
+    LeakError
+        Names the first such molecules.
+    """
+    train = {_canonical(s) for part in (split.train, split.valid) for s in part.ids}
+    exemplars = {connectivity(s) for s in remembered} - {None}
+    shared = {
+        "the training or validation set": [s for s in split.test.ids if _canonical(s) in train],
+        "the memory's exemplars": [s for s in split.test.ids if connectivity(s) in exemplars],
+        "the pre-training set": [s for s in split.test.ids if connectivity(s) in pretrained_on],
+    }
+    for place, found in shared.items():
+        if found:
+            raise LeakError(
+                f"{len(found)} test molecules of {split.name} are in {place}, for example "
+                f"{', '.join(map(str, found[:3]))}; a score on them would mean nothing"
+            )
+
+
+def _canonical(smiles: str) -> str:
+    with BlockLogs():
+        molecule = Chem.MolFromSmiles(str(smiles))
+    return str(smiles) if molecule is None else Chem.MolToSmiles(molecule)

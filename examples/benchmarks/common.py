@@ -1,0 +1,82 @@
+"""What the scripts of this folder share: contenders by name, data by protocol, results."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from deepchem_mmsa import MMSAFeaturizer
+from deepchem_mmsa.benchmark import BENCHMARKS, PROTOCOLS, Split, Whole
+from deepchem_mmsa.benchmark.cells import Cell, cells_of
+from deepchem_mmsa.benchmark.contenders import Contender
+from deepchem_mmsa.benchmark.results import markdown, plot, tidy
+from deepchem_mmsa.molecule import MODALITIES
+
+
+def add_data_arguments(parser: argparse.ArgumentParser, datasets: Sequence[str]) -> None:
+    """Add what says which data and how they are split."""
+    parser.add_argument("--datasets", nargs="+", default=list(datasets), choices=BENCHMARKS)
+    parser.add_argument("--protocols", nargs="+", default=["deepchem"], choices=PROTOCOLS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--data-dir", help="folder of the MoleculeNet files")
+    parser.add_argument("--save-dir", help="keep featurized sets here for the next run")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--max-molecules", type=int, help="of each set: for trying things out")
+    parser.add_argument("--jobs", type=int, default=-1, help="processes that featurize")
+    parser.add_argument("--keep-going", action="store_true", help="past cells that fail")
+
+
+def fields(text: str) -> tuple[str, Any]:
+    """Read ``name=value``, a field of the configuration; the value is JSON or plain text."""
+    name, _, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def loader(
+    arguments: argparse.Namespace, modalities: Sequence[str], image_size: int
+) -> Callable[[str, str], Split]:
+    """Return ``load(dataset, protocol)`` for :func:`deepchem_mmsa.benchmark.cells.run_cells`."""
+    wanted = tuple(m for m in MODALITIES if m in modalities)
+    featurizer = MMSAFeaturizer(wanted, image_size, n_jobs=arguments.jobs, progress=True)
+
+    # The set at hand is kept: its views serve both protocols.
+    @functools.lru_cache(maxsize=1)
+    def whole(dataset: str) -> Whole:
+        return Whole.load(
+            dataset, featurizer, arguments.data_dir, arguments.save_dir, arguments.max_molecules
+        )
+
+    def load(dataset: str, protocol: str) -> Split:
+        split = whole(dataset).split(protocol)
+        sizes = {name: len(part) for name, part in split.parts().items()}
+        print(f"{protocol} {dataset}: {sizes}, {len(split.tasks)} task(s)", flush=True)
+        return split
+
+    return load
+
+
+def cells_asked_for(arguments: argparse.Namespace, contenders: Sequence[Contender]) -> list[Cell]:
+    """Return the cells of this command line."""
+    return cells_of(
+        arguments.output, arguments.protocols, arguments.datasets, contenders, arguments.seeds,
+        arguments.max_molecules,
+    )  # fmt: skip
+
+
+def write_results(cells: Sequence[Cell], output: Path) -> None:
+    """Write ``results.csv``, ``results.md`` and ``results.png`` of the finished cells."""
+    frame = tidy(cells)
+    if not len(frame):
+        return
+    frame.to_csv(output / "results.csv", index=False)
+    text = markdown(frame)
+    (output / "results.md").write_text(text, encoding="utf-8")
+    plot(frame, output / "results.png")
+    print(text)

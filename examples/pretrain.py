@@ -1,0 +1,189 @@
+r"""Pre-train a model without labels, apart from every benchmark's held-out molecules.
+
+    python examples/pretrain.py --input zinc250k.csv.gz chembl78k.csv.gz pcs100k.csv.gz \
+        --output runs/pretrain --data-dir DATA --modalities image graph geometry fingerprint
+
+Reads molecules (CSV, SMI, SDF, ...), leaves out those that share an InChIKey first block with a
+validation or test molecule of any benchmark under either protocol, makes their views in shards,
+pre-trains, and exports the model with its history. Every step resumes: run the same command
+again after an interruption. Another input or selection needs another ``--output``.
+
+``OUTPUT/selection.json`` counts what was left out, ``history.csv`` holds every loss term,
+retrieval, alignment, uniformity and the anchors in use for each epoch, ``molecules.txt.gz`` the
+InChIKey first blocks of what was pre-trained on (for ``--pretraining-keys`` of the benchmark),
+and ``model`` the exported model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rdkit import Chem, rdBase
+
+from deepchem_mmsa import MMSAConfig, MMSAModel
+from deepchem_mmsa.benchmark import BENCHMARKS, PROTOCOLS
+from deepchem_mmsa.benchmark.overlap import held_out_keys, leave_out, write_keys
+from deepchem_mmsa.benchmark.representation import HeldOut
+from deepchem_mmsa.checkpoint import sha256
+from deepchem_mmsa.datasets import dataset_from_shards
+from deepchem_mmsa.molecule import MODALITIES
+from deepchem_mmsa.shards import featurize_to_shards
+from deepchem_mmsa.tables import read_table
+from deepchem_mmsa.views import ViewSettings
+
+
+def fields(text: str) -> tuple[str, Any]:
+    """Read ``name=value``; the value is JSON or plain text."""
+    name, _, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def size_fits(smiles: str, most: int) -> bool:
+    """Return whether a molecule has between 2 and so many heavy atoms."""
+    with rdBase.BlockLogs():
+        molecule = Chem.MolFromSmiles(smiles)
+    return molecule is not None and 2 <= molecule.GetNumHeavyAtoms() <= most
+
+
+def read_molecules(a: argparse.Namespace) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return the SMILES of all inputs in a random but fixed order, and what each file is."""
+    every: dict[str, None] = {}
+    sources = []
+    for path in a.input:
+        found = read_table(path, a.smiles_column).smiles
+        texts = [s if isinstance(s, str) else Chem.MolToSmiles(s) for s in found if s is not None]
+        every.update(dict.fromkeys(text for text in texts if text.strip()))
+        sources.append({"file": Path(path).name, "rows": len(texts), "sha256": sha256(path)})
+    smiles = list(every)
+    order = np.random.default_rng(a.seed).permutation(len(smiles))
+    chosen: list[str] = []
+    for i in order:
+        if a.molecules is not None and len(chosen) == a.molecules:
+            break
+        if size_fits(smiles[i], a.max_atoms):
+            chosen.append(smiles[i])
+    return chosen, sources
+
+
+def select(a: argparse.Namespace) -> dict[str, Any]:
+    """Choose the molecules, or take up the choice of an earlier run with the same arguments."""
+    asked = {
+        "input": [sha256(path) for path in a.input], "seed": a.seed, "molecules": a.molecules,
+        "max_atoms": a.max_atoms, "held_out": a.held_out, "exclude": a.exclude,
+    }  # fmt: skip
+    path = a.output / "selection.json"
+    if path.exists():
+        chosen = json.loads(path.read_text())
+        if chosen["asked"] != asked:
+            raise SystemExit(f"{path} belongs to other arguments; give another --output")
+        return chosen
+    smiles, sources = read_molecules(a)
+    print(f"{len(smiles)} molecules read", flush=True)
+    kept = leave_out(smiles, held_out_keys(a.exclude, a.data_dir, n_jobs=a.jobs), a.jobs)
+    print(f"{kept.n_dropped} stand in a benchmark's held-out sets: {kept.dropped}", flush=True)
+    # Held-out skeletons stand nowhere else.
+    held: list[str] = []
+    taken: set[str] = set()
+    rest = []
+    for text, keys in zip(kept.smiles, kept.keys):
+        if len(held) < a.held_out and taken.isdisjoint(keys):
+            held.append(text)
+            taken |= keys
+        elif taken.isdisjoint(keys):
+            rest.append((text, keys))
+    write_keys([keys for _, keys in rest], a.output / "molecules.txt.gz")
+    chosen = {
+        "asked": asked, "sources": sources, "read": len(smiles), "dropped": kept.n_dropped,
+        "dropped_by_benchmark": kept.dropped, "protocols": list(PROTOCOLS),
+        "unreadable": kept.n_unreadable, "train": [text for text, _ in rest], "held_out": held,
+    }  # fmt: skip
+    path.write_text(json.dumps(chosen))
+    return chosen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--input", nargs="+", required=True)
+    parser.add_argument("--smiles-column")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--data-dir", help="folder of the MoleculeNet files")
+    parser.add_argument("--exclude", nargs="*", default=list(BENCHMARKS), choices=BENCHMARKS)
+    parser.add_argument("--molecules", type=int, help="use so many, drawn at random")
+    parser.add_argument("--max-atoms", type=int, default=60, help="heavy atoms")
+    parser.add_argument("--held-out", type=int, default=512, help="to describe the representation")
+    parser.add_argument("--preset", default="small")
+    parser.add_argument("--modalities", nargs="+", choices=MODALITIES)
+    parser.add_argument("--views", nargs="+", choices=MODALITIES,
+                        help="views to make, if more than --modalities")  # fmt: skip
+    parser.add_argument("--epochs", type=int, default=20, help="0 makes the views and no more")
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE",
+                        help="further fields of MMSAConfig")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=-1)
+    parser.add_argument("--shard-size", type=int, default=2000)
+    parser.add_argument("--checkpoint-interval", type=int, default=200, help="steps")
+    parser.add_argument("--conformer-timeout", type=float, default=2.0, help="seconds a molecule")
+    parser.add_argument("--exemplars", action="store_true",
+                        help="export the training molecules nearest to each anchor")  # fmt: skip
+    parser.add_argument("--licence", default="not stated", help="of the data, for the model card")
+    a = parser.parse_args()
+    a.output.mkdir(parents=True, exist_ok=True)
+
+    chosen = select(a)
+    print(f"{len(chosen['train'])} to pre-train on, {len(chosen['held_out'])} held out", flush=True)
+    config = MMSAConfig.preset(a.preset)
+    arguments = {
+        "seed": a.seed, "batch_size": a.batch_size, "learning_rate": a.learning_rate,
+        "lr_schedule": "cosine", "modalities": tuple(a.modalities or config.modalities),
+        **dict(fields(text) for text in a.set),
+    }  # fmt: skip
+    config = config.replace(mode="pretraining", **arguments)
+    settings = ViewSettings(
+        tuple(a.views or config.modalities), config.image_size,
+        conformer_timeout=a.conformer_timeout,
+    )  # fmt: skip
+    train, held = (
+        dataset_from_shards(
+            featurize_to_shards(
+                chosen[part], a.output / "shards" / part, settings, a.shard_size, a.jobs, True
+            )
+        )
+        for part in ("train", "held_out")
+    )
+    if not a.epochs:
+        return
+
+    model = MMSAModel(config, model_dir=str(a.output / "run"), progress=True)
+    started = time.time()
+    model.fit(
+        train, a.epochs, max_checkpoints_to_keep=2, checkpoint_interval=a.checkpoint_interval,
+        restore=True, callbacks=[HeldOut(held)],
+    )  # fmt: skip
+    minutes = (time.time() - started) / 60
+    pd.DataFrame(model.history).to_csv(a.output / "history.csv", index=False)
+    metadata = {
+        "data": {k: chosen[k] for k in ("sources", "read", "dropped", "dropped_by_benchmark",
+                                        "protocols", "unreadable")},
+        "molecules": len(train), "held_out": len(held), "licence": a.licence,
+        "epochs": a.epochs, "minutes_of_the_last_run": round(minutes, 1),
+        "last_epoch": {k: float(v) for k, v in model.history[-1].items()},
+    }  # fmt: skip
+    model.save_pretrained(a.output / "model", exemplars=a.exemplars, metadata=metadata)
+    print(json.dumps(metadata["last_epoch"], indent=1))
+
+
+if __name__ == "__main__":
+    main()
