@@ -132,8 +132,8 @@ def _values(predicted: ArrayLike, scale: ArrayLike | None) -> tuple[np.ndarray, 
     if len(wrong):
         place = tuple(wrong[0])
         raise ValueError(
-            f"row {place[0]}: scale is {widths[place]}, but must be positive; add a small "
-            "constant, such as a tenth of the typical error"
+            f"row {place[0]}: scale is {widths[place]}, but must be positive; add a constant, "
+            "such as the median of the scales"
         )
     return values, widths
 

@@ -1,0 +1,137 @@
+"""The applicability domain: distances are what they say, and scores know their training set."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rdkit import Chem, DataStructs
+from rdkit.Chem import AllChem
+from scipy.stats import spearmanr
+
+from deepchem_mmsa.applicability import ApplicabilityDomain, error_ordering, tanimoto_distance
+from deepchem_mmsa.ensemble import over_batches
+from deepchem_mmsa.layers.hypergraph import cosine_similarity
+from tests.fixtures import SMILES
+from tests.test_ensemble import predictor
+
+CHAINS = ["C" * n + end for n in range(2, 13) for end in ("", "O", "N")]
+
+
+@pytest.fixture(scope="module")
+def remembering():
+    """A model whose memory has anchors: codes of the chains."""
+    made = predictor()
+    values, _ = over_batches(made, CHAINS, lambda n, b: n.fusion.fuse(n.codes(b), b.available))
+    made.network.memory.warmup = len(CHAINS)
+    made.network.memory.update(torch.from_numpy(values).float())
+    assert made.network.memory.is_active
+    return made
+
+
+def test_distance_is_that_of_the_nearest_anchor(remembering):
+    domain = ApplicabilityDomain(remembering)
+    codes, _ = over_batches(
+        remembering, SMILES, lambda n, b: n.fusion.fuse(n.codes(b), b.available)
+    )
+    anchors = remembering.network.memory.active_anchors()
+    expected = 1 - cosine_similarity(torch.from_numpy(codes).float(), anchors).max(1).values
+    np.testing.assert_allclose(domain.distance(SMILES), expected.detach().numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("anchors", ["memory", "training"])
+def test_score_is_a_share_of_the_training_set(anchors, remembering):
+    domain = ApplicabilityDomain(remembering, anchors).fit([*CHAINS, "C1CC"])
+    assert len(domain.training_distance) == len(CHAINS)  # the unreadable one is passed over
+    own = domain.score(CHAINS)
+    np.testing.assert_allclose(np.sort(own), np.arange(1, len(CHAINS) + 1) / len(CHAINS), atol=0.11)
+    distance, score = domain.distance(SMILES), domain.score(SMILES)
+    assert (np.diff(score[np.argsort(distance)]) <= 0).all()  # farther is never better
+    assert (score[distance > domain.training_distance[-1]] == 0).all()
+
+
+@pytest.mark.parametrize("anchors", ["memory", "training"])
+def test_other_molecules_lie_farther_out_than_those_known(anchors, remembering):
+    domain = ApplicabilityDomain(remembering, anchors).fit(CHAINS[::2])
+    others = [s for s in SMILES if "1" in s]  # rings
+    assert np.median(domain.score(CHAINS[1::2])) > 0.2
+    assert np.median(domain.score(others)) < 0.05
+
+
+def test_unreadable_rows_are_nan_and_order_does_not_matter(remembering):
+    domain = ApplicabilityDomain(remembering, "training", batch_size=7).fit(CHAINS)
+    given = [*SMILES[:10], "C1CC", None]
+    score = domain.score(given)
+    assert np.isnan(score).tolist() == [False] * 10 + [True, True]
+    np.testing.assert_allclose(domain.score(given[::-1]), score[::-1])
+
+
+def test_what_is_missing_is_named(remembering):
+    with pytest.raises(ValueError, match="holds no anchor.*anchors='training'"):
+        ApplicabilityDomain(predictor())
+    with pytest.raises(ValueError, match="choose 'memory' or 'training'"):
+        ApplicabilityDomain(remembering, "tanimoto")
+    with pytest.raises(RuntimeError, match="call fit"):
+        ApplicabilityDomain(remembering).score(SMILES)
+    with pytest.raises(RuntimeError, match="call fit"):
+        ApplicabilityDomain(remembering, "training").distance(SMILES)
+    with pytest.raises(ValueError, match=r"3 molecule\(s\) can be read, at least 16"):
+        ApplicabilityDomain(remembering, "training").fit(["C", "CC", "CO", "C1CC"])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.sampled_from(SMILES), min_size=1, max_size=6, unique=True))
+def test_tanimoto_distance_by_definition(reference):
+    fingerprints = [
+        AllChem.GetMorganFingerprintAsBitVect(Chem.MolFromSmiles(s), 2, 2048) for s in reference
+    ]
+    for smiles in SMILES[::5]:
+        own = AllChem.GetMorganFingerprintAsBitVect(Chem.MolFromSmiles(smiles), 2, 2048)
+        expected = 1 - max(DataStructs.TanimotoSimilarity(own, f) for f in fingerprints)
+        assert tanimoto_distance([smiles], reference)[0] == pytest.approx(expected)
+    assert (tanimoto_distance(reference, reference) == 0).all()
+
+
+def test_tanimoto_takes_molecules_and_passes_over_the_unreadable():
+    found = tanimoto_distance([Chem.MolFromSmiles("OCC"), "C1CC", None], ["C1CC", "CCO"])
+    assert found[0] == 0
+    assert np.isnan(found[1:]).all()
+    with pytest.raises(ValueError, match="none of the 1 reference molecules"):
+        tanimoto_distance(["C"], ["C1CC"])
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(5, 60), st.booleans())
+def test_ordering_is_spearmans_whatever_the_scale(seed, n, ties):
+    random = np.random.default_rng(seed)
+    x, y = random.normal(size=(2, n))
+    if ties:
+        x, y = np.round(x), np.round(y)
+        x[:2], y[:2] = (0, 1), (0, 1)
+    found = error_ordering(x, y, n_resamples=100)
+    assert found.correlation == pytest.approx(spearmanr(x, y).statistic)
+    assert found.low <= found.high
+    again = error_ordering(np.exp(x), 3 * y + 1, n_resamples=100)
+    np.testing.assert_allclose(again, found)
+
+
+def test_chance_is_not_taken_for_order():
+    """Under no relation p-values are uniform: about one in twenty is below 0.05."""
+    random = np.random.default_rng(0)
+    p = [
+        error_ordering(*random.normal(size=(2, 40)), n_resamples=99, seed=i).p_value
+        for i in range(300)
+    ]
+    assert 0.02 < np.mean(np.array(p) <= 0.05) < 0.09
+    x = random.normal(size=200)
+    related = error_ordering(x, x + 2 * random.normal(size=200))
+    assert related.p_value < 0.01
+    assert related.low > 0.2
+
+
+def test_ordering_leaves_out_gaps_and_refuses_what_does_not_vary():
+    whole = error_ordering([1, 2, 3, 4], [1, 3, 2, 5])
+    assert error_ordering([1, np.nan, 2, 3, 4], [1, 9, 3, 2, 5]) == whole
+    for x, y in (([1, 1, 1], [1, 2, 3]), ([1, 2], [1, 2]), ([np.nan] * 3, [1, 2, 3])):
+        with pytest.raises(ValueError, match="at least 3 are needed"):
+            error_ordering(x, y)

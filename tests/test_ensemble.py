@@ -1,0 +1,83 @@
+"""Spread over models and dropout masks."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from deepchem_mmsa.config import MMSAConfig
+from deepchem_mmsa.ensemble import dropout_spread, ensemble_spread, over_batches
+from deepchem_mmsa.network import MMSANetwork
+from deepchem_mmsa.predictor import MMSAPredictor
+from tests.fixtures import SMILES
+
+
+def predictor(seed=0, **arguments):
+    small = {
+        "mode": "regression", "modalities": ("graph",), "graph_width": 16, "graph_layers": 2,
+        "embedding_dim": 16, "n_anchors": 8, "n_neighbors": 4, "n_tasks": 2,
+    }  # fmt: skip
+    torch.manual_seed(seed)
+    return MMSAPredictor(MMSANetwork(MMSAConfig(**{**small, **arguments})), {"tasks": ["a", "b"]})
+
+
+GIVEN = [*SMILES[:9], "C1CC", *SMILES[9:12]]
+
+
+def test_equal_models_agree_and_different_ones_spread():
+    one = predictor()
+    same = ensemble_spread([one, one, one], GIVEN)
+    known = np.arange(len(GIVEN)) != 9
+    assert (same.std[known] == 0).all()
+    np.testing.assert_array_equal(same.values, one.predict(GIVEN).values)
+    members = [predictor(seed) for seed in range(3)]
+    spread = ensemble_spread(members, GIVEN)
+    assert (spread.std[known] > 0).all()
+    np.testing.assert_allclose(
+        spread.values, np.mean([m.predict(GIVEN).values for m in members], axis=0), atol=1e-6
+    )
+    assert np.isnan(spread.values[9]).all()
+    assert [bool(r) for r in spread.reasons] == (~known).tolist()
+    with pytest.raises(ValueError, match="at least one model"):
+        ensemble_spread([], GIVEN)
+
+
+@pytest.mark.parametrize("mode", ["regression", "classification"])
+def test_dropout_spread_repeats_and_leaves_the_model_alone(mode):
+    one = predictor(mode=mode)
+    before = one.predict(GIVEN).values
+    first, again = (dropout_spread(one, GIVEN, masks=8) for _ in range(2))
+    np.testing.assert_array_equal(first.values, again.values)
+    np.testing.assert_array_equal(first.std, again.std)
+    assert first.std.shape == before.shape
+    assert not np.array_equal(first.std, dropout_spread(one, GIVEN, masks=8, seed=1).std)
+    np.testing.assert_array_equal(one.predict(GIVEN).values, before)
+    many = dropout_spread(one, GIVEN, masks=200)
+    close = np.abs(many.values - before) <= 8 * many.std / np.sqrt(200) + 0.5 * many.std
+    assert close[np.arange(len(GIVEN)) != 9].all()
+
+
+def test_what_cannot_be_sampled_is_refused():
+    still = predictor(head_dropout=0, graph_dropout=0, hypergraph_dropout=0)
+    with pytest.raises(ValueError, match="no dropout to sample; train several models"):
+        dropout_spread(still, GIVEN)
+    with pytest.raises(ValueError, match="no molecule was given"):
+        over_batches(still, [], lambda network, batch: network.embed(batch))
+
+
+def test_over_batches_is_the_same_in_any_batch_size():
+    one = predictor()
+    values, reasons = over_batches(one, GIVEN, lambda n, b: n.embed(b), batch_size=5)
+    np.testing.assert_allclose(values, one.embed(GIVEN).values, atol=1e-5)
+    assert reasons == one.embed(GIVEN).reasons
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))])
+def test_a_copied_predictor_is_the_same(copied):
+    one = predictor()
+    other = copied(one)
+    assert other.network is not one.network
+    assert (other.tasks, other.config) == (["a", "b"], one.config)
+    np.testing.assert_array_equal(other.predict(GIVEN).values, one.predict(GIVEN).values)
