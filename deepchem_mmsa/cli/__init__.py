@@ -14,6 +14,8 @@ import typer
 from deepchem_mmsa._version import __version__
 from deepchem_mmsa.cli.console import command
 from deepchem_mmsa.cli.embed import embed
+from deepchem_mmsa.cli.explain import explain
+from deepchem_mmsa.cli.featurize import featurize
 from deepchem_mmsa.cli.finetune import finetune
 from deepchem_mmsa.cli.info import info
 from deepchem_mmsa.cli.neighbors import neighbors
@@ -49,10 +51,12 @@ def _options(
 
 
 for function, example in (
+    (featurize, "mmsa featurize zinc.csv.gz --output zinc.records --jobs 8"),
     (pretrain, "mmsa pretrain zinc.csv.gz --output runs/base --epochs 20"),
     (finetune, "mmsa finetune bbbp.csv --label p_np --from-model mmsa-base --output runs/bbbp"),
     (predict, "mmsa predict new.csv --model runs/bbbp --output predicted.csv"),
     (embed, "mmsa embed library.smi.gz --output library.parquet --jobs 8"),
+    (explain, "mmsa explain hits.csv --model runs/bbbp --output why"),
     (neighbors, "mmsa neighbors hits.csv --reference library.csv --count 5 --output near.csv"),
     (info, "mmsa info runs/bbbp"),
 ):

@@ -140,6 +140,11 @@ def _finite(value: Any) -> Any:
     return value
 
 
+_EXPECTED = (
+    Failure, ValueError, OSError, FloatingPointError, ModuleNotFoundError, KeyboardInterrupt,
+)  # fmt: skip
+
+
 def command(app: typer.Typer, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a function a command whose errors are one paragraph and an exit code.
 
@@ -159,7 +164,7 @@ def command(app: typer.Typer, example: str) -> Callable[[Callable[..., None]], C
         def guarded(*args: Any, **kwargs: Any) -> None:
             try:
                 function(*args, **kwargs)
-            except (Failure, ValueError, OSError, FloatingPointError, KeyboardInterrupt) as error:
+            except _EXPECTED as error:
                 if os.environ.get("MMSA_DEBUG"):
                     raise
                 code, message = _explained(error)
@@ -188,6 +193,8 @@ def _explained(error: BaseException) -> tuple[ExitCode, str]:
         return ExitCode.INPUT, str(error)
     if isinstance(error, OSError):
         return ExitCode.OUTPUT, str(error)
+    if isinstance(error, ModuleNotFoundError):
+        return ExitCode.FAULT, str(error)
     if isinstance(error, FloatingPointError):
         return ExitCode.TRAINING, str(error)
     from deepchem_mmsa.checkpoint import CheckpointError

@@ -62,6 +62,7 @@ def finetune(
     from deepchem_mmsa import EarlyStopping
     from deepchem_mmsa.cli import training
     from deepchem_mmsa.cli.predict import prediction_columns
+    from deepchem_mmsa.datasets import dataset_from_shards
     from deepchem_mmsa.predictor import MMSAPredictor
     from deepchem_mmsa.tables import read_table, write_table
 
@@ -75,7 +76,8 @@ def finetune(
         learning_rate=learning_rate, seed=seed,
     )  # fmt: skip
     training.open_run(output, resume)
-    data, rows = training.featurized(table, network, y, jobs, console)
+    shards, rows = training.featurized(table, network, output, jobs, console)
+    data = dataset_from_shards(shards, y, tasks)
     usable = (rows["status"] == "ok").to_numpy() & ~np.isnan(y).all(axis=1)
     parts = split_rows(table, data.ids, usable, split, valid, test, seed)
     rows["split"] = parts

@@ -25,25 +25,37 @@ def pretrain(
     as_json: options.Json = False,
     config: options.Config = None,
 ) -> None:
-    """Pre-train a model on molecules without labels; the folder then serves --from-model."""
+    """Pre-train a model on molecules without labels; the folder then serves --from-model.
+
+    IN may also be a folder that featurize made.
+    """
     fields = options.network_fields(settings)
     console = Console(quiet, as_json)
+    from pathlib import Path
+
+    import numpy as np
+
     from deepchem_mmsa.cli import training
+    from deepchem_mmsa.datasets import dataset_from_shards
     from deepchem_mmsa.tables import read_table
 
     network = training.network_config(from_model, preset, fields).replace(
         mode="pretraining", batch_size=batch_size, learning_rate=learning_rate, seed=seed
     )
-    table = read_table(source, smiles_column, format)
-    training.open_run(output, resume)
-    data, rows = training.featurized(table, network, None, jobs, console)
-    data = data.select([i for i, record in enumerate(data.X) if record.available])
+    if Path(source).is_dir():
+        shards, rows = training.opened(Path(source), network, console)
+        training.open_run(output, resume)
+    else:
+        table = read_table(source, smiles_column, format)
+        training.open_run(output, resume)
+        shards, rows = training.featurized(table, network, output, jobs, console)
+    data = dataset_from_shards(shards).select(np.flatnonzero(rows["status"] == "ok"))
     model = training.make_model(network, from_model, output, device, console)
     with training.resumable(output):
         model.fit(data, nb_epoch=epochs, restore=resume)
     last = {k: v for k, v in model.history[-1].items() if k not in ("epoch", "step")}
     summary = {
-        "data": table.name, "molecules": len(data), "epochs": len(model.history), "last_epoch": last
+        "data": source, "molecules": len(data), "epochs": len(model.history), "last_epoch": last
     }  # fmt: skip
     training.write_run(output, model, rows, summary)
     console.result(

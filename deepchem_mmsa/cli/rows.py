@@ -82,6 +82,7 @@ def compute_table(
     smiles_column: str | None = None,
     format: str | None = None,
     identity: dict[str, Any] | None = None,
+    chunk: int = CHUNK,
 ) -> None:
     """Compute new columns for every row of a table, and write them beside the old ones.
 
@@ -101,6 +102,8 @@ def compute_table(
     identity : dict, optional
         What decides the numbers besides the input (model, options): kept chunks of another
         identity are not taken up.
+    chunk : int
+        Rows computed and kept at a time.
 
     Raises
     ------
@@ -112,7 +115,9 @@ def compute_table(
         kind = "jsonl"
     total = count_rows(source, format)
     began = time.monotonic()
-    parts = _Parts(source, output, {"what": what, "format": format, **(identity or {})})
+    parts = _Parts(
+        source, output, {"what": what, "format": format, "chunk": chunk, **(identity or {})}
+    )
     failed = 0
     first = ""
 
@@ -121,7 +126,7 @@ def compute_table(
         def frames() -> Iterator[pd.DataFrame]:
             nonlocal failed, first
             done = 0
-            for index, table in enumerate(read_chunks(source, CHUNK, smiles_column, format)):
+            for index, table in enumerate(read_chunks(source, chunk, smiles_column, format)):
                 frame = parts.read(index)
                 if frame is None:
                     columns, reasons = compute(table, shifted(progress, done))
@@ -184,12 +189,18 @@ def new_names(frame: pd.DataFrame, wanted: Sequence[str]) -> list[str]:
 
 
 def with_columns(
-    frame: pd.DataFrame, columns: pd.DataFrame, reasons: Sequence[str]
+    frame: pd.DataFrame,
+    columns: pd.DataFrame,
+    reasons: Sequence[str],
+    status: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Return the rows with new columns, ``status`` ("ok" or "failed") and ``reason`` behind."""
-    added = columns.assign(
-        status=["failed" if reason else "ok" for reason in reasons], reason=list(reasons)
-    )
+    """Return the rows with new columns, ``status`` ("ok" or "failed") and ``reason`` behind.
+
+    Without a `status`, a row with a reason failed.
+    """
+    if status is None:
+        status = ["failed" if reason else "ok" for reason in reasons]
+    added = columns.assign(status=list(status), reason=list(reasons))
     added.columns = pd.Index(new_names(frame, list(added.columns)))
     return pd.concat([frame.reset_index(drop=True), added.reset_index(drop=True)], axis=1)
 
@@ -199,12 +210,12 @@ class _Parts:
 
     def __init__(self, source: str, output: str, identity: dict[str, Any]) -> None:
         self.folder = None if "-" in (source, output) else Path(f"{output}.partial")
-        self.kept = 0
+        self.kept = 0  # rows
         if self.folder is None:
             return
         stat = os.stat(source) if os.path.exists(source) else None
         identity = {
-            **identity, "version": __version__, "chunk": CHUNK, "input": os.path.abspath(source),
+            **identity, "version": __version__, "input": os.path.abspath(source),
             "bytes": stat and stat.st_size, "changed": stat and stat.st_mtime_ns,
         }  # fmt: skip
         described = self.folder / "run.json"
@@ -217,9 +228,10 @@ class _Parts:
         """Return a chunk that an earlier run finished."""
         if self.folder is None or not (self.folder / f"{index:06d}.parquet").is_file():
             return None
-        self.kept += 1
         path = self.folder / f"{index:06d}.parquet"
-        return pd.read_parquet(path, dtype_backend="pyarrow")
+        frame = pd.read_parquet(path, dtype_backend="pyarrow")
+        self.kept += len(frame)
+        return frame
 
     def keep(self, index: int, frame: pd.DataFrame) -> None:
         """Keep a finished chunk."""
@@ -229,7 +241,7 @@ class _Parts:
             self.folder.mkdir()
             (self.folder / "run.json").write_text(self._text, encoding="utf-8")
         write_table(frame, self.folder / f"{index:06d}.parquet")
-        self.kept += 1
+        self.kept += len(frame)
 
     def remove(self) -> None:
         """Remove what was kept."""
@@ -243,6 +255,6 @@ class _Parts:
         if self.kept == 0:
             return "Nothing was finished yet; run the same command again."
         return (
-            f"{self.kept * CHUNK} finished rows are kept in {self.folder}; run the same command "
+            f"{self.kept} finished rows are kept in {self.folder}; run the same command "
             "again to go on from there."
         )

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from deepchem_mmsa import MMSAFeaturizer, MMSAModel
+from deepchem_mmsa import MMSAModel
 from deepchem_mmsa.checkpoint import CheckpointError, load_pretrained
 from deepchem_mmsa.cli.console import Console, ExitCode, Failure, Interrupted
+from deepchem_mmsa.cli.records import fate_of_rows, make_records, note_failures, rows_table
 from deepchem_mmsa.config import PRESETS, MMSAConfig
-from deepchem_mmsa.datasets import dataset_from_smiles
+from deepchem_mmsa.shards import ShardError, ShardSet
 from deepchem_mmsa.tables import Table, write_table
-
-if TYPE_CHECKING:
-    from deepchem.data import NumpyDataset
+from deepchem_mmsa.views import ViewSettings
 
 
 def network_config(from_model: str | None, preset: str, fields: Mapping[str, Any]) -> MMSAConfig:
@@ -73,56 +70,58 @@ def make_model(
     return model
 
 
+def settings_of(config: MMSAConfig) -> ViewSettings:
+    """Return the views that a network reads."""
+    return ViewSettings(config.modalities, config.image_size)
+
+
 def featurized(
-    table: Table, config: MMSAConfig, y: np.ndarray | None, jobs: int, console: Console
-) -> tuple[NumpyDataset, pd.DataFrame]:
-    """Featurize a table; rows that hold no molecule stay, flagged.
+    table: Table, config: MMSAConfig, folder: Path, jobs: int, console: Console
+) -> tuple[ShardSet, pd.DataFrame]:
+    """Featurize a table into the folder of a run; rows that hold no molecule stay, flagged.
 
     Parameters
     ----------
     table : Table
     config : MMSAConfig
-    y : np.ndarray or None
-        ``[N, T]`` labels, NaN where missing.
+    folder : pathlib.Path
+        Of the run; shards that are there are not made again.
     jobs : int
     console : Console
 
     Returns
     -------
-    dataset : deepchem.data.NumpyDataset
-        With canonical SMILES as ids, or the text of an unreadable row.
+    shards : ShardSet
     rows : pandas.DataFrame
         ``row`` (from 1), ``smiles``, ``status``, ``reason``.
     """
-    from deepchem.data import NumpyDataset
-
-    featurizer = MMSAFeaturizer(
-        config.modalities, image_size=config.image_size, n_jobs=jobs,
-        progress=not console.silent and len(table) > 200,
+    shards = make_records(
+        table.smiles, folder / "records", settings_of(config), jobs, console,
+        go_on="run the same command again.",
     )  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the rows are reported below
-        data = dataset_from_smiles(table.smiles, featurizer, y)  # type: ignore[arg-type]
-    reasons = [
-        "" if record.available else next(iter(record.reasons.values()), "no view")
-        for record in data.X
-    ]
-    ids = np.array([record.smiles for record in data.X], dtype=object)
-    rows = pd.DataFrame(
-        {
-            "row": np.arange(1, len(table) + 1),
-            "smiles": table.frame[table.smiles_column].fillna("").astype(str).to_numpy(),
-            "status": ["failed" if reason else "ok" for reason in reasons],
-            "reason": reasons,
-        }
-    )
-    failed = [i for i, reason in enumerate(reasons) if reason]
-    if failed:
-        console.note(
-            f"{len(failed)} of {len(rows)} rows hold no molecule and are left out; the first is "
-            f"row {failed[0] + 1}: {reasons[failed[0]]}"
+    status, reasons = fate_of_rows(shards)
+    note_failures(console, status, reasons, " and are left out")
+    smiles = table.frame[table.smiles_column].fillna("").astype(str).tolist()
+    return shards, rows_table(smiles, status, reasons)
+
+
+def opened(folder: Path, config: MMSAConfig, console: Console) -> tuple[ShardSet, pd.DataFrame]:
+    """Open shards that ``mmsa featurize`` made, if they hold what the network reads."""
+    try:
+        shards = ShardSet.open(folder)
+    except ShardError as error:
+        raise Failure(str(error), ExitCode.INPUT) from error
+    absent = [m for m in config.modalities if m not in shards.settings.modalities]
+    if absent:
+        raise Failure(
+            f"{folder} holds {', '.join(shards.settings.modalities)}, the network also reads "
+            f"{', '.join(absent)}: featurize again with it, or --set modalities="
+            f"[{','.join(shards.settings.modalities)}]",
+            ExitCode.INPUT,
         )
-    return NumpyDataset(data.X, data.y if y is not None else None, data.w, ids), rows
+    status, reasons = fate_of_rows(shards)
+    note_failures(console, status, reasons, " and are left out")
+    return shards, rows_table([""] * len(shards), status, reasons)
 
 
 @contextmanager

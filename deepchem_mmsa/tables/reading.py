@@ -48,12 +48,15 @@ class Table:
         Of the file, for messages.
     smiles_column : str
         The column of `frame` that holds the SMILES.
+    start : int
+        Rows of the file before these.
     """
 
     frame: pd.DataFrame
     smiles: list[object]
     name: str
     smiles_column: str
+    start: int = 0
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -119,14 +122,14 @@ def read_chunks(
     with _rows_of(path, smiles_column, format) as (columns, column, rows):
         if columns is None:  # Parquet: whole batches, with their types
             for frame in rows(size):
-                yield Table(frame, frame[column].fillna("").tolist(), name, column)
+                yield Table(frame, frame[column].fillna("").tolist(), name, column, n)
                 n += len(frame)
         else:
             pending = iter(rows)
             while chosen := list(itertools.islice(pending, size)):
                 cells = [row for row, _ in chosen]
                 frame = pd.DataFrame(cells, columns=columns, dtype=str)
-                yield Table(frame, [molecule for _, molecule in chosen], name, column)
+                yield Table(frame, [molecule for _, molecule in chosen], name, column, n)
                 n += len(chosen)
     if n == 0:
         raise TableError(f"{name} has no row; it needs a row per molecule")

@@ -293,6 +293,10 @@ def _prepare(molecule: object, settings: ViewSettings) -> _Task:
     """
     if isinstance(molecule, str):
         return _Task(molecule)
+    if isinstance(molecule, MoleculeViews) and not molecule.readable:
+        # A row that its file could not even give as text or molecule: its reason is known.
+        reason = next(iter(molecule.reasons.values()), "no molecule")
+        return _Task(molecule.smiles, reason=reason.removeprefix("unreadable: "))
     try:
         ordered, _ = canonical_order(molecule)
         assert isinstance(molecule, Chem.Mol)

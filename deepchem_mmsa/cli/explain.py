@@ -1,0 +1,112 @@
+"""``mmsa explain``: why a model says what it says of each molecule, as pages and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deepchem_mmsa.cli import options
+from deepchem_mmsa.cli.console import Console, ExitCode, Failure
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from deepchem_mmsa.tables import Table
+
+
+def explain(
+    source: options.Input,
+    model: options.Model,
+    output: options.OutputFolder,
+    task: Annotated[
+        str | None, typer.Option(help="Name of the label to explain; the first if left out.")
+    ] = None,
+    target: Annotated[
+        int | None, typer.Option(help="Class to explain; 1 of two, else the likeliest.")
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference", "-r", help="Molecules to name the nearest of: the training set."
+        ),
+    ] = None,
+    svg: Annotated[
+        bool, typer.Option("--svg", help="The map of contributions as SVG too.")
+    ] = False,
+    smiles_column: options.SmilesColumn = None,
+    format: options.InputFormat = None,
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    config: options.Config = None,
+) -> None:
+    """Explain predictions: a page per row, and a table with the share of each view.
+
+    Contributions of atoms, bonds and views, memory anchors and neighbours: see docs/explain.md.
+    """
+    import pandas as pd
+
+    from deepchem_mmsa.cli.rows import compute_table, load_model, model_identity
+    from deepchem_mmsa.explain import explain as explain_molecule
+    from deepchem_mmsa.tables import read_table
+
+    console = Console(quiet, as_json)
+    predictor = load_model(model, device)
+    if predictor.config.mode == "pretraining":
+        raise Failure(
+            f"the model {model} was pre-trained only and predicts no labels: fine-tune it first",
+            ExitCode.MODEL,
+        )
+    if task is not None and task not in predictor.tasks:
+        raise Failure(
+            f"the model {model} has no task {task!r}; its tasks are: {', '.join(predictor.tasks)}",
+            ExitCode.USAGE,
+        )
+    known = predictor.records(read_table(reference).smiles) if reference else []
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Failure(f"cannot write to {output}: {error.strerror}", ExitCode.OUTPUT) from error
+
+    def compute(table: Table, progress: Callable[[int], None]) -> tuple[pd.DataFrame, list[str]]:
+        rows: list[dict[str, object]] = []
+        reasons = []
+        for index, molecule in enumerate(table.smiles):
+            try:
+                why = explain_molecule(
+                    predictor,
+                    molecule,
+                    task or 0,
+                    target,
+                    references=known,
+                )
+            except ValueError as error:  # no molecule, or none of the views: it says which
+                rows.append({})
+                reasons.append(str(error))
+            else:
+                page = output / f"{table.start + index + 1:05d}.html"
+                why.save(page)
+                if svg:
+                    why.save(page.with_suffix(".svg"))
+                rows.append(
+                    {"prediction": why.prediction, "output": why.output, "baseline": why.baseline,
+                     **{f"share_{view.name}": view.share for view in why.views},
+                     "page": page.name}
+                )  # fmt: skip
+                reasons.append("")
+            progress(index + 1)
+        names = ["prediction", "output", "baseline"]
+        names += [f"share_{name}" for name in predictor.config.modalities]
+        frame = pd.DataFrame(rows, columns=[*names, "page"])
+        return frame.astype(dict.fromkeys(names, float)), reasons
+
+    compute_table(
+        console, "explain", source, str(Path(output) / "explanations.csv"), compute,
+        smiles_column, format,
+        {"model": model_identity(model), "task": task, "target": target, "svg": svg,
+         "smiles_column": smiles_column, "reference": reference and model_identity(reference)},
+        chunk=10,
+    )  # fmt: skip

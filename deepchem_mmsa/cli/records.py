@@ -1,0 +1,113 @@
+"""Records of a table's molecules in shards: what featurize makes, and training begins with."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from deepchem_mmsa.cli.console import Console, ExitCode, Failure, Interrupted
+from deepchem_mmsa.shards import ShardError, ShardSet, featurize_to_shards
+from deepchem_mmsa.tables import count_rows, read_chunks
+from deepchem_mmsa.views import ViewSettings
+
+
+class Molecules:
+    """The molecules of a table, read anew each time, in flat memory.
+
+    Parameters
+    ----------
+    source : str
+        A file.
+    smiles_column, format : str or None
+    """
+
+    def __init__(self, source: str, smiles_column: str | None, format: str | None) -> None:
+        self._arguments = smiles_column, format
+        self._source = source
+        self._n = count_rows(source, format) or 0
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __iter__(self) -> Iterator[object]:
+        for table in read_chunks(self._source, 1000, *self._arguments):
+            yield from table.smiles
+
+
+@contextmanager
+def as_file(source: str) -> Iterator[str]:
+    """Give standard input as a file, which can be read more than once."""
+    if source != "-":
+        yield source
+        return
+    with tempfile.NamedTemporaryFile(prefix="mmsa-") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        file.flush()
+        yield file.name
+
+
+def make_records(
+    molecules: Molecules | list[object],
+    folder: Path,
+    settings: ViewSettings,
+    jobs: int,
+    console: Console,
+    shard_size: int = 1000,
+    go_on: str = "run the same command again to go on from there.",
+) -> ShardSet:
+    """Featurize into shards; what an interrupted run finished is not made again."""
+    try:
+        return featurize_to_shards(
+            molecules, folder, settings, shard_size, jobs,
+            progress=not console.silent and sys.stderr.isatty() and len(molecules) > 200,
+        )  # fmt: skip
+    except ShardError as error:
+        raise Failure(str(error), ExitCode.OUTPUT) from error
+    except (KeyboardInterrupt, SystemExit) as error:
+        raise Interrupted(f"Finished shards are kept in {folder}; {go_on}") from error
+
+
+def fate_of_rows(shards: ShardSet) -> tuple[list[str], list[str]]:
+    """Return status and reason of each row.
+
+    Returns
+    -------
+    status : list of str
+        "failed" for a row without any view, "ok" for the others.
+    reason : list of str
+        Empty, or why views are missing.
+    """
+    status, reasons = ["ok"] * len(shards), [""] * len(shards)
+    views = len(shards.settings.modalities)
+    for row, found in shards.failures().groupby("row"):
+        texts = found["reason"].tolist()
+        if len(texts) == views:
+            status[int(str(row))] = "failed"
+        if len(set(texts)) > 1 or len(texts) < views:
+            texts = [f"{view}: {text}" for view, text in zip(found["view"], texts)]
+        reasons[int(str(row))] = "; ".join(dict.fromkeys(texts))
+    return status, reasons
+
+
+def note_failures(console: Console, status: list[str], reasons: list[str], what: str) -> int:
+    """Say how many rows hold no molecule, and why the first does not; return how many."""
+    failed = np.flatnonzero(np.array(status) == "failed")
+    if len(failed):
+        console.note(
+            f"{len(failed)} of {len(status)} rows hold no molecule{what}; the first is row "
+            f"{failed[0] + 1}: {reasons[failed[0]]}"
+        )
+    return len(failed)
+
+
+def rows_table(smiles: list[str], status: list[str], reasons: list[str]) -> pd.DataFrame:
+    """Return ``row`` (from 1), ``smiles``, ``status`` and ``reason``."""
+    rows = np.arange(1, len(smiles) + 1)
+    return pd.DataFrame({"row": rows, "smiles": smiles, "status": status, "reason": reasons})
