@@ -18,11 +18,12 @@ from deepchem_mmsa.config import CUSTOM, MMSAConfig
 from deepchem_mmsa.epochs import batch_bounds, epoch_batches
 from deepchem_mmsa.inference import training_precision
 from deepchem_mmsa.labels import check_labels, class_weights, label_scaling
-from deepchem_mmsa.molecule import MODALITIES
+from deepchem_mmsa.molecule import MODALITIES, MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.prediction import OUTPUT_TYPES, PredictingModel
 from deepchem_mmsa.pretraining import total_loss
 from deepchem_mmsa.run_folder import RunFolder
+from deepchem_mmsa.views.depiction import picture_size
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ wandb_logger, loss
         self._folder: RunFolder | None = None
         self._callback_states: list[dict[str, Any]] = []
         self._optimizer_states: list[Any] | None = None
-        self._labels_seen = False
+        self._labels_seen = self._warned_of_size = False
         self._resting: set[str] = set()
         self._ensure_built()
 
@@ -403,10 +404,27 @@ callbacks, all_losses
             ):
                 yield [X], [y], [w]
 
+    def _note_picture_size(self, records: Sequence[MoleculeViews]) -> None:
+        """Remember how large training pictures were drawn; warn once where others differ."""
+        pictures = [r.image for r in records if r.image is not None]
+        if "image" not in self.config.modalities or not pictures:
+            return
+        known, size = int(self.model.picture_size), picture_size(pictures[0])
+        if not known and self._run_now is not None:
+            self.model.picture_size.fill_(size)
+        elif known and size != known and not self._warned_of_size:
+            self._warned_of_size = True
+            logger.warning(
+                "pictures of %d pixels, and the model was trained on pictures drawn at %d: lines "
+                "and letters do not scale, so featurize with MMSAFeaturizer(image_size=%d)",
+                size, known, known,
+            )  # fmt: skip
+
     def _prepare_batch(self, batch: tuple[Any, Any, Any]) -> tuple[MoleculeBatch, list, list]:
         """Turn a triple of DeepChem's generators into tensors on the model's device."""
         inputs, labels, weights = batch
         molecules = self._collate(inputs[0])
+        self._note_picture_size(inputs[0])
         if labels is None or labels[0] is None or self.config.mode == "pretraining":
             return molecules.to(self.device), [], []
         y = np.asarray(labels[0], dtype=np.float32)

@@ -90,6 +90,7 @@ class MMSANetwork(nn.Module):
     ['encoders', 'fusion', 'hypergraph', 'memory', 'readout', 'head']
     """
 
+    picture_size: Tensor
     label_mean: Tensor
     label_scale: Tensor
     class_weight: Tensor
@@ -130,6 +131,10 @@ class MMSANetwork(nn.Module):
             else None
         )
         self.readout = MemoryReadout(config.embedding_dim)
+
+        # Side of the pictures that it was trained on, as they were drawn; 0 before. A picture
+        # drawn at another size and resampled looks different: lines and letters do not scale.
+        self.register_buffer("picture_size", torch.zeros((), dtype=torch.int64))
 
         # Set by the training loop and by freeze_components; not part of the state.
         self.structure_on = True

@@ -127,7 +127,8 @@ class MMSAPredictor:
     @property
     def settings(self) -> ViewSettings:
         """The views that the network reads, as the featurizer has to make them."""
-        return ViewSettings(self.config.modalities, self.config.image_size)
+        drawn = int(self.network.picture_size) or self.config.image_size
+        return ViewSettings(self.config.modalities, drawn)
 
     def records(self, molecules: Iterable[object], n_jobs: int = 1) -> list[MoleculeViews]:
         """Return the records of molecules; those that are records already stay as they are.

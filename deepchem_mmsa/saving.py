@@ -303,6 +303,8 @@ class SavableModel(TorchModel):
             prefixes = [
                 f"encoders.{c}." if c in self.config.modalities else f"{c}." for c in components
             ]
+        if components is not None and "image" in components:
+            prefixes.append("picture_size")
         files.copy_tensors(self.model, source.tensors, prefixes, name)
         if self.model.memory is not None and (components is None or "memory" in components):
             self.model.memory.exemplars = source.exemplars

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import deepchem as dc
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from rdkit import Chem
 
 import deepchem_mmsa
+from deepchem_mmsa import MMSAFeaturizer
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.predictor import MMSAPredictor
 from tests.fixtures import SMILES
@@ -123,3 +125,16 @@ def test_predicts_without_deepchem(folder):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_draws_as_large_as_the_training_pictures(make_model, dataset, caplog):
+    model = make_model(mode="pretraining", modalities=("image",), image_size=48)
+    model.fit(dataset, nb_epoch=1)
+    assert MMSAPredictor(model.model).settings.image_size == 32  # the dataset's pictures
+    tuned = make_model(mode="regression", modalities=("image",), image_size=48)
+    tuned.load_from_pretrained(model)
+    with caplog.at_level("WARNING"):
+        tuned.predict(dataset)
+        assert not caplog.records
+        tuned.predict(dc.data.NumpyDataset(MMSAFeaturizer("image", 48).featurize(SMILES[:3])))
+    assert "MMSAFeaturizer(image_size=32)" in caplog.text

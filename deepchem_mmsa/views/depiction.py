@@ -145,6 +145,18 @@ def decode(picture: bytes, size: int | None = None) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
 
 
+def picture_size(picture: bytes) -> int:
+    """Return the pixels per side that stand in a PNG's header; nothing is decoded.
+
+    Examples
+    --------
+    >>> from deepchem_mmsa.views.topology import canonical
+    >>> picture_size(draw(canonical("CCO"), 96))
+    96
+    """
+    return int.from_bytes(picture[16:20], "big")
+
+
 def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Change pictures in ways that do not change the molecule.
 
