@@ -1,0 +1,231 @@
+"""The same records in one process, in many, on Dask and on Ray; a crash costs one molecule."""
+
+import itertools
+import os
+import signal
+import sys
+import time
+
+import joblib
+import pytest
+
+from deepchem_mmsa.shards import featurize_to_shards
+from deepchem_mmsa.views import ViewSettings, many_views, stream_views
+from deepchem_mmsa.views.isolation import isolated
+from tests.conftest import DRUGS
+from tests.deadly import Deadly, Endless, Faulty, Leaving, process_id
+
+GRAPH = ViewSettings(("graph",))
+# Molecules, a salt, mistakes, and nothing.
+ROWS = [*DRUGS, "C1CC", "", None, "C(C)(C)(C)(C)C", "[Na+].[Cl-]", "*", "C\0"]
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """What one process makes of the rows, in bytes."""
+    return [record.to_bytes() for record in many_views(ROWS)]
+
+
+# --- crashes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_a_crash_costs_that_molecule_only(n_jobs):
+    rows = ["CCO", Deadly("CC"), "CCN", Leaving("CCF"), *DRUGS[:30], Deadly("NC"), Deadly("OC")]
+    records = many_views(rows, GRAPH, n_jobs, contained=True)
+    expected = many_views([r if type(r) is str else None for r in rows], GRAPH)
+    assert len(records) == len(rows)
+    for row, record, wanted in zip(rows, records, expected):
+        if type(row) is str:
+            assert record == wanted
+        else:
+            assert record.smiles == row
+            assert not record.readable
+    reasons = [record.reasons["graph"] for record in records if not record.readable]
+    assert reasons == [
+        "unreadable: its process ended by SIGSEGV",
+        "unreadable: its process ended by 3",
+        "unreadable: its process ended by SIGABRT",
+        "unreadable: its process ended by SIGKILL",
+    ]
+
+
+def test_with_several_processes_crashes_are_contained_unasked():
+    assert [r.readable for r in many_views(["C", Deadly("C"), "N"], GRAPH, 2)] == [
+        True,
+        False,
+        True,
+    ]
+
+
+def test_shards_are_contained_unasked(tmp_path):
+    shards = featurize_to_shards(["C", Deadly("C"), "N"], tmp_path, GRAPH)
+    assert [record.readable for record in shards] == [True, False, True]
+    assert shards.failures()["reason"].tolist() == ["unreadable: its process ended by SIGSEGV"]
+
+
+def test_a_molecule_that_never_ends_is_given_up(monkeypatch):
+    monkeypatch.setattr("deepchem_mmsa.views._SECONDS", 1.0)
+    settings = ViewSettings(("graph",), conformer_timeout=0)
+    records = many_views(["C", Endless("CC"), "N"], settings, contained=True)
+    assert [record.readable for record in records] == [True, False, True]
+    assert "took more than 1 s of processor time" in records[1].reasons["graph"]
+
+
+def test_chance_deaths_are_tried_again(tmp_path):
+    """As when the system kills a process for memory that others had taken."""
+
+    def work(item):
+        if item == 2 and not (tmp_path / "died").exists():
+            (tmp_path / "died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return bytes([item])
+
+    assert list(isolated(range(5), work, 10)) == [bytes([item]) for item in range(5)]
+
+
+def test_a_child_that_sleeps_is_given_up(monkeypatch):
+    monkeypatch.setattr("deepchem_mmsa.views.isolation._PATIENCE", 1)
+
+    def work(item):
+        time.sleep(60 if item == 1 else 0)
+        return b"fine"
+
+    began = time.monotonic()
+    assert list(isolated([0, 1, 2], work, 0.5)) == [
+        b"fine", "it took more than 0.5 s of processor time", b"fine",
+    ]  # fmt: skip
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_a_fault_of_the_program_is_raised_and_not_hidden(n_jobs):
+    with pytest.raises(RuntimeError, match="ZeroDivisionError: a fault of the program"):
+        many_views(["C", Faulty("CC")], GRAPH, n_jobs, contained=True)
+
+
+def test_no_child_outlives_its_work_and_no_file_stays_open():
+    def children():
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            return set(file.read().split())
+
+    before, files = children(), len(os.listdir("/proc/self/fd"))
+    stream = stream_views(itertools.repeat("CCO"), GRAPH, contained=True)
+    next(stream)
+    stream.close()
+    many_views(["C", Deadly("C")] * 3, GRAPH, contained=True)
+    assert children() <= before
+    assert len(os.listdir("/proc/self/fd")) == files
+
+
+def test_nothing_is_printed_by_a_crash(capfd):
+    many_views(["C", Deadly("C"), "N"], GRAPH, contained=True)
+    assert capfd.readouterr() == ("", "")
+
+
+# --- streams -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_jobs, ahead", [(1, 1), (2, 1024)])
+def test_a_stream_reads_little_ahead(n_jobs, ahead):
+    read = []
+
+    def rows():
+        for row in itertools.count():
+            read.append(row)
+            yield "C" * (1 + row % 7)
+
+    stream = stream_views(rows(), GRAPH, n_jobs)
+    first = list(itertools.islice(stream, 10))
+    assert [len(record.atoms) for record in first] == [1 + row % 7 for row in range(10)]
+    assert len(read) <= 10 + ahead
+    stream.close()
+
+
+def test_progress_ends_at_the_number_of_molecules():
+    seen = []
+    many_views(["C"] * 50, GRAPH, 2, seen.append)
+    assert seen == list(range(1, 51))
+
+
+# --- backends ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_jobs", [2, pytest.param(8, marks=pytest.mark.slow)])
+def test_processes_give_the_same_bytes(alone, n_jobs):
+    assert [record.to_bytes() for record in many_views(ROWS, n_jobs=n_jobs)] == alone
+
+
+def test_a_child_process_gives_the_same_bytes(alone):
+    assert [record.to_bytes() for record in many_views(ROWS, contained=True)] == alone
+
+
+def test_threads_give_the_same_bytes(alone):
+    with joblib.parallel_config("threading"):
+        assert [record.to_bytes() for record in many_views(ROWS, n_jobs=2)] == alone
+
+
+def same_shards(folder, backend, alone):
+    """Make shards on a backend and in this process; compare the bytes of all files."""
+    one, other = folder / "one", folder / "other"
+    with joblib.parallel_config(**backend):
+        shards = featurize_to_shards(ROWS, one, shard_size=20, n_jobs=2)
+    featurize_to_shards(ROWS, other, shard_size=20)
+    names = sorted(path.name for path in one.iterdir())
+    assert names == sorted(path.name for path in other.iterdir())
+    assert all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+    assert [record.to_bytes() for record in shards] == alone
+
+
+def crashes_stay_contained(backend):
+    with joblib.parallel_config(**backend):
+        records = many_views(["CCO", Deadly("CC"), "CCN", *DRUGS[:8]], GRAPH, n_jobs=2)
+    assert [record.readable for record in records] == [True, False, *[True] * 9]
+    assert "SIGSEGV" in records[1].reasons["graph"]
+
+
+@pytest.mark.slow
+def test_dask_gives_the_same_bytes(alone, tmp_path):
+    distributed = pytest.importorskip("distributed", reason="pip install 'deepchem_mmsa[dask]'")
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None,
+            local_directory=str(tmp_path),
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):  # fmt: skip
+        client.run(sys.path.insert, 0, os.getcwd())
+        workers = set(client.run(os.getpid).values())
+        assert len(workers) == 2
+        assert os.getpid() not in workers
+        backend = {"backend": "dask"}
+        with joblib.parallel_config(**backend):
+            assert [record.to_bytes() for record in many_views(ROWS, n_jobs=-1)] == alone
+            used = joblib.Parallel(n_jobs=2)(joblib.delayed(process_id)(0.3) for _ in range(8))
+        assert set(used) == workers
+        same_shards(tmp_path, backend, alone)
+        crashes_stay_contained(backend)
+        assert set(client.run(os.getpid).values()) == workers
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_bytes(alone, tmp_path):
+    ray = pytest.importorskip("ray", reason="pip install 'deepchem_mmsa[ray]'")
+    from ray.util.joblib import register_ray
+
+    register_ray()
+    ray.init(
+        num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False,
+        runtime_env={"env_vars": {"PYTHONPATH": os.getcwd()}},
+    )  # fmt: skip
+    try:
+        backend = {"backend": "ray"}
+        with joblib.parallel_config(**backend):
+            assert [record.to_bytes() for record in many_views(ROWS, n_jobs=-1)] == alone
+            used = joblib.Parallel(n_jobs=2)(joblib.delayed(process_id)(0.3) for _ in range(8))
+        assert len(set(used)) == 2
+        assert os.getpid() not in used
+        same_shards(tmp_path, backend, alone)
+        crashes_stay_contained(backend)
+    finally:
+        ray.shutdown()
