@@ -242,7 +242,9 @@ def main() -> None:
     if model is None:
         model = str(a.output / "model")
         data = Path(a.data_dir)
-        labelled = [s for name in DATASETS for s in pd.read_csv(data / DATASETS[name][0])["smiles"]]
+        labelled = [
+            s for name in a.datasets for s in pd.read_csv(data / DATASETS[name][0])["smiles"]
+        ]
         pretrain(Path(model), data, labelled, a)
     results = {}
     for name in a.datasets:
