@@ -10,11 +10,11 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDepictor
 from rdkit.Chem.Draw import rdMolDraw2D
 
-__all__ = ["RAISES", "LOWERS", "colour", "draw_contributions", "draw_plain", "draw_saliency"]
+__all__ = ["LOWERS", "RAISES", "colour", "draw_contributions", "draw_plain", "draw_saliency"]
 
-# Told apart with any colour vision, and neither is the colour of an element (ColorBrewer PuOr).
-RAISES = (0.902, 0.380, 0.004)
-LOWERS = (0.369, 0.235, 0.600)
+# Told apart with any colour vision, and black letters are read on both (ColorBrewer PuOr).
+RAISES = (0.945, 0.510, 0.078)
+LOWERS = (0.545, 0.490, 0.745)
 _FAINT = 0.02  # share of the scale below which nothing is coloured
 _RADIUS = (0.22, 0.42)  # of an atom's disc, in bond lengths of 1.5: faint to full
 
@@ -101,7 +101,9 @@ def draw_contributions(
                 i: small + (large - small) * min(abs(atoms[i]) / scale, 1.0) for i in marked
             },
             highlightBonds=lined,
-            highlightBondColors={} if bonds is None else {i: colour(bonds[i], scale) for i in lined},
+            highlightBondColors={}
+            if bonds is None
+            else {i: colour(bonds[i], scale) for i in lined},
         )
     spots = [
         (drawer.GetDrawCoords(i), f"{a.GetSymbol()}{i + 1}: {signed(atoms[i])}")
@@ -116,7 +118,7 @@ def draw_contributions(
         f"<title>{text}</title></circle>"
         for p, text in spots
     ]
-    svg = drawer.GetDrawingText()
+    svg = _bare(drawer)
     end = svg.rindex("</svg>")
     return (svg[:end] + "\n".join(discs) + "\n</svg>\n").encode("utf-8")
 
@@ -127,7 +129,7 @@ def draw_plain(molecule: Chem.Mol, width: int = 170, height: int = 120) -> str:
     with rdBase.BlockLogs():
         drawer.DrawMolecule(_prepared(molecule))
     drawer.FinishDrawing()
-    return drawer.GetDrawingText()
+    return _bare(drawer)
 
 
 def draw_saliency(
@@ -167,16 +169,33 @@ def draw_saliency(
     return out.getvalue()
 
 
-def signed(value: float) -> str:
-    """Write a contribution with its sign and three digits.
+def signed(value: float, scale: float | None = None) -> str:
+    """Write a contribution with its sign.
+
+    Parameters
+    ----------
+    value : float
+    scale : float, optional
+        The largest of the numbers it stands among: all get the decimals that show three digits
+        of that one. By default, three digits of its own.
 
     Examples
     --------
-    >>> signed(0.12345), signed(-2.0), signed(0.0)
-    ('+0.123', '−2', '0')
+    >>> signed(0.12345), signed(-2.0), signed(0.0), signed(0.00123, scale=0.5)
+    ('+0.123', '−2', '0', '+0.001')
     """
-    text = f"{value:+.3g}".replace("-", "−")
-    return "0" if text in ("+0", "−0") else text
+    if scale is None:
+        text = f"{value:+.3g}"
+    else:
+        digits = int(np.floor(np.log10(scale))) if scale > 0 else 0
+        text = f"{value:+.{min(max(2 - digits, 0), 9)}f}"
+    return text.replace("-", "−") if float(text) else "0"
+
+
+def _bare(drawer: rdMolDraw2D.MolDraw2DSVG) -> str:
+    """Return the drawing as an element that can stand inside a page."""
+    svg = drawer.GetDrawingText()
+    return svg[svg.index("<svg") :].replace("<svg", "<svg role='img'", 1)
 
 
 def _drawer(width: int, height: int, form: str) -> rdMolDraw2D.MolDraw2D:
@@ -189,7 +208,7 @@ def _drawer(width: int, height: int, form: str) -> rdMolDraw2D.MolDraw2D:
     options.prepareMolsBeforeDrawing = False
     options.bondLineWidth = 2 if form == "svg" else 3
     options.highlightBondWidthMultiplier = 9
-    options.fixedBondLength = max(width, height) / 10
+    options.fixedBondLength = width / 8.5
     options.padding = 0.06
     options.clearBackground = form == "png"
     return drawer

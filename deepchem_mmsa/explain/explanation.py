@@ -174,9 +174,7 @@ class Explanation:
             If there is no such map; the reason is named.
         """
         atoms, bonds = self._map(view)
-        svg = draw_contributions(
-            self.molecule, atoms, bonds, self.scale, width, height, form="svg"
-        )
+        svg = draw_contributions(self.molecule, atoms, bonds, self.scale, width, height, form="svg")
         return svg.decode("utf-8")
 
     def to_png(self, view: str = TOTAL, width: int = 840, height: int = 680) -> bytes:

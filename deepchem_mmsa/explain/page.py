@@ -22,6 +22,7 @@ from deepchem_mmsa.explain.structure import Anchor
 __all__ = ["html_page"]
 
 _EXEMPLARS = 3  # drawn per anchor
+_FIRST_ATOMS = 6  # named beside the drawing
 _NAMES = {"graph": "2D graph", "image": "Picture", "geometry": "Conformer", TOTAL: "All views"}
 _CAPTIONS = {
     TOTAL: "Sum over the views; a bond counts half for each of its atoms.",
@@ -39,7 +40,7 @@ body { margin: 0; background: #f4f5f8; color: var(--ink);
 main { max-width: 1180px; margin: 0 auto; padding: 28px 20px 48px; }
 h1 { font-size: 1.55rem; line-height: 1.25; margin: 0 0 6px; }
 h2 { font-size: 1.15rem; margin: 34px 0 4px; }
-h3 { font-size: .95rem; margin: 0; }
+h3 { font-size: .95rem; margin: 0; } h3.next { margin-top: 18px; }
 p { margin: 4px 0 10px; } .soft, figcaption, .note { color: var(--soft); font-size: .88rem; }
 code { font: .9em/1.4 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace;
   overflow-wrap: anywhere; }
@@ -74,7 +75,8 @@ tr:last-child td { border-bottom: 0; }
 .mol { width: 172px; border: 1px solid var(--line); border-radius: 8px; padding: 4px 6px 6px;
   background: #fff; } .mol svg { width: 100%; height: auto; display: block; }
 .mol code { font-size: .72rem; display: block; line-height: 1.3; max-height: 2.6em;
-  overflow: hidden; color: var(--soft); } .mol .num { display: block; font-size: .8rem; }
+  overflow: hidden; color: var(--soft); } .mol .num { display: block; font-size: .78rem;
+  text-align: left; white-space: normal; }
 details { margin-top: 10px; } summary { cursor: pointer; font-weight: 600; padding: 4px 0; }
 summary:focus-visible, .scroll:focus-visible { outline: 3px solid #2f6fde; outline-offset: 2px; }
 footer { margin-top: 36px; color: var(--soft); font-size: .85rem; }
@@ -123,13 +125,26 @@ missed by the sum: {escape(signed(why.residual))} of
 def _hero(why: Explanation) -> str:
     known = [view for view in why.views if np.isfinite(view.contribution)]
     size = max((abs(v.contribution) for v in known), default=0.0)
-    rows = [f"<span>blank molecule</span><span></span><b class='num'>{signed(why.baseline)}</b>"]
+    largest = max(size, abs(why.baseline), abs(why.output))
+    rows = [
+        f"<span>blank molecule</span><span></span>"
+        f"<b class='num'>{signed(why.baseline, largest)}</b>"
+    ]
     rows += [
         f"<span>{_name(v.name)}</span>{_signed_bar(v.contribution, size)}"
-        f"<b class='num'>{signed(v.contribution)}</b>"
+        f"<b class='num'>{signed(v.contribution, largest)}</b>"
         for v in known
     ]
-    rows.append(f"<b>this molecule</b><span></span><b class='num'>{signed(why.output)}</b>")
+    rows.append(
+        f"<b>this molecule</b><span></span><b class='num'>{signed(why.output, largest)}</b>"
+    )
+    total, symbols = why.total, [atom.GetSymbol() for atom in why.molecule.GetAtoms()]
+    first = np.argsort(-np.abs(total), kind="stable")[:_FIRST_ATOMS].tolist()
+    top = [
+        f"<span>{symbols[i]}{i + 1}</span>{_signed_bar(total[i], abs(total[first[0]]))}"
+        f"<b class='num'>{signed(total[i], abs(total[first[0]]))}</b>"
+        for i in first
+    ]
     what = (
         "Value in label units." if why.target is None
         else f"Probability of class {why.target}. Contributions are in log-odds, "
@@ -142,7 +157,9 @@ Hover over an atom for its number.</figcaption></figure>
 <div class="card"><h3>Prediction</h3><div class="big">{escape(_prediction(why))}</div>
 <p class="soft">{escape(what)}</p>
 <h3>How it adds up</h3>
-<div class="sum">{"".join(rows)}</div></div></section>"""
+<div class="sum">{"".join(rows)}</div>
+<h3 class="next">Atoms that matter most</h3>
+<div class="sum">{"".join(top)}</div></div></section>"""
 
 
 def _maps(why: Explanation) -> str:
@@ -182,7 +199,7 @@ def _views(why: Explanation) -> str:
         rows += (
             f"<tr><td>{_name(v.name)}{note}</td><td>{share}</td>"
             f"<td class='num'>{_number(100 * v.share, '.0f', ' %')}</td><td>{removal}</td>"
-            f"<td class='num'>{signed(v.removal) if np.isfinite(v.removal) else '–'}</td></tr>"
+            f"<td class='num'>{signed(v.removal, size) if np.isfinite(v.removal) else '–'}</td></tr>"
         )
     return f"""<section><h2>Share of each view</h2>
 <p class="soft">Share: the size of a view's contributions among those of all views. Left out: how
@@ -208,13 +225,14 @@ which the molecule itself has {100 * why.own_share:.0f} %.</p>
 
 def _anchor_row(anchor: Anchor) -> str:
     typical = "".join(
-        _molecule(smiles, f"cosine {cosine:.2f}") for smiles, cosine in anchor.exemplars[:_EXEMPLARS]
+        _molecule(smiles, f"cosine {_cosine(cosine)}")
+        for smiles, cosine in anchor.exemplars[:_EXEMPLARS]
     )
     member = f"{100 * anchor.membership:.1f} %" if anchor.membership > 0 else "–"
     return (
-        f"<tr><td>{anchor.index}</td><td class='num'>{anchor.similarity:.2f}</td>"
+        f"<tr><td>{anchor.index}</td><td class='num'>{_cosine(anchor.similarity)}</td>"
         f"<td class='num'>{100 * anchor.address:.1f} %</td><td class='num'>{member}</td>"
-        f"<td><div class='mols'>{typical or '<span class=soft>left out of this model</span>'}"
+        f"<td><div class='mols'>{typical or '<span class=soft>none kept</span>'}"
         "</div></td></tr>"
     )
 
@@ -223,7 +241,9 @@ def _references(why: Explanation) -> str:
     if not why.references:
         return ""
     cards = "".join(
-        _molecule(r.smiles, f"row {r.row} · cosine {r.similarity:.3f} · {_value(why, r.prediction)}")
+        _molecule(
+            r.smiles, f"{_value(why, r.prediction)} · cosine {_cosine(r.similarity)} · row {r.row}"
+        )
         for r in why.references
     )
     return f"""<section><h2>Nearest of the given molecules</h2>
@@ -238,8 +258,8 @@ def _atoms(why: Explanation) -> str:
     symbols = [atom.GetSymbol() for atom in why.molecule.GetAtoms()]
     rows = "".join(
         f"<tr><td>{symbols[i]}{i + 1}</td>"
-        + "".join(f"<td class='num'>{signed(why.atoms[v][i])}</td>" for v in views)
-        + f"<td class='num'><b>{signed(total[i])}</b></td></tr>"
+        + "".join(f"<td class='num'>{signed(why.atoms[v][i], why.scale)}</td>" for v in views)
+        + f"<td class='num'><b>{signed(total[i], why.scale)}</b></td></tr>"
         for i in order
     )
     table = f"""<details><summary>All {len(order)} atoms as a table</summary>
@@ -254,7 +274,7 @@ def _bonds(why: Explanation, symbols: list[str]) -> str:
     pairs = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in why.molecule.GetBonds()]
     rows = "".join(
         f"<tr><td>{symbols[pairs[i][0]]}{pairs[i][0] + 1} – {symbols[pairs[i][1]]}"
-        f"{pairs[i][1] + 1}</td><td class='num'>{signed(why.bonds[i])}</td></tr>"
+        f"{pairs[i][1] + 1}</td><td class='num'>{signed(why.bonds[i], why.scale)}</td></tr>"
         for i in np.argsort(-np.abs(why.bonds), kind="stable").tolist()
     )
     return f"""<details><summary>All {len(pairs)} bonds as a table</summary>
@@ -293,6 +313,10 @@ def _value(why: Explanation, value: float) -> str:
 
 def _number(value: float, form: str, unit: str) -> str:
     return f"{value:{form}}{unit}" if np.isfinite(value) else "–"
+
+
+def _cosine(value: float) -> str:
+    return f"{value + 0.0:.2f}".replace("-0.00", "0.00").replace("-", "−")
 
 
 def _legend(why: Explanation) -> str:

@@ -155,6 +155,8 @@ def nearest_references(
     cosine = rows @ embedding / np.maximum(norms, 1e-12)
     order = np.argsort(-cosine, kind="stable")[:n]
     return [
-        Reference(int(usable[i]), smiles[usable[i]], float(cosine[i]), float(predictions[usable[i]]))
+        Reference(
+            int(usable[i]), smiles[usable[i]], float(cosine[i]), float(predictions[usable[i]])
+        )
         for i in order
     ]
