@@ -21,6 +21,7 @@ from deepchem_mmsa.cli.info import info
 from deepchem_mmsa.cli.neighbors import neighbors
 from deepchem_mmsa.cli.predict import predict
 from deepchem_mmsa.cli.pretrain import pretrain
+from deepchem_mmsa.cli.report import report
 
 __all__ = ["app", "main"]
 
@@ -58,6 +59,7 @@ for function, example in (
     (embed, "mmsa embed library.smi.gz --output library.parquet --jobs 8"),
     (explain, "mmsa explain hits.csv --model runs/bbbp --output why"),
     (neighbors, "mmsa neighbors hits.csv --reference library.csv --count 5 --output near.csv"),
+    (report, "mmsa report runs/bbbp --output bbbp.html"),
     (info, "mmsa info runs/bbbp"),
 ):
     command(app, example)(function)

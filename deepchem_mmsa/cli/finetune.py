@@ -58,6 +58,7 @@ def finetune(
     fields = options.network_fields(settings)
     console = Console(quiet, as_json)
     import numpy as np
+    import pandas as pd
 
     from deepchem_mmsa import EarlyStopping
     from deepchem_mmsa.cli import training
@@ -81,6 +82,7 @@ def finetune(
     usable = (rows["status"] == "ok").to_numpy() & ~np.isnan(y).all(axis=1)
     parts = split_rows(table, data.ids, usable, split, valid, test, seed)
     rows["split"] = parts
+    rows = rows.join(pd.DataFrame(y, columns=[f"label {task}" for task in tasks]))
     train_set, valid_set, test_set = (
         data.select(np.flatnonzero(parts == part)) for part in ("train", "valid", "test")
     )
@@ -126,14 +128,14 @@ def finetune(
 
 def _guessed_label(table: Table, split: str) -> str:
     """Return the only column that can be a label, or ask for its name."""
-    from deepchem_mmsa.tables import TableError, numbers
+    from deepchem_mmsa.tables import TableError
 
     candidates = []
     for column in table.frame.columns:
         if column in (table.smiles_column, split):
             continue
         try:
-            values = numbers(table.frame[column], table.name)
+            values = read_labels(table, [column])
         except TableError:
             continue
         if (values == values).any():

@@ -36,7 +36,7 @@ def _from_file(ctx: typer.Context, value: Path | None) -> Path | None:
     for key, content in given.items():
         named = places.get(str(key).replace("_", "-"))
         if named is None:
-            close = difflib.get_close_matches(str(key).replace("_", "-"), places, n=1, cutoff=0.5)
+            close = difflib.get_close_matches(str(key).replace("_", "-"), places, n=1)
             known = ", ".join(dict.fromkeys(max(_spellings(p), key=len) for p in places.values()))
             hint = f"did you mean {close[0]!r}?" if close else f"known are: {known}"
             raise typer.BadParameter(f"{value}: unknown key {key!r}; {hint}")
@@ -52,7 +52,7 @@ def _from_file(ctx: typer.Context, value: Path | None) -> Path | None:
 def _spellings(parameter: Any) -> list[str]:
     """Return the names of a parameter in a file: as on the command line, without dashes."""
     if parameter.param_type_name == "argument":
-        return [str(parameter.name)]
+        return [str(parameter.metavar or parameter.name).lower()]
     return [o.lstrip("-") for o in parameter.opts if o.startswith("--")]
 
 

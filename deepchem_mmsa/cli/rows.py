@@ -229,7 +229,7 @@ class _Parts:
         if self.folder is None or not (self.folder / f"{index:06d}.parquet").is_file():
             return None
         path = self.folder / f"{index:06d}.parquet"
-        frame = pd.read_parquet(path, dtype_backend="pyarrow")
+        frame = pd.read_parquet(path)
         self.kept += len(frame)
         return frame
 

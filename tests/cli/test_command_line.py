@@ -1,0 +1,177 @@
+"""What all commands have in common: help, configuration files, errors and exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from deepchem_mmsa import __version__
+from deepchem_mmsa.cli import app, options
+from deepchem_mmsa.cli.console import ExitCode
+
+COMMANDS = [c.callback.__name__ for c in app.registered_commands]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example_that_begins_with_the_command(mmsa, command):
+    done = mmsa(command, "--help")
+    assert done.exit_code == 0
+    assert f"Example: mmsa {command} " in " ".join(done.stdout.split())
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys\nfrom deepchem_mmsa.cli import app\n"
+        "try: app(['predict', '--help'])\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'pandas', 'rdkit', 'sklearn') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_module_and_version():
+    done = subprocess.run(
+        [sys.executable, "-m", "deepchem_mmsa", "--version"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, __version__)
+
+
+# ---- configuration file -----------------------------------------------------------------
+
+
+def test_the_command_line_wins_over_the_file_and_the_file_over_the_default(
+    mmsa, models, table, tmp_path
+):
+    config = tmp_path / "c.yaml"
+    out = tmp_path / "o.csv"
+    config.write_text(f"model: {models['regression']}\noutput: {out}\nsmiles_column: id\n")
+    config.write_text(config.read_text() + f"in: {table}\n")
+    done = mmsa("predict", "--config", config, "--smiles-column", "SMILES")
+    assert done.exit_code == 0, done.output
+    assert "predicted_logS" in out.read_text().splitlines()[0]
+    assert mmsa("predict", table, "--config", config).exit_code == ExitCode.INPUT
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("batch-sise: 3", "unknown key 'batch-sise'; did you mean 'batch-size'?"),
+        ("colour: red", "unknown key 'colour'; known are:"),
+        ("- 3", "must hold lines like"),
+        ("a: [", "is not YAML"),
+        ("batch-size: many", "'--batch-size'"),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_refused(mmsa, table, tmp_path, content, words):
+    (tmp_path / "c.yaml").write_text(content)
+    done = mmsa("embed", table, "--config", tmp_path / "c.yaml")
+    assert done.exit_code == ExitCode.USAGE
+    text = " ".join(done.stderr.replace("│", " ").split())
+    assert words in text
+
+
+def test_fields_of_the_network_are_checked():
+    assert options.network_fields(["graph-width=8", "mode=regression"])["graph_width"] == 8
+    for text in ("graph_widht=8", "graph_width", "graph_width=-1"):
+        with pytest.raises(Exception, match="--set"):
+            options.network_fields([text])
+
+
+# ---- errors -----------------------------------------------------------------------------
+
+
+def wrong(name, tmp_path):
+    """Command lines that cannot be served."""
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "bad.csv").write_text("smiles\nC1CC\n(\n")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{}")
+    return {
+        "no file": ["inn.csv"],
+        "empty": ["empty.csv"],
+        "typo in a column": ["in.csv", "--smiles-column", "SMILE"],
+        "no row is a molecule": ["bad.csv"],
+        "no model": ["in.csv", "--model", "nowhere"],
+        "broken model": ["in.csv", "--model", "broken"],
+        "no labels": ["in.csv", "--model", "pretraining"],
+        "output format": ["in.csv", "--output", "o.xlsx"],
+        "output folder": ["in.csv", "--output", "none/o.csv"],
+        "no such option": ["in.csv", "--modle", "x"],
+        "device": ["in.csv", "--device", "quantum"],
+    }[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "words"),
+    [
+        ("no file", 3, "did you mean in.csv"),
+        ("empty", 3, "empty.csv is empty"),
+        ("typo in a column", 3, "did you mean 'SMILES'"),
+        ("no row is a molecule", 3, "no row of bad.csv could be computed"),
+        ("no model", 4, "no shipped model named 'nowhere'"),
+        ("broken model", 4, "broken is not an exported MMSA model"),
+        ("no labels", 4, "mmsa finetune"),
+        ("output format", 5, "end the name in .csv"),
+        ("output folder", 5, "there is no folder none"),
+        ("no such option", 2, "--modle"),
+        ("device", 2, "--device quantum"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_an_error_is_one_paragraph_and_a_code(
+    mmsa, models, table, tmp_path, monkeypatch, name, code, words, as_json
+):
+    arguments = wrong(name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    os.symlink(models["pretraining"], "pretraining")
+    if "--model" not in arguments:
+        arguments += ["--model", models["regression"]]
+    done = mmsa("predict", *arguments, *(["--json"] if as_json else []))
+    assert done.exit_code == code, done.output
+    assert words in done.stderr
+    assert "Traceback" not in done.output
+    if as_json and code != 2:
+        said = json.loads(done.stderr.splitlines()[-1])
+        assert said["exit_code"] == code
+    elif code not in (2,) and name != "no row is a molecule":
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_fault_of_ours_is_not_hidden(mmsa, models, table, monkeypatch):
+    from deepchem_mmsa import MMSAPredictor
+
+    def faulty(*arguments):
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(MMSAPredictor, "predict", faulty)
+    done = mmsa("predict", table, "--model", models["regression"])
+    assert isinstance(done.exception, RuntimeError)
+
+
+def test_a_reader_that_has_had_enough_is_no_error(models, tmp_path):
+    (tmp_path / "big.csv").write_text("smiles\n" + "CCO\n" * 600)
+    command = f"{sys.executable} -m deepchem_mmsa embed big.csv --model {models['pretraining']}"
+    done = subprocess.run(
+        ["bash", "-c", f"{command} --quiet | head -1"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.stdout.startswith("smiles,embedding_0,embedding_1,")
+    assert done.stdout.endswith(",status,reason\n")
+    assert done.stderr == ""
+
+
+# ---- info -------------------------------------------------------------------------------
+
+
+def test_info_tells_versions_and_models(mmsa, mmsa_json, models):
+    about = mmsa_json("info")
+    assert about["deepchem_mmsa"] == __version__
+    assert {"torch", "dgl", "rdkit"} <= set(about["libraries"])
+    assert about["messages on graphs"]["cpu"] in ("DGL", "torch")
+    model = mmsa_json("info", models["classification"])
+    assert model["config"]["n_tasks"] == 2
+    assert model["tasks"] == ["a", "b"]
+    shown = mmsa("info", models["classification"])
+    assert "graph_width: 16" in shown.stdout
+    assert mmsa("info", "nowhere").exit_code == ExitCode.MODEL

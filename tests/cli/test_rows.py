@@ -1,0 +1,162 @@
+"""predict, embed, neighbors, explain: one row out per row in, whatever happens on the way."""
+
+import gzip
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from deepchem_mmsa import MMSAPredictor
+from deepchem_mmsa.cli import rows
+
+SMILES = ["CCO", "C1CC", "", "c1ccccc1", "CCN"]
+
+
+def test_predict_gives_what_python_gives_row_by_row(mmsa_json, models, table, tmp_path):
+    out = tmp_path / "out.csv"
+    said = mmsa_json("predict", table, "--model", models["classification"], "--output", out)
+    assert (said["rows"], said["computed"], said["failed"]) == (5, 3, 2)
+    frame = pd.read_csv(out, keep_default_na=False)
+    assert list(frame.columns) == [
+        "id", "SMILES", "status", "probability_a", "probability_b", "mmsa_status", "reason",
+    ]  # fmt: skip
+    assert frame["id"].tolist() == ["a", "b", "", "d", "e"]
+    assert frame["status"].tolist() == ["x", "y", "", "z", "w"]
+    assert frame["mmsa_status"].tolist() == ["ok", "failed", "failed", "ok", "ok"]
+    assert "unclosed ring" in frame["reason"][1]
+    assert "empty" in frame["reason"][2]
+    values = MMSAPredictor.from_pretrained(models["classification"]).predict(SMILES).values
+    got = frame[["probability_a", "probability_b"]].replace("", np.nan).astype(float)
+    assert np.allclose(got, values[:, :, 1], atol=1e-6, equal_nan=True)
+
+
+def test_a_regression_speaks_in_the_units_of_its_label(mmsa, models, table):
+    done = mmsa("predict", table, "--model", models["regression"], "--quiet")
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[0] == "id,SMILES,status,predicted_logS,mmsa_status,reason"
+    assert done.stderr == ""
+
+
+def test_embeddings_do_not_depend_on_format_chunk_or_batch(
+    mmsa_json, models, table, tmp_path, monkeypatch
+):
+    model = ["--model", models["pretraining"]]
+    mmsa_json("embed", table, *model, "-o", tmp_path / "whole.parquet")
+    monkeypatch.setattr(rows, "CHUNK", 2)
+    mmsa_json("embed", table, *model, "-o", tmp_path / "parts.csv.gz", "--batch-size", "1")
+    whole = pd.read_parquet(tmp_path / "whole.parquet").filter(like="embedding")
+    parts = pd.read_csv(tmp_path / "parts.csv.gz", skip_blank_lines=False).filter(like="embedding")
+    assert whole.shape == (5, 16)
+    assert np.allclose(whole, parts, atol=1e-5, equal_nan=True)
+    assert np.isnan(whole.to_numpy()).all(axis=1).tolist() == [False, True, True, False, False]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_standard_input_becomes_lines_of_json(mmsa, models, table, packed):
+    given = gzip.compress(table.read_bytes()) if packed else table.read_bytes()
+    done = mmsa("predict", "-", "--model", models["regression"], "--json", input=given)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["id"] for line in lines] == ["a", "b", "", "d", "e"]
+    assert lines[1]["predicted_logS"] is None
+    assert json.loads(done.stderr)["failed"] == 2
+
+
+def test_an_interrupted_run_goes_on_where_it_was(mmsa, models, table, tmp_path, monkeypatch):
+    monkeypatch.setattr(rows.compute_table, "__defaults__", (None, None, None, 2))
+    command = ["predict", table, "--model", models["classification"]]
+    assert mmsa(*command, "-o", tmp_path / "straight.csv").exit_code == 0
+    predict, asked = MMSAPredictor.predict, []
+
+    def interrupted(self, molecules, *arguments):
+        asked.append(list(molecules))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return predict(self, molecules, *arguments)
+
+    monkeypatch.setattr(MMSAPredictor, "predict", interrupted)
+    out = tmp_path / "out.csv"
+    stopped = mmsa(*command, "-o", out)
+    assert stopped.exit_code == 130
+    assert "2 finished rows are kept" in stopped.stderr
+    assert "same command again" in stopped.stderr
+    assert not out.exists()
+    assert mmsa(*command, "-o", out).exit_code == 0
+    assert asked[2:] == [SMILES[2:4], SMILES[4:]]
+    assert out.read_bytes() == (tmp_path / "straight.csv").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.csv", "out.csv", "straight.csv"]
+
+
+def test_what_was_kept_of_another_input_is_not_taken_up(mmsa, models, table, tmp_path, monkeypatch):
+    monkeypatch.setattr(rows.compute_table, "__defaults__", (None, None, None, 2))
+    command = ["predict", table, "-m", models["regression"], "-o", tmp_path / "out.csv"]
+    predict = MMSAPredictor.predict
+    asked = []
+
+    def interrupted(self, molecules, *arguments):
+        asked.append(list(molecules))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return predict(self, molecules, *arguments)
+
+    monkeypatch.setattr(MMSAPredictor, "predict", interrupted)
+    assert mmsa(*command).exit_code == 130
+    table.write_text("SMILES\nCCCC\nCCO\nC\n")
+    assert mmsa(*command).exit_code == 0
+    assert asked[2] == ["CCCC", "CCO"]
+    assert pd.read_csv(tmp_path / "out.csv")["SMILES"].tolist() == ["CCCC", "CCO", "C"]
+
+
+def test_the_nearest_molecule_of_a_molecule_is_itself(mmsa, models, table, tmp_path):
+    out = tmp_path / "near.csv"
+    done = mmsa(
+        "neighbors", table, "-r", table, "-k", 2, "-m", models["pretraining"], "-o", out
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "2 rows" in done.stderr
+    near = pd.read_csv(out, keep_default_na=False)
+    assert near["neighbor_1"].tolist() == ["CCO", "", "", "c1ccccc1", "CCN"]
+    assert near["row_1"].tolist() == ["1", "", "", "4", "5"]
+    known = near[near["mmsa_status"] == "ok"]
+    assert np.allclose(known["similarity_1"].astype(float), 1, atol=1e-5)
+    assert (known["similarity_2"].astype(float) <= known["similarity_1"].astype(float)).all()
+    assert (known["neighbor_2"] != known["neighbor_1"]).all()
+
+
+def test_explain_writes_a_page_per_row(mmsa, models, table, tmp_path):
+    pytest.importorskip("captum")
+    done = mmsa("explain", table, "-m", models["regression"], "-o", tmp_path / "why", "--svg")
+    assert done.exit_code == 0, done.output
+    frame = pd.read_csv(tmp_path / "why" / "explanations.csv", keep_default_na=False)
+    assert frame["page"].tolist() == ["00001.html", "", "", "00004.html", "00005.html"]
+    assert "<svg" in (tmp_path / "why" / "00004.html").read_text()
+    assert (tmp_path / "why" / "00004.svg").is_file()
+    values = MMSAPredictor.from_pretrained(models["regression"]).predict(SMILES).values[:, 0]
+    got = pd.to_numeric(frame["prediction"], errors="coerce")
+    assert np.allclose(got, values, atol=1e-5, equal_nan=True)
+    assert frame["mmsa_status"].tolist() == ["ok", "failed", "failed", "ok", "ok"]
+
+
+def test_neither_deepchem_nor_dgllife_is_loaded(models, table, tmp_path):
+    code = f"""
+import sys
+from deepchem_mmsa.cli import app
+for command in (
+    ["predict", "--model", {models["regression"]!r}, "-o", "p.csv"],
+    ["embed", "--model", {models["pretraining"]!r}, "-o", "e.csv"],
+    ["featurize", "-o", "f", "--modalities", "graph"],
+):
+    try:
+        app([command[0], {str(table)!r}, *command[1:]])
+    except SystemExit as ended:
+        assert not ended.code, ended.code
+print([m for m in ("deepchem", "dgllife") if m in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+    assert {"p.csv", "e.csv", "f"} <= {path.name for path in tmp_path.iterdir()}

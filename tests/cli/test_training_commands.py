@@ -1,0 +1,195 @@
+"""featurize, pretrain, finetune: folders that go on, and serve each other."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from deepchem_mmsa import MMSAModel
+from deepchem_mmsa.cli.finetune import label_kind, read_labels, split_rows
+from deepchem_mmsa.shards import ShardSet
+from deepchem_mmsa.tables import Table, TableError
+from tests.fixtures import SMILES
+
+TINY = [
+    f"--set={field}" for field in (
+        "modalities=[graph]", "graph_width=16", "graph_layers=2", "embedding_dim=16",
+        "n_anchors=8", "n_neighbors=4", "head_width=16", "image_size=32",
+    )
+]  # fmt: skip
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Forty molecules with two labels and a split, and a row that is none."""
+    path = tmp_path / "data.csv"
+    frame = pd.DataFrame({"smiles": SMILES, "name": [f"m{i}" for i in range(len(SMILES))]})
+    frame["long"] = [len(s) > 8 for s in SMILES]
+    frame["carbons"] = [s.lower().count("c") / len(s) for s in SMILES]
+    frame["part"] = ["train"] * 24 + ["valid"] * 8 + ["Test"] * 8
+    frame.loc[len(frame)] = ["C1CC", "bad", True, 0.1, "train"]
+    frame.to_csv(path, index=False)
+    return path
+
+
+def test_featurize_keeps_every_row_and_goes_on(mmsa, mmsa_json, labelled, tmp_path, monkeypatch):
+    from deepchem_mmsa.shards import file
+
+    command = [
+        "featurize", labelled, "-o", tmp_path / "r", "--modalities", "graph,image",
+        "--image-size", 32, "--shard-size", 10,
+    ]  # fmt: skip
+    pack, packed = file.pack, []
+
+    def interrupted(*arguments):
+        packed.append(1)
+        if len(packed) == 3:
+            raise KeyboardInterrupt
+        return pack(*arguments)
+
+    monkeypatch.setattr(file, "pack", interrupted)
+    stopped = mmsa(*command)
+    assert stopped.exit_code == 130
+    assert "same command again" in stopped.stderr
+    said = mmsa_json(*command)
+    assert len(packed) == 3 + 3  # two shards were there
+    assert (said["rows"], said["failed"], said["shards"]) == (41, 1, 5)
+    rows = pd.read_csv(tmp_path / "r" / "rows.csv")
+    assert rows["status"].tolist() == ["ok"] * 40 + ["failed"]
+    assert rows["name"].tolist() == pd.read_csv(labelled)["name"].tolist()
+    assert ShardSet.open(tmp_path / "r").settings.image_size == 32
+
+
+def test_featurize_refuses_an_unknown_view(mmsa, labelled, tmp_path):
+    done = mmsa("featurize", labelled, "-o", tmp_path / "r", "--modalities", "picture")
+    assert done.exit_code == 2
+    assert "picture" in done.stderr
+
+
+def test_pretrain_then_finetune_then_predict(mmsa, mmsa_json, labelled, tmp_path):
+    pre, run = tmp_path / "pre", tmp_path / "run"
+    said = mmsa_json("pretrain", labelled, "-o", pre, "--epochs", 2, "--batch-size", 16, *TINY)
+    assert (said["molecules"], said["failed"], said["epochs"]) == (40, 1, 2)
+    said = mmsa_json(
+        "finetune", labelled, "-o", run, "--label", "long", "--from-model", pre, "--split", "part",
+        "--epochs", 3, "--batch-size", 8,
+    )  # fmt: skip
+    assert said["mode"] == "classification"
+    assert said["molecules"] == {"train": 24, "valid": 8, "test": 8}
+    assert said["failed"] == 1
+    assert set(said["scores"]["test"]) == {"roc_auc", "pr_auc"}
+    assert json.loads((run / "metrics.json").read_text())["scores"] == said["scores"]
+    rows = pd.read_csv(run / "rows.csv")
+    assert rows["split"].fillna("").tolist() == ["train"] * 24 + ["valid"] * 8 + ["test"] * 8 + [""]
+    assert len(pd.read_csv(run / "history.csv")) == said["epochs"]
+    kept = pd.read_csv(run / "test_predictions.csv")
+    assert mmsa("predict", labelled, "-m", run, "-o", tmp_path / "p.csv").exit_code == 0
+    again = pd.read_csv(tmp_path / "p.csv").iloc[32:40]
+    assert np.allclose(kept["probability_long"], again["probability_long"], atol=1e-5)
+
+
+def test_pretrain_takes_what_featurize_made(mmsa, mmsa_json, labelled, tmp_path):
+    mmsa_json("featurize", labelled, "-o", tmp_path / "r", "--modalities", "graph")
+    said = mmsa_json(
+        "pretrain", tmp_path / "r", "-o", tmp_path / "pre", "--epochs", 1, "--batch-size", 16, *TINY
+    )
+    assert said["molecules"] == 40
+    done = mmsa("pretrain", tmp_path / "r", "-o", tmp_path / "pre2")
+    assert done.exit_code == 3
+    assert "holds graph, the network also reads image, geometry" in done.stderr
+
+
+def test_an_interrupted_run_goes_on_and_is_not_begun_over(
+    mmsa, mmsa_json, labelled, tmp_path, monkeypatch
+):
+    command = ["finetune", labelled, "--label", "carbons", "--split", "random", "--batch-size", 8,
+               "--epochs", 4, *TINY]  # fmt: skip
+    straight = mmsa_json(*command, "-o", tmp_path / "straight")
+    assert straight["mode"] == "regression"
+    prepare, seen = MMSAModel._prepare_batch, []
+
+    def interrupted(self, batch):
+        seen.append(1)
+        if len(seen) == 14:
+            import signal
+
+            signal.raise_signal(signal.SIGINT)
+        return prepare(self, batch)
+
+    monkeypatch.setattr(MMSAModel, "_prepare_batch", interrupted)
+    run = tmp_path / "run"
+    stopped = mmsa(*command, "-o", run)
+    assert stopped.exit_code == 130, stopped.output
+    assert "--resume" in stopped.stderr
+    refused = mmsa(*command, "-o", run)
+    assert refused.exit_code == 5
+    assert "--resume" in refused.stderr
+    resumed = mmsa_json(*command, "-o", run, "--resume")
+    assert resumed["scores"] == straight["scores"]
+    assert (run / "model.safetensors").read_bytes() == (
+        tmp_path / "straight" / "model.safetensors"
+    ).read_bytes()
+    refused = mmsa(*command, "-o", tmp_path / "new", "--resume")
+    assert "no checkpoint" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "2 columns hold numbers"),
+        (["--label", "lnog"], "did you mean 'long'"),
+        (["--label", "name"], "'m0' is not a number"),
+        (["--label", "long", "--split", "name"], "write train, valid or test"),
+        (["--label", "long", "--valid", "0"], "0 of 40 usable rows for valid"),
+        (["--label", "carbons", "--mode", "classification"], "labels are the classes"),
+        (["--label", "long", "--from-model", "nowhere"], "no shipped model named 'nowhere'"),
+    ],
+)
+def test_a_finetuning_that_cannot_be_is_refused(mmsa, labelled, tmp_path, arguments, words):
+    model = [] if "--from-model" in arguments else TINY
+    done = mmsa("finetune", labelled, "-o", tmp_path / "run", *arguments, *model)
+    assert done.exit_code in (3, 4), done.output
+    assert words in done.stderr
+    assert "Traceback" not in done.output
+
+
+# ---- parts ------------------------------------------------------------------------------
+
+
+def tabled(**columns):
+    frame = pd.DataFrame(columns)
+    return Table(frame, frame["smiles"].tolist(), "data.csv", "smiles")
+
+
+def test_labels_may_be_truth_values_and_missing():
+    table = tabled(smiles=["C"] * 4, y=["True", "false", "", "1"], z=["0.5", "NA", "2", "3"])
+    y = read_labels(table, ["y", "z"])
+    assert np.array_equal(y, [[1, 0.5], [0, np.nan], [np.nan, 2], [1, 3]], equal_nan=True)
+    with pytest.raises(TableError, match="has no column 'q'"):
+        read_labels(table, ["q"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "mode", "kind"),
+    [
+        ([0, 1, 1], "auto", ("classification", 2)),
+        ([0, 1, 2], "auto", ("regression", 2)),
+        ([0, 1, 2], "classification", ("classification", 3)),
+        ([0, 1, np.nan], "regression", ("regression", 2)),
+    ],
+)
+def test_the_kind_of_labels_is_guessed_unless_said(labels, mode, kind):
+    assert label_kind(np.array(labels, dtype=float)[:, None], mode) == kind
+
+
+@pytest.mark.parametrize("split", ["random", "scaffold"])
+def test_a_split_places_each_usable_row_once(split):
+    table = tabled(smiles=SMILES)
+    usable = np.arange(len(SMILES)) % 10 != 0
+    ids = np.array(SMILES, dtype=object)
+    parts = split_rows(table, ids, usable, split, 0.2, 0.2, 0)
+    assert ((parts != "") == usable).all()
+    shares = [(parts == p).sum() / usable.sum() for p in ("train", "valid", "test")]
+    assert np.allclose(shares, [0.6, 0.2, 0.2], atol=0.05)
+    assert (split_rows(table, ids, usable, split, 0.2, 0.2, 0) == parts).all()
