@@ -44,7 +44,7 @@ class MMSAClassifier(ClassifierMixin, FineTunedEstimator):
         return tags
 
     def _labels(self, y: Any) -> tuple[np.ndarray, int]:
-        y = np.asarray(y)
+        y = y if isinstance(y, (pd.Series, pd.DataFrame)) else np.asarray(y)
         if y.ndim > 1 and y.shape[1] > 1:
             labels = check_array(y, dtype=np.float64, ensure_all_finite="allow-nan", input_name="y")
             wrong = np.argwhere(~np.isnan(labels) & ~np.isin(labels, (0, 1)))
@@ -59,6 +59,12 @@ class MMSAClassifier(ClassifierMixin, FineTunedEstimator):
         column = column_or_1d(y, warn=True)
         if column.dtype.kind == "f":
             column = check_array(column, ensure_2d=False, input_name="y")
+        missing = np.flatnonzero(pd.isna(column))
+        if len(missing):
+            raise ValueError(
+                f"row {missing[0]}: y is {column[missing[0]]}, a missing class; leave such "
+                f"molecules out ({len(missing)} in all)"
+            )
         check_classification_targets(column)
         self.classes_, numbers = np.unique(column, return_inverse=True)
         if len(self.classes_) < 2:

@@ -119,7 +119,6 @@ class FineTunedEstimator(MoleculeReader):
                 f"{len(kept)} sample(s)"
             )
         w = weights[:, None] * ~np.isnan(labels)
-        names = [str(c) for c in y.columns] if isinstance(y, pd.DataFrame) else None
         order = random.permutation(kept)
         n_valid = round(self.validation_fraction * len(order))
         train, valid = np.sort(order[n_valid:]), np.sort(order[:n_valid])
@@ -127,7 +126,7 @@ class FineTunedEstimator(MoleculeReader):
         for model in models:
             self._train(model, [_dataset(records, labels, w, part) for part in (train, valid)])
             self.history_.append(model.history)
-            self.predictors_.append(MMSAPredictor(model.model, {"tasks": names}))
+            self.predictors_.append(MMSAPredictor(model.model, {"tasks": _task_names(y)}))
         return self
 
     def _model(self, n_tasks: int, n_classes: int, seed: int) -> Any:
@@ -137,9 +136,9 @@ class FineTunedEstimator(MoleculeReader):
         import deepchem_mmsa
 
         arguments: dict[str, Any] = {
-            "mode": self._mode, "n_tasks": n_tasks, "batch_size": self.batch_size,
-            "learning_rate": self.learning_rate, "seed": seed, "device": self.device,
-            "progress": False, **(self.config or {}),
+            "batch_size": self.batch_size, "learning_rate": self.learning_rate,
+            **(self.config or {}), "mode": self._mode, "n_tasks": n_tasks, "seed": seed,
+            "device": self.device, "progress": False,
         }  # fmt: skip
         if self._mode == "classification":
             arguments["n_classes"] = n_classes
@@ -215,6 +214,13 @@ class FineTunedEstimator(MoleculeReader):
                 memory.exemplars if memory is not None else [],
                 {**p.metadata, "labels_seen": True},
             )
+
+
+def _task_names(y: Any) -> list[str] | None:
+    """Return the names that pandas labels bring along."""
+    if isinstance(y, pd.DataFrame):
+        return [str(c) for c in y.columns]
+    return [str(y.name)] if isinstance(y, pd.Series) and y.name is not None else None
 
 
 def _dataset(

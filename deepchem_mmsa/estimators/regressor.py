@@ -64,7 +64,7 @@ class MMSARegressor(RegressorMixin, FineTunedEstimator):
     _mode = "regression"
 
     def _labels(self, y: Any) -> tuple[np.ndarray, int]:
-        y = np.asarray(y)
+        y = y if isinstance(y, (pd.Series, pd.DataFrame)) else np.asarray(y)
         labels = check_array(
             y, ensure_2d=False, dtype=np.float64, input_name="y",
             ensure_all_finite="allow-nan" if y.ndim > 1 else True,

@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 from rdkit import Chem
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -217,6 +219,24 @@ def test_several_tasks_with_missing_labels():
         classifier().fit(["C", "CC"], [[0, 2], [1, 0]])
     with pytest.raises(ValueError, match="one class only"):
         classifier().fit(["C", "CC"], ["a", "a"])
+
+
+def test_labels_of_pandas_keep_name_and_gaps():
+    nullable = pd.DataFrame({"a": pd.array(Y, dtype="Float64"), "b": pd.array(Y, dtype="Float64")})
+    nullable.iloc[3, 1] = pd.NA
+    assert regressor(nb_epoch=1).fit(SMILES, nullable).predictors_[0].tasks == ["a", "b"]
+    series = pd.Series(Y, name="heavy atoms")
+    frame = regressor(nb_epoch=1).fit(SMILES, series).predict_frame(["C"])
+    assert frame.columns.tolist() == ["heavy atoms", "heavy atoms std", "reason"]
+    for gap in (None, pd.NA, np.nan):
+        with pytest.raises(ValueError, match="row 1: y is .*a missing class|y contains NaN"):
+            classifier().fit(["C", "CC", "CCC"], pd.Series(["a", gap, "b"], dtype=object))
+
+
+def test_calibration_of_scikit_learn_takes_the_classifier(fitted_classifier):
+    calibrated = CalibratedClassifierCV(FrozenEstimator(fitted_classifier), cv=2)
+    p = calibrated.fit(SMILES, CLASSES).predict_proba(SMILES)
+    np.testing.assert_allclose(p.sum(1), 1)
 
 
 def test_three_classes():
