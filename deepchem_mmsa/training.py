@@ -276,7 +276,8 @@ def _step(
     torch.manual_seed(
         step_seed(config.seed, step, distributed.rank() + 1) if apart else network.shared_seed
     )
-    optimizer.zero_grad(set_to_none=True)
+    # The network's, not the optimizer's: what it does not train would add up its gradients.
+    network.zero_grad(set_to_none=True)
     outputs = network(inputs)
     chosen = [outputs[i] for i in model._loss_outputs]
     if apart and config.mode != "pretraining":
@@ -295,7 +296,8 @@ def _step(
         )
         # Also where nothing is clipped: one bad gradient would spoil every weight.
         limit = math.inf if config.clip_norm is None else config.clip_norm
-        norm = float(torch.nn.utils.clip_grad_norm_(network.parameters(), limit))
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = float(torch.nn.utils.clip_grad_norm_(trained, limit))
     else:
         norm = math.nan
     if not math.isfinite(norm):

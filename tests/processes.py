@@ -1,0 +1,195 @@
+"""What tests/test_distributed.py runs in each of several processes; results go to files.
+
+    RANK=0 WORLD_SIZE=2 MASTER_ADDR=... MASTER_PORT=... python -m tests.processes SCENARIO FOLDER
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import deepchem as dc
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from deepchem_mmsa import EarlyStopping, MMSAFeaturizer, MMSAModel, distributed
+from deepchem_mmsa.molecule import MoleculeViews
+from tests.fixtures import SMILES
+
+VIEWS = ("image", "graph", "geometry")
+SMALL = {
+    "image_size": 32, "image_width": 8, "graph_width": 16, "graph_layers": 2, "geometry_width": 16,
+    "geometry_layers": 1, "embedding_dim": 16, "n_anchors": 8, "n_neighbors": 4, "head_width": 16,
+    "batch_size": 16, "progress": False,
+}  # fmt: skip
+# Nothing random before the codes, so that one process with all molecules computes the same.
+CALM = {
+    "graph_dropout": 0.0, "head_dropout": 0.0, "w_mask": 0.0, "image_augmentation": False,
+    "memory_warmup": 32,
+}  # fmt: skip
+
+
+def data(n=40):
+    """The molecules, some of them without a view or two; the second half without pictures."""
+    records = list(MMSAFeaturizer(image_size=32, modalities=VIEWS).featurize(SMILES[:n]))
+    for i in range(0, n, 7):
+        r = records[i]
+        records[i] = MoleculeViews(
+            r.smiles, atoms=r.atoms, bond_atoms=r.bond_atoms, bonds=r.bonds
+        )
+    records[5] = MoleculeViews.unreadable("C1CC", "unclosed ring", VIEWS)
+    X = np.empty(n, dtype=object)
+    X[:] = records
+    rng = np.random.default_rng(0)
+    y = np.array([[len(r.smiles) * 0.1, rng.normal()] for r in X])
+    return dc.data.NumpyDataset(X, y, (rng.random(y.shape) < 0.7).astype(float))
+
+
+def without_pictures(dataset):
+    """No molecule of the last process's shares has a picture or a conformer."""
+    X = dataset.X.copy()
+    for i in range(len(X)):
+        if i % 16 >= 8:
+            r = X[i]
+            X[i] = MoleculeViews(
+                r.smiles, atoms=r.atoms, bond_atoms=r.bond_atoms, bonds=r.bonds, reasons=r.reasons
+            )
+    return dc.data.NumpyDataset(X, dataset.y, dataset.w)
+
+
+def rest(model):
+    """Hold batch norm in evaluation mode: its statistics are each process's own."""
+    for module in model.model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+            module.train = lambda mode=True, module=module: module
+    return model
+
+
+def state(model):
+    found = {k: v for k, v in model.model.state_dict().items() if torch.is_tensor(v)}
+    memory = model.model.memory
+    if memory is not None:
+        found["recent_codes"] = memory.recent_codes
+    return {k: v.clone() for k, v in found.items()}
+
+
+def keep(folder, name, model, losses=()):
+    number = os.environ.get("RANK", "alone")
+    torch.save(
+        {
+            "state": state(model),
+            "losses": list(losses),
+            "history": model.history,
+            "exemplars": None if model.model.memory is None else model.model.memory.exemplars,
+            "step": model.get_global_step(),
+        },
+        folder / f"{name}-{number}.pt",
+    )
+
+
+class Losses:
+    """Notes every step's loss, and how the memory stands in every process after it."""
+
+    def __init__(self):
+        self.seen, self.banks = [], []
+
+    def __call__(self, model, step):
+        averages = model._averages[1]
+        self.seen.append(averages.sums.get("loss", model.history[-1]["loss"] if model.history else 0))
+
+
+def same_as_one(folder):
+    """Every law that compares several processes with one."""
+    dataset = data()
+    for name, arguments, dataset_ in (
+        ("pretraining", {"mode": "pretraining", "modalities": VIEWS}, dataset),
+        ("attention", {"mode": "pretraining", "modalities": VIEWS, "fusion": "attention",
+                       "memory_update": "gradient"}, dataset),
+        ("uneven", {"mode": "pretraining", "modalities": VIEWS}, without_pictures(dataset)),
+        ("regression", {"mode": "regression", "modalities": ("graph", "geometry"), "n_tasks": 2},
+         dataset),
+    ):  # fmt: skip
+        model = rest(MMSAModel(**arguments, **CALM, **SMALL, model_dir=str(folder / name)))
+        losses = []
+        model.log_frequency = 1
+        model.fit(dataset_, nb_epoch=1, deterministic=True, all_losses=losses,
+                  checkpoint_interval=2)  # fmt: skip
+        keep(folder, name, model, losses)
+
+
+def whole(folder):
+    """Training as users run it, with everything random switched on; interrupted and resumed."""
+    dataset = data(35)  # the last batch holds three molecules: none for the last process
+
+    def fit(name, epochs, callbacks=(), restore=False):
+        model = MMSAModel(
+            mode="pretraining", modalities=VIEWS, memory_warmup=32, model_dir=str(folder / name),
+            graph_dropout=0.1, **SMALL,
+        )  # fmt: skip
+        model.fit(dataset, nb_epoch=epochs, restore=restore, checkpoint_interval=2,
+                  callbacks=[EarlyStopping(dataset, patience=9), *callbacks])  # fmt: skip
+        return model
+
+    keep(folder, "random", fit("random", 4))
+
+    def signal_one(model, step):
+        if step == 5 and distributed.rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        fit("stopped", 4, [signal_one])
+    except SystemExit as stopped:
+        (folder / f"stopped-{os.environ['RANK']}.txt").write_text(str(stopped.code))
+    keep(folder, "resumed", fit("stopped", 4, restore=True))
+    try:
+        bad = dc.data.NumpyDataset(dataset.X, np.where(np.arange(35) == 20, 1e30, 0.0)[:, None])
+        model = MMSAModel(mode="regression", modalities=("graph",), scale_labels=False, **SMALL)
+        model.fit(bad, nb_epoch=1, checkpoint_interval=0)
+    except FloatingPointError as error:
+        (folder / f"bad-{os.environ['RANK']}.txt").write_text(str(error))
+    model.fit(bad, nb_epoch=2, skip_bad_batches=True, checkpoint_interval=0)
+    keep(folder, "skipped", model)
+    (folder / "file").write_text("")
+    try:  # a failure of the first process alone
+        model.model_dir = str(folder / "file") if os.environ["RANK"] == "0" else str(folder)
+        model.fit(dataset, nb_epoch=1)
+    except (OSError, RuntimeError) as error:
+        (folder / f"failed-{os.environ['RANK']}.txt").write_text(str(error))
+
+
+def lost(folder, how):
+    """The last process dies, or falls silent, in the middle of the run."""
+    dist.init_process_group("gloo", timeout=timedelta(seconds=8))
+    number = os.environ["RANK"]
+
+    def vanish(model, step):
+        if step == 3 and number == "1":
+            os.kill(os.getpid(), signal.SIGKILL if how == "dead" else signal.SIGSTOP)
+
+    model = MMSAModel(mode="regression", modalities=("graph",), n_tasks=2, **SMALL)
+    start = time.time()
+    try:
+        model.fit(data(), nb_epoch=50, callbacks=vanish)
+    except distributed.ProcessLost as error:
+        told = {"error": str(error), "seconds": time.time() - start}
+        (folder / f"{how}-{number}.json").write_text(json.dumps(told))
+        os._exit(0)  # leaving the group would wait for the lost one
+
+
+if __name__ == "__main__":
+    scenario, place = sys.argv[1], Path(sys.argv[2])
+    {
+        "same_as_one": lambda: same_as_one(place),
+        "whole": lambda: whole(place),
+        "all": lambda: (same_as_one(place), whole(place)),
+        "dead": lambda: lost(place, "dead"),
+        "silent": lambda: lost(place, "silent"),
+    }[scenario]()
