@@ -155,6 +155,7 @@ def test_each_library_has_its_rooms(path):
             "applicability",
             "benchmark",
             "explain",
+            "report",
             "tables",
         },
     }

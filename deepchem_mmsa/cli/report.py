@@ -1,0 +1,61 @@
+"""``mmsa report``: one page that shows a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deepchem_mmsa.cli import options
+from deepchem_mmsa.cli.console import Console
+
+
+def report(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN", help="Folder that finetune or pretrain wrote.", show_default=False
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")] = Path(
+        "report.html"
+    ),
+    title: Annotated[
+        str | None, typer.Option(help="Title of the page; the folder's name if left out.")
+    ] = None,
+    projection: Annotated[
+        str, typer.Option(help="Of the map: pca, or umap, which needs umap-learn.")
+    ] = "pca",
+    points: Annotated[
+        int, typer.Option(min=3, help="Molecules on the map, at most; drawn at random.")
+    ] = 1500,
+    resamples: Annotated[
+        int, typer.Option(min=0, help="Bootstrap resamples behind the intervals of the scores.")
+    ] = 1000,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    config: options.Config = None,
+) -> None:
+    """Write one HTML page about a run: data, training, scores, map of molecules, memory, errors.
+
+    The page holds everything that it shows and loads nothing: see docs/report.md.
+    """
+    console = Console(quiet, as_json)
+    import torch
+
+    from deepchem_mmsa.report import write_report
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    path = write_report(
+        output, run, title=title, projection=projection, max_points=points, resamples=resamples,
+        seed=seed, device=device,
+    )  # fmt: skip
+    size = path.stat().st_size
+    console.result(
+        {"run": str(run), "output": str(path), "bytes": size},
+        f"{path} ({size / 1e6:.1f} MB) shows {run}; open it in a browser",
+    )

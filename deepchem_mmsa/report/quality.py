@@ -1,0 +1,332 @@
+"""Sections of the page on how good a model is: scores, curves, calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+
+import numpy as np
+from scipy.stats import binomtest
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from deepchem_mmsa.calibrate import reliability
+from deepchem_mmsa.conformal import ConformalIntervals
+from deepchem_mmsa.report.charts import Chart
+from deepchem_mmsa.report.run import Run
+from deepchem_mmsa.report.scores import Problem, Score, metrics_of, problems, score
+from deepchem_mmsa.report.sections import part_dot, parts_legend
+from deepchem_mmsa.report.words import counted, number
+
+_PANELS = 6  # problems that get charts of their own
+_POINTS = 1500  # dots of a parity plot
+_LEVELS = np.linspace(0.1, 0.95, 18)
+_LEAST = 20  # molecules that say something of calibration
+
+
+def score_runs(run: Run, resamples: int, seed: int) -> list[Score]:
+    """Return the scores of all parts and problems."""
+    return [
+        found
+        for part in run.part_names
+        for problem in problems(run, part)
+        for found in score(problem, run.kind, resamples, seed)
+    ]
+
+
+def scores_section(run: Run, scores: list[Score], resamples: int) -> str:
+    """Return the table of scores, with intervals."""
+    if run.kind == "pretraining":
+        return ""
+    if not scores:
+        return (
+            "<section id='scores'><h2>Scores</h2><p class='soft'>There are no labels to compare "
+            "the predictions with.</p></section>"
+        )
+    names = list(metrics_of(run.kind))
+    by_problem: dict[tuple[str, str], list[Score]] = {}
+    for found in scores:
+        by_problem.setdefault((found.problem.name, found.problem.part), []).append(found)
+    rows = []
+    for (name, part), of_problem in by_problem.items():
+        problem = of_problem[0].problem
+        counts = f"{len(problem.y):,}"
+        if run.kind == "classification":
+            counts += f" <span class='soft'>({problem.y.sum():,.0f} positive)</span>"
+        cells = "".join(
+            f"<td class='num'><b>{number(s.value)}</b> {_interval(s)}</td>" for s in of_problem
+        )
+        rows.append(
+            (name, f"<tr><td>{escape(name)}</td><td>{part_dot(part, run.part_names)}{escape(part)}"
+             f"</td><td class='num'>{counts}</td>{cells}</tr>")
+        )  # fmt: skip
+    order = {name: i for i, (name, _) in enumerate(by_problem)}
+    rows.sort(key=lambda row: order[row[0]])
+    head = "".join(f"<th class='num'>{escape(name)}</th>" for name in names)
+    many = len({name for name, _ in by_problem}) > 1
+    table = (
+        "<div class='card scroll' tabindex='0' role='region' aria-label='Scores'><table><thead>"
+        f"<tr><th>Task</th><th>Part</th><th class='num'>Molecules</th>{head}</tr></thead>"
+        f"<tbody>{_mean_rows(run, scores, names) if many else ''}"
+        f"{''.join(html for _, html in rows)}</tbody></table></div>"
+    )
+    meaning = (
+        "ROC AUC: the chance that a positive is ranked above a negative, 0.5 for guessing. PR AUC: "
+        "average precision, the share of positives for guessing. Brier: mean squared error of the "
+        "probabilities, 0 is best."
+        if run.kind == "classification"
+        else "RMSE and MAE in label units, 0 is best; R²: the share of the labels' variance that "
+        "is explained, 1 is best, 0 what their mean would do."
+    )
+    return (
+        f"<section id='scores'><h2>Scores</h2><p class='soft'>{meaning} In brackets: 95 % "
+        f"intervals from {resamples:,} bootstrap resamples of the part's molecules. They say how "
+        "much the score depends on which molecules were drawn, not on the training."
+        f"</p>{table}</section>"
+    )
+
+
+def _interval(found: Score) -> str:
+    if not np.isfinite(found.low):
+        return ""
+    return f"<span class='soft'>[{number(found.low)}, {number(found.high)}]</span>"
+
+
+def _mean_rows(run: Run, scores: list[Score], names: list[str]) -> str:
+    rows = ""
+    for part in run.part_names:
+        inside = [s for s in scores if s.problem.part == part]
+        if not inside:
+            continue
+        cells = ""
+        for name in names:
+            values = np.array([s.value for s in inside if s.metric == name])
+            known = values[np.isfinite(values)]
+            mean = number(known.mean()) if len(known) else "–"
+            lost = f" <span class='soft'>of {len(known)}</span>" if len(known) < len(values) else ""
+            cells += f"<td class='num'><b>{mean}</b>{lost}</td>"
+        rows += (
+            f"<tr><td><b>mean of the tasks</b></td><td>{part_dot(part, run.part_names)}"
+            f"{escape(part)}</td><td></td>{cells}</tr>"
+        )
+    return rows
+
+
+# ---- curves -----------------------------------------------------------------------------------
+
+
+def curves_section(run: Run) -> str:
+    """Return parity plots, or ROC and precision-recall curves."""
+    part = run.judged()
+    if not part:
+        return ""
+    found = problems(run, part)
+    shown, note = _chosen(found)
+    if run.kind == "regression":
+        panels = "".join(_parity(run, problem) for problem in shown)
+        title = "Predicted against measured"
+        reading = "Each disc is a molecule; on the dashed line prediction and label agree."
+    else:
+        panels = "".join(_roc(run, problem) + _precision(run, problem) for problem in shown)
+        title = "ROC and precision–recall curves"
+        reading = (
+            "How many positives are found (recall) at the price of how many false alarms, as the "
+            "threshold moves. Dashed: guessing."
+        )
+    return (
+        f"<section id='curves'><h2>{title}</h2><p class='soft'>{reading}{note}</p>"
+        f"<div class='panels'>{panels}</div></section>"
+    )
+
+
+def _chosen(found: list[Problem]) -> tuple[list[Problem], str]:
+    """Return the problems with the most labels, and a note on those left out."""
+    if len(found) <= _PANELS:
+        return found, ""
+    shown = sorted(found, key=lambda problem: -len(problem.y))[:_PANELS]
+    return shown, f" Shown are the {_PANELS} of {len(found)} tasks with the most labels."
+
+
+def _parity(run: Run, problem: Problem) -> str:
+    parts = [p for p in run.part_names if len(run.labelled(p, problem.task))]
+    drawn, places = [], {}
+    rng = np.random.default_rng(0)
+    for part in parts:
+        rows = run.labelled(part, problem.task)
+        places[part] = rows if len(rows) <= _POINTS else rng.choice(rows, _POINTS, replace=False)
+        drawn.append(places[part])
+    every = np.concatenate(drawn)
+    chart = Chart(
+        run.y[every, problem.task], run.predicted[every, problem.task], "measured", "predicted",
+        f"Predicted against measured {problem.name}", square=True,
+    ).diagonal()  # fmt: skip
+    for part in parts:
+        rows = places[part]
+        kind = part if part in ("train", "valid", "test") else f"c{run.part_names.index(part) % 8}"
+        y, p = run.y[rows, problem.task], run.predicted[rows, problem.task]
+        said = [f"{run.smiles[r]}: {number(a)} → {number(b)}" for r, a, b in zip(rows, y, p)]
+        chart.points(y, p, kind, said if part == problem.part else (), 2.2)
+    return (
+        f"<figure class='card'><h3>{escape(problem.name)}</h3>{chart.svg()}"
+        f"{parts_legend(run, parts)}<figcaption>In label units. Training molecules lie closer to "
+        "the line than new ones will.</figcaption></figure>"
+    )
+
+
+def _both_classes(problem: Problem) -> bool:
+    return 0 < problem.y.sum() < len(problem.y)
+
+
+def _single_class(problem: Problem) -> str:
+    return (
+        f"<figure class='card'><h3>{escape(problem.name)}</h3><p class='soft'>All "
+        f"{counted(len(problem.y), 'label')} of this part are of one class: no curve can be "
+        "drawn.</p></figure>"
+    )
+
+
+def _roc(run: Run, problem: Problem) -> str:
+    if not _both_classes(problem):
+        return _single_class(problem)
+    chart = Chart([0, 1], [0, 1], "false alarms", "positives found", f"ROC of {problem.name}")
+    chart.diagonal()
+    parts = [p for p in run.part_names if p != "train"] or run.part_names
+    parts = _draw_parts(run, problem, parts, chart, lambda y, p: roc_curve(y, p)[:2])
+    return (
+        f"<figure class='card'><h3>{escape(problem.name)}: ROC</h3>{chart.svg()}"
+        f"{parts_legend(run, parts)}<figcaption>The nearer to the upper left corner, the better."
+        "</figcaption></figure>"
+    )
+
+
+def _precision(run: Run, problem: Problem) -> str:
+    if not _both_classes(problem):
+        return ""
+    chart = Chart([0, 1], [0, 1], "recall", "precision", f"Precision and recall of {problem.name}")
+    base = float(problem.y.mean())
+    chart.line([0, 1], [base, base], "faint", thin=True)
+    parts = [p for p in run.part_names if p != "train"] or run.part_names
+    parts = _draw_parts(
+        run, problem, parts, chart, lambda y, p: precision_recall_curve(y, p)[1::-1]
+    )
+    return (
+        f"<figure class='card'><h3>{escape(problem.name)}: precision–recall</h3>{chart.svg()}"
+        f"{parts_legend(run, parts)}<figcaption>Of those called positive, how many are; "
+        f"{100 * base:.0f} % of the {escape(problem.part)} molecules are.</figcaption></figure>"
+    )
+
+
+def _draw_parts(
+    run: Run,
+    problem: Problem,
+    parts: list[str],
+    chart: Chart,
+    curve: Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]],
+) -> list[str]:
+    """Draw x and y of a curve for each part that has both classes; return those parts."""
+    drawn = []
+    for part in parts:
+        same = [p for p in problems(run, part) if p.name == problem.name]
+        if same and _both_classes(same[0]):
+            kind = (
+                part if part in ("valid", "test", "train") else f"c{run.part_names.index(part) % 8}"
+            )
+            chart.line(*curve(same[0].y, same[0].answer), kind)
+            drawn.append(part)
+    return drawn
+
+
+# ---- calibration ------------------------------------------------------------------------------
+
+
+def calibration_section(run: Run) -> str:
+    """Return reliability curves of probabilities, or of intervals."""
+    part = run.judged()
+    if not part:
+        return ""
+    shown, note = _chosen(problems(run, part))
+    if run.kind == "classification":
+        reading = (
+            f"Of the {escape(part)} molecules that were given a probability, how many came out "
+            "positive? On the dashed line probabilities mean what they say; below it the model "
+            "is too sure of positives. Bars are 95 % intervals."
+        )
+        panels = "".join(_reliability(problem) for problem in shown)
+    else:
+        reading = (
+            "Intervals made from the errors on the validation molecules (split conformal) are "
+            f"tried on the {escape(part)} molecules. On the dashed line they hold the label as "
+            "often as they promise; below it, errors have grown from one part to the other."
+        )
+        panels = "".join(_coverage(run, problem) for problem in shown)
+    return (
+        f"<section id='calibration'><h2>Calibration</h2><p class='soft'>{reading}{note}</p>"
+        f"<div class='panels'>{panels}</div></section>"
+    )
+
+
+def _reliability(problem: Problem) -> str:
+    title = f"<h3>{escape(problem.name)}</h3>"
+    n = len(problem.y)
+    if n < _LEAST:
+        return _too_few(title, n)
+    found = reliability(problem.y, problem.answer, n_bins=min(10, max(3, n // 15)))
+    chart = Chart(
+        [0, 1], [0, 1], "predicted probability", "share that came true",
+        f"Reliability of {problem.name}",
+    ).diagonal()  # fmt: skip
+    chart.intervals(found.predicted, found.low, found.high, problem.part)
+    said = [
+        f"{counted(int(k), 'molecule')}: predicted {100 * p:.0f} %, came true {100 * o:.0f} %"
+        for p, o, k in zip(found.predicted, found.observed, found.n)
+    ]
+    chart.line(found.predicted, found.observed, problem.part, thin=True)
+    chart.points(found.predicted, found.observed, problem.part, said, 4)
+    return (
+        f"<figure class='card'>{title}{chart.svg()}<figcaption>{len(found.n)} groups of about "
+        f"{n // len(found.n)} molecules. Expected calibration error: {found.error:.3f}."
+        "</figcaption></figure>"
+    )
+
+
+def _coverage(run: Run, problem: Problem) -> str:
+    title = f"<h3>{escape(problem.name)}</h3>"
+    yard = run.labelled("valid", problem.task) if problem.part != "valid" else np.zeros(0, int)
+    if len(yard) < _LEAST or len(problem.y) < _LEAST:
+        return _too_few(title, min(len(yard), len(problem.y)))
+    y, p = run.y[yard, problem.task], run.predicted[yard, problem.task]
+    levels = _LEVELS[_LEVELS * (len(yard) + 1) <= len(yard)]  # more cannot be promised with so few
+    hits, widths = [], []
+    for level in levels:
+        intervals = ConformalIntervals(float(level)).fit(y, p)
+        hits.append(int(intervals.covers(problem.y, problem.answer).sum()))
+        widths.append(float(intervals.quantile[0]))
+    n = len(problem.y)
+    bounds = [binomtest(k, n).proportion_ci(method="wilson") for k in hits]
+    chart = Chart(
+        [0, 1], [0, 1], "promised share", "share that was inside",
+        f"Coverage of intervals of {problem.name}",
+    ).diagonal()  # fmt: skip
+    observed = np.array(hits) / n
+    chart.intervals(levels, [b.low for b in bounds], [b.high for b in bounds], problem.part)
+    chart.line(levels, observed, problem.part, thin=True)
+    said = [
+        f"± {number(width)}: promised {100 * level:.0f} %, inside {100 * o:.0f} %"
+        for width, level, o in zip(widths, levels, observed)
+    ]
+    chart.points(levels, observed, problem.part, said, 3.4)
+    nine = ConformalIntervals(0.9).fit(y, p)
+    inside = 100 * nine.covers(problem.y, problem.answer).mean()
+    return (
+        f"<figure class='card'>{title}{chart.svg()}<figcaption>90 % intervals are ± "
+        f"{number(float(nine.quantile[0]))} and hold {inside:.0f} % of {counted(n, 'label')}. If "
+        "the epoch was chosen on the same validation molecules, their errors flatter a little."
+        "</figcaption></figure>"
+    )
+
+
+def _too_few(title: str, n: int) -> str:
+    return (
+        f"<figure class='card'>{title}<p class='soft'>{counted(n, 'label')} can be used: too few "
+        f"to say something of calibration (at least {_LEAST} are needed, of validation and test "
+        "molecules each).</p></figure>"
+    )

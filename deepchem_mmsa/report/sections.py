@@ -1,0 +1,234 @@
+"""Sections of the page on data and training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from html import escape
+
+import numpy as np
+
+from deepchem_mmsa.report.charts import Chart
+from deepchem_mmsa.report.run import Missing, Run
+from deepchem_mmsa.report.words import counted, number
+
+_ROWS = 100  # of a list of failures
+_PANELS = 6
+# What each column of a history is, and how it is read.
+_TERMS = {
+    "loss": ("Training loss", "The weighted sum of the terms; mean over the epoch."),
+    "valid_loss": ("Validation loss", "The same loss on molecules that are not learnt from."),
+    "con": ("Agreement of views", "How well a molecule's views find each other (contrastive)."),
+    "rec": ("Reconstruction", "How well one view is told from the others."),
+    "mask": ("Masked atoms", "How well hidden atoms are guessed from their surroundings."),
+    "align": ("Alignment with the memory", "How well views of a molecule read the same anchors."),
+    "commit": ("Commitment", "How far molecules lie from their nearest anchor."),
+    "balance": ("Balance", "How unevenly the anchors are used; 0 is even."),
+    "desc": ("Descriptors", "How well fingerprint and descriptors are told from other views."),
+    "code_std": ("Spread of the codes", "Falls towards 0 if representations collapse."),
+    "anchors_in_use": ("Anchors in use", "Share of anchors that some recent molecule is nearest."),
+    "learning_rate": ("Learning rate", "Of the optimizer, at the end of the epoch."),
+}
+_SILENT = ("epoch", "step", "skipped_batches")
+
+
+def part_dot(part: str, others: list[str]) -> str:
+    """Return the coloured disc of a part."""
+    kind = part if part in ("train", "valid", "test") else f"c{others.index(part) % 8}"
+    return f'<i class="dot {escape(kind)}"></i>'
+
+
+def data_section(run: Run) -> str:
+    """Return the summary of the data: sizes, labels, and what could not be read."""
+    supervised = bool(run.y.shape[1])
+    rows = ""
+    for part in run.part_names:
+        inside = run.parts == part
+        cells = [f"{inside.sum():,}"]
+        unread = int((inside & run.failed).sum())
+        cells.append(f"{unread:,}" if unread else "–")
+        if supervised:
+            cells += _labels_of(run, inside)
+        rows += (
+            f"<tr><td>{part_dot(part, run.part_names)}{escape(part)}</td>"
+            + "".join(f"<td class='num'>{cell}</td>" for cell in cells) + "</tr>"
+        )  # fmt: skip
+    unused = int((run.parts == "").sum())
+    if unused:
+        span = 1 + (2 if supervised else 0)
+        rows += (
+            f"<tr><td>in no part</td><td class='num'>{unused:,}</td>"
+            f"<td class='soft' colspan='{span}'>unreadable, or without a label</td></tr>"
+        )
+    head = "<th>Part</th><th class='num'>Rows</th><th class='num'>Unreadable</th>"
+    if supervised:
+        what = "Positive" if run.kind == "classification" else "Mean ± spread"
+        if len(run.tasks) > 1:
+            what += ", first task"
+        head += f"<th class='num'>Labels</th><th class='num'>{what}</th>"
+    table = (
+        f"<div class='card scroll' tabindex='0' role='region' aria-label='Parts of the data'>"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+    return (
+        "<section id='data'><h2>Data</h2><p class='soft'>What the model was given, part by part. "
+        "Rows that cannot be read stay in the count and are listed with their reasons."
+        f"</p>{table}{_distributions(run)}{_failures(run)}</section>"
+    )
+
+
+def _labels_of(run: Run, inside: np.ndarray) -> list[str]:
+    y = run.y[inside]
+    known = ~np.isnan(y)
+    first = y[known[:, 0], 0]
+    if not len(first):
+        return [f"{known.sum():,}", "–"]
+    if run.kind == "classification":
+        share = f"{100 * (first == 1).mean():.0f} %"
+        return [f"{known.sum():,}", share if run.predicted.shape[2] == 2 else "–"]
+    return [f"{known.sum():,}", f"{number(first.mean())} ± {number(first.std())}"]
+
+
+def _distributions(run: Run) -> str:
+    """Return histograms of the labels of a regression, one panel per task."""
+    if run.kind != "regression" or not run.y.shape[1]:
+        return ""
+    panels = []
+    for task, name in enumerate(run.tasks[:_PANELS]):
+        known = ~np.isnan(run.y[:, task])
+        if known.sum() < 2:
+            continue
+        edges = np.histogram_bin_edges(run.y[known, task], bins=20)
+        heights = {}
+        for part in run.part_names:
+            values = run.y[known & (run.parts == part), task]
+            if len(values):
+                heights[part] = 100 * np.histogram(values, edges)[0] / len(values)
+        if not heights:
+            continue
+        top = np.concatenate(list(heights.values()))
+        chart = Chart(
+            edges, [0, *top], name, "share of the part / %", f"Distribution of {name} by part"
+        )
+        for part, values in heights.items():
+            chart.steps(edges, values, _kind(part, run))
+        panels.append(
+            f"<figure class='card'><h3>Labels: {escape(name)}</h3>{chart.svg()}"
+            f"{parts_legend(run, list(heights))}<figcaption>Share of each part's molecules by "
+            "label. Where the curves differ, the split asks the model to go beyond what it has "
+            "seen.</figcaption></figure>"
+        )
+    return f"<div class='panels' style='margin-top:14px'>{''.join(panels)}</div>" if panels else ""
+
+
+def _kind(part: str, run: Run) -> str:
+    known = part in ("train", "valid", "test")
+    return part if known else f"c{run.part_names.index(part) % 8}"
+
+
+def parts_legend(run: Run, parts: list[str]) -> str:
+    """Return the legend of parts."""
+    items = "".join(
+        f"<span>{part_dot(part, run.part_names)}{escape(part)}</span>" for part in parts
+    )
+    return f"<div class='legend'>{items}</div>"
+
+
+def _failures(run: Run) -> str:
+    if not run.missing:
+        return "<p class='soft' style='margin-top:14px'>Every view of every row looked at was made.</p>"
+    grouped: Counter[tuple[str, str]] = Counter()
+    first: dict[tuple[str, str], Missing] = {}
+    for item in run.missing:
+        key = item.view, _gist(item.reason)
+        grouped[key] += 1
+        first.setdefault(key, item)
+    rows = "".join(
+        f"<tr><td>{escape(view)}</td><td class='num'>{n:,}</td><td>{escape(gist)}</td>"
+        f"<td>row {first[view, gist].row}: <code>{escape(_cut(first[view, gist].smiles))}</code>"
+        "</td></tr>"
+        for (view, gist), n in grouped.most_common(20)
+    )
+    listed = "".join(
+        f"<tr><td class='num'>{m.row}</td><td>{escape(m.part) or '–'}</td><td>{escape(m.view)}</td>"
+        f"<td>{escape(_cut(m.reason, 200))}</td><td><code>{escape(_cut(m.smiles))}</code></td></tr>"
+        for m in run.missing[:_ROWS]
+    )
+    beyond = (
+        f"the first {_ROWS} of {counted(len(run.missing), 'missing view')}"
+        if len(run.missing) > _ROWS
+        else f"all {counted(len(run.missing), 'missing view')}"
+    )
+    return f"""<h3 style="margin-top:22px">Views that are missing</h3>
+<p class="soft">A molecule that lacks some views is learnt from and predicted with the others; one
+that lacks all of them has no prediction.</p>
+<div class="card scroll" tabindex="0" role="region" aria-label="Missing views by reason"><table>
+<thead><tr><th>View</th><th class="num">Rows</th><th>Reason</th><th>For example</th></tr></thead>
+<tbody>{rows}</tbody></table></div>
+<details><summary>Row by row: {beyond}</summary>
+<div class="card scroll" tabindex="0" role="region" aria-label="Missing views row by row"><table>
+<thead><tr><th class="num">Row</th><th>Part</th><th>View</th><th>Reason</th><th>SMILES</th></tr>
+</thead><tbody>{listed}</tbody></table></div></details>"""
+
+
+def _gist(reason: str) -> str:
+    """Return a reason without the molecule that it names, so that rows can be counted by it."""
+    head, sign, _ = reason.partition(" for input: ")
+    return _cut(head if sign else reason, 120)
+
+
+def _cut(text: str, most: int = 90) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def training_section(run: Run) -> str:
+    """Return a panel for each column of the history."""
+    if not run.history:
+        return (
+            "<section id='training'><h2>Training</h2><p class='soft'>No history came with this "
+            "model.</p></section>"
+        )
+    columns = list(dict.fromkeys(key for row in run.history for key in row if key not in _SILENT))
+    order = {name: place for place, name in enumerate(_TERMS)}
+    best = run.summary.get("best_epoch")
+    known = [
+        name for name in columns
+        if np.isfinite(values := _column(run, name)).any() and np.nanmax(np.abs(values)) > 0
+    ]  # fmt: skip
+    # The loss, then scores on the validation set, then the terms in the method's order.
+    known.sort(key=lambda name: (name != "loss", name in order, order.get(name, 0)))
+    panels = "".join(_curve(run, name, best) for name in known)
+    epochs = counted(len(run.history), "epoch")
+    chosen = f" The dashed line is the epoch that was kept, {best}." if best else ""
+    return (
+        f"<section id='training'><h2>Training</h2><p class='soft'>{epochs}, one panel a quantity; "
+        f"terms that are switched off are left out.{chosen}</p>"
+        f"<div class='panels'>{panels}</div></section>"
+    )
+
+
+def _column(run: Run, name: str) -> np.ndarray:
+    return np.array([row.get(name, np.nan) for row in run.history], dtype=float)
+
+
+def _curve(run: Run, name: str, best: int | None) -> str:
+    values = _column(run, name)
+    epochs = np.array([row.get("epoch", i + 1) for i, row in enumerate(run.history)], float)
+    validation = name.startswith("valid_")
+    title, caption = _TERMS.get(name, ("", ""))
+    if not title:
+        title = name.replace("valid_", "Validation ").replace("_", " ")
+        caption = "On molecules that are not learnt from, after each epoch." if validation else ""
+    kind = "valid" if validation else "c0" if name in ("loss", "learning_rate") else "c2"
+    chart = Chart(epochs, values, "epoch", "", f"{title} by epoch", whole_x=True)
+    if best:
+        known = values[np.isfinite(values)]
+        chart.line([best, best], [known.min(), known.max()], "faint", thin=True)
+    chart.line(epochs, values, kind)
+    if len(values) <= 60:
+        said = [f"epoch {e:.0f}: {number(v, 4)}" for e, v in zip(epochs, values)]
+        chart.points(epochs, values, kind, said)
+    last = values[np.isfinite(values)][-1]
+    return (
+        f"<figure class='card'><h3>{escape(title)}</h3>{chart.svg()}<figcaption>"
+        f"{escape(caption)} Last: {number(last)}.</figcaption></figure>"
+    )

@@ -1,0 +1,27 @@
+"""How numbers are written on a page."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Write a number with a few significant digits; a dash where there is none.
+
+    Examples
+    --------
+    >>> number(-0.12345), number(float("nan")), number(1234567.0), number(2.0)
+    ('−0.123', '–', '1.23e+06', '2')
+    """
+    return f"{value:.{digits}g}".replace("-", "−") if np.isfinite(value) else "–"
+
+
+def counted(n: int, one: str, many: str = "") -> str:
+    """Write a number of things.
+
+    Examples
+    --------
+    >>> counted(1, "row"), counted(2000, "row")
+    ('1 row', '2,000 rows')
+    """
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
