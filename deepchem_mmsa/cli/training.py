@@ -15,6 +15,7 @@ from deepchem_mmsa.checkpoint import CheckpointError, load_pretrained
 from deepchem_mmsa.cli.console import Console, ExitCode, Failure, Interrupted
 from deepchem_mmsa.cli.records import fate_of_rows, make_records, note_failures, rows_table
 from deepchem_mmsa.config import PRESETS, MMSAConfig
+from deepchem_mmsa.run_folder import RunFolder
 from deepchem_mmsa.shards import ShardError, ShardSet
 from deepchem_mmsa.tables import Table, write_table
 from deepchem_mmsa.views import ViewSettings
@@ -47,9 +48,10 @@ def open_run(folder: Path, resume: bool) -> None:
             ExitCode.OUTPUT,
         )
     try:
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Failure(f"cannot write to {folder}: {error.strerror}", ExitCode.OUTPUT) from error
+        with RunFolder(folder / "checkpoints"):
+            pass
+    except (OSError, RuntimeError) as error:  # it cannot be written to, or another run does
+        raise Failure(f"cannot write to {folder}: {error}", ExitCode.OUTPUT) from error
 
 
 def make_model(

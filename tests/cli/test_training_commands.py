@@ -8,6 +8,7 @@ import pytest
 
 from deepchem_mmsa import MMSAModel
 from deepchem_mmsa.cli.finetune import label_kind, read_labels, split_rows
+from deepchem_mmsa.run_folder import RunFolder
 from deepchem_mmsa.shards import ShardSet
 from deepchem_mmsa.tables import Table, TableError
 from tests.fixtures import SMILES
@@ -152,6 +153,13 @@ def test_a_finetuning_that_cannot_be_is_refused(mmsa, labelled, tmp_path, argume
     assert done.exit_code in (3, 4), done.output
     assert words in done.stderr
     assert "Traceback" not in done.output
+
+
+def test_a_folder_that_another_run_holds_is_left_alone(mmsa, labelled, tmp_path):
+    with RunFolder(tmp_path / "run" / "checkpoints"):
+        done = mmsa("pretrain", labelled, "-o", tmp_path / "run", *TINY)
+    assert done.exit_code == 5, done.output
+    assert "is training into" in done.stderr
 
 
 # ---- parts ------------------------------------------------------------------------------
