@@ -16,6 +16,9 @@ from tests.conftest import DRUGS
 from tests.deadly import Deadly, Endless, Faulty, Leaving, process_id
 
 GRAPH = ViewSettings(("graph",))
+ALL = ViewSettings(
+    conformer_timeout=1000.0
+)  # attempts are limited, not seconds: a busy machine counts
 # Molecules, a salt, mistakes, and nothing.
 ROWS = [*DRUGS, "C1CC", "", None, "C(C)(C)(C)(C)C", "[Na+].[Cl-]", "*", "C\0"]
 
@@ -23,7 +26,7 @@ ROWS = [*DRUGS, "C1CC", "", None, "C(C)(C)(C)(C)C", "[Na+].[Cl-]", "*", "C\0"]
 @pytest.fixture(scope="module")
 def alone():
     """What one process makes of the rows, in bytes."""
-    return [record.to_bytes() for record in many_views(ROWS)]
+    return [record.to_bytes() for record in many_views(ROWS, ALL)]
 
 
 # --- crashes -----------------------------------------------------------------------------------
@@ -153,24 +156,24 @@ def test_progress_ends_at_the_number_of_molecules():
 
 @pytest.mark.parametrize("n_jobs", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_processes_give_the_same_bytes(alone, n_jobs):
-    assert [record.to_bytes() for record in many_views(ROWS, n_jobs=n_jobs)] == alone
+    assert [record.to_bytes() for record in many_views(ROWS, ALL, n_jobs=n_jobs)] == alone
 
 
 def test_a_child_process_gives_the_same_bytes(alone):
-    assert [record.to_bytes() for record in many_views(ROWS, contained=True)] == alone
+    assert [record.to_bytes() for record in many_views(ROWS, ALL, contained=True)] == alone
 
 
 def test_threads_give_the_same_bytes(alone):
     with joblib.parallel_config("threading"):
-        assert [record.to_bytes() for record in many_views(ROWS, n_jobs=2)] == alone
+        assert [record.to_bytes() for record in many_views(ROWS, ALL, n_jobs=2)] == alone
 
 
 def same_shards(folder, backend, alone):
     """Make shards on a backend and in this process; compare the bytes of all files."""
     one, other = folder / "one", folder / "other"
     with joblib.parallel_config(**backend):
-        shards = featurize_to_shards(ROWS, one, shard_size=20, n_jobs=2)
-    featurize_to_shards(ROWS, other, shard_size=20)
+        shards = featurize_to_shards(ROWS, one, ALL, shard_size=20, n_jobs=2)
+    featurize_to_shards(ROWS, other, ALL, shard_size=20)
     names = sorted(path.name for path in one.iterdir())
     assert names == sorted(path.name for path in other.iterdir())
     assert all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
@@ -200,7 +203,7 @@ def test_dask_gives_the_same_bytes(alone, tmp_path):
         assert os.getpid() not in workers
         backend = {"backend": "dask"}
         with joblib.parallel_config(**backend):
-            assert [record.to_bytes() for record in many_views(ROWS, n_jobs=-1)] == alone
+            assert [record.to_bytes() for record in many_views(ROWS, ALL, n_jobs=-1)] == alone
             used = joblib.Parallel(n_jobs=2)(joblib.delayed(process_id)(0.3) for _ in range(8))
         assert set(used) == workers
         same_shards(tmp_path, backend, alone)
@@ -221,7 +224,7 @@ def test_ray_gives_the_same_bytes(alone, tmp_path):
     try:
         backend = {"backend": "ray"}
         with joblib.parallel_config(**backend):
-            assert [record.to_bytes() for record in many_views(ROWS, n_jobs=-1)] == alone
+            assert [record.to_bytes() for record in many_views(ROWS, ALL, n_jobs=-1)] == alone
             used = joblib.Parallel(n_jobs=2)(joblib.delayed(process_id)(0.3) for _ in range(8))
         assert len(set(used)) == 2
         assert os.getpid() not in used

@@ -171,7 +171,7 @@ def digest_of_rows(molecules: Sequence[object]) -> bytes:
 
     Parameters
     ----------
-    molecules : sequence of str or rdkit.Chem.Mol
+    molecules : sequence of str, rdkit.Chem.Mol or MoleculeViews
 
     Returns
     -------
@@ -188,6 +188,8 @@ def digest_of_rows(molecules: Sequence[object]) -> bytes:
     for molecule in molecules:
         if isinstance(molecule, str):
             kind, data = b"t", molecule.encode("utf-8", "surrogatepass")
+        elif isinstance(molecule, MoleculeViews):
+            kind, data = b"r", molecule.to_bytes()
         elif hasattr(molecule, "ToBinary"):
             kind, data = b"m", molecule.ToBinary(0)  # atoms, bonds, conformers; no properties
         else:

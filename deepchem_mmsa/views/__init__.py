@@ -114,6 +114,7 @@ class _Task:
     smiles: str
     supplied: Conformer | None = None
     reason: str = ""  # why it is known to be no molecule
+    record: MoleculeViews | None = None  # what was made already
 
 
 def molecule_views(molecule: object, settings: ViewSettings | None = None) -> MoleculeViews:
@@ -121,8 +122,8 @@ def molecule_views(molecule: object, settings: ViewSettings | None = None) -> Mo
 
     Parameters
     ----------
-    molecule : str or rdkit.Chem.Mol
-        The molecule; anything else gives a flagged record.
+    molecule : str, rdkit.Chem.Mol or MoleculeViews
+        The molecule; a record stays as it is, anything else gives a flagged one.
     settings : ViewSettings, optional
         What to make; everything by default.
 
@@ -293,7 +294,9 @@ def _prepare(molecule: object, settings: ViewSettings) -> _Task:
     """
     if isinstance(molecule, str):
         return _Task(molecule)
-    if isinstance(molecule, MoleculeViews) and not molecule.readable:
+    if isinstance(molecule, MoleculeViews):
+        if molecule.readable:
+            return _Task(molecule.smiles, record=molecule)
         # A row that its file could not even give as text or molecule: its reason is known.
         reason = next(iter(molecule.reasons.values()), "no molecule")
         return _Task(molecule.smiles, reason=reason.removeprefix("unreadable: "))
@@ -318,6 +321,8 @@ def _text_of(molecule: object) -> str:
 
 def _make(task: _Task, settings: ViewSettings) -> MoleculeViews:
     """Make all views of one molecule that `settings` ask for."""
+    if task.record is not None:
+        return task.record
     if task.reason:
         return _flagged(task.smiles, task.reason, settings)
     try:

@@ -84,6 +84,10 @@ def read_smiles(smiles: object) -> Chem.Mol:
         raise ValueError(f"a SMILES of {len(text)} characters; up to {MAX_CHARACTERS} are read")
     if "\0" in text:  # RDKit would read what stands before it, and say nothing of the rest
         raise ValueError(f"a SMILES cannot hold a NUL character: {text!r:.60}")
+    word = text.split(None, 1)[0]  # a name may follow, in any script
+    if not word.isascii() or not word.isprintable():  # at its ends RDKit would pass over them
+        strange = next(c for c in word if not c.isascii() or not c.isprintable())
+        raise ValueError(f"a SMILES cannot hold the character {strange!a}: {text!a:.60}")
     with rdBase.BlockLogs():
         molecule = Chem.MolFromSmiles(text)
     if molecule is None:
