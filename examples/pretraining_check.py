@@ -63,9 +63,12 @@ def main() -> None:
     parser.add_argument("--max-atoms", type=int, default=40, help="heavy atoms")
     parser.add_argument("--epochs", type=int, default=36)
     parser.add_argument("--preset", default="small")
+    parser.add_argument("--modalities", nargs="+", default=["image", "graph", "geometry"])
+    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE",
+                        help="further fields of MMSAConfig, values in JSON")  # fmt: skip
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--tune-epochs", type=int, default=15)
+    parser.add_argument("--tune-epochs", type=int, default=15, help="0 leaves fine-tuning out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
     a = parser.parse_args()
@@ -74,18 +77,19 @@ def main() -> None:
     tables = [example_table(name)["smiles"] for name in ("chembl_drugs", "chembl_samples")]
     every = dict.fromkeys(s for table in tables for s in table)
     smiles = [s for s in every if 0 < heavy_atoms(s) <= a.max_atoms]
-    featurizer = MMSAFeaturizer(image_size=96, n_jobs=a.jobs, progress=True)
+    chosen = {name: json.loads(value) for name, _, value in (s.partition("=") for s in a.set)}
+    featurizer = MMSAFeaturizer(a.modalities, image_size=96, n_jobs=a.jobs, progress=True)
     train_smiles, held_smiles = held_out_split(smiles, a.held_out + 16, a.seed)
     train = dataset_from_smiles(train_smiles[: a.molecules], featurizer)
     held = dataset_from_smiles(held_smiles, featurizer)
-    whole = [i for i, v in enumerate(held.X) if len(v.available) == 3]
+    whole = [i for i, v in enumerate(held.X) if len(v.available) == len(a.modalities)]
     held = held.select(whole[: a.held_out])
-    print(f"{len(train)} molecules to pre-train on, {len(held)} held out with all three views")
+    print(f"{len(train)} molecules to pre-train on, {len(held)} held out with all views")
 
     model = MMSAModel(
         a.preset, mode="pretraining", seed=a.seed, lr_schedule="cosine", progress=True,
         learning_rate=a.learning_rate, batch_size=a.batch_size, model_dir=str(a.output / "run"),
-        memory_warmup=len(train),
+        memory_warmup=len(train), modalities=tuple(a.modalities), **chosen,
     )  # fmt: skip
     started = time.time()
     model.fit(train, nb_epoch=a.epochs)
@@ -107,6 +111,14 @@ def main() -> None:
         "last_epoch": model.history[-1],
     }
 
+    if a.tune_epochs:
+        result.update(fine_tune(model, featurizer, a))
+    (a.output / "check.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
+    print(json.dumps(result, indent=1, ensure_ascii=False))
+
+
+def fine_tune(model: MMSAModel, featurizer: MMSAFeaturizer, a: argparse.Namespace) -> dict:
+    """Fine-tune from the pre-trained weights and from scratch; draw both validation losses."""
     labelled = example_table("solubility")
     data = dataset_from_smiles(labelled["smiles"], featurizer, labelled["log_solubility"])
     part = labelled["part"].to_numpy()
@@ -114,7 +126,8 @@ def main() -> None:
     curves = {}
     for name in ("pre-trained", "from scratch"):
         tuned = MMSAModel(
-            a.preset, mode="regression", batch_size=64, seed=a.seed, progress=True
+            a.preset, mode="regression", batch_size=64, seed=a.seed, progress=True,
+            modalities=tuple(a.modalities),
         )  # fmt: skip
         if name == "pre-trained":
             tuned.load_from_pretrained(model)
@@ -122,16 +135,16 @@ def main() -> None:
                   callbacks=[EarlyStopping(valid, patience=a.tune_epochs)])  # fmt: skip
         curves[name] = [row["valid_loss"] for row in tuned.history]
     goal = min(curves["from scratch"])
-    result["epochs_to_the_best_loss_from_scratch"] = {
-        name: next((i + 1 for i, v in enumerate(values) if v <= goal), None)
-        for name, values in curves.items()
-    }
-    result["validation_loss"] = curves
     plot_comparison(
         curves, a.output / "finetuning.png", "validation loss (standardised log solubility)"
     )
-    (a.output / "check.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
-    print(json.dumps(result, indent=1, ensure_ascii=False))
+    return {
+        "epochs_to_the_best_loss_from_scratch": {
+            name: next((i + 1 for i, v in enumerate(values) if v <= goal), None)
+            for name, values in curves.items()
+        },
+        "validation_loss": curves,
+    }
 
 
 if __name__ == "__main__":
