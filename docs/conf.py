@@ -1,0 +1,67 @@
+"""How the documentation site is built: ``sphinx-build -W docs OUTPUT``."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import deepchem_mmsa
+
+DOCS = Path(__file__).parent
+
+# DeepChem tells of each optional part that is absent; autodoc imports it.
+logging.getLogger("deepchem").setLevel(logging.ERROR)
+
+project = "deepchem_mmsa"
+author = "the deepchem_mmsa authors"
+version = release = deepchem_mmsa.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
+exclude_patterns = ["_build", "figures/*.py", "**/.ipynb_checkpoints"]
+suppress_warnings = ["myst.header"]  # a page may start below its title's level
+
+myst_enable_extensions = ["deflist"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # the notebooks hold their output; .ci/docs runs them
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings say them, in words
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autoclass_content = "class"
+napoleon_google_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+
+html_theme = "furo"
+html_title = f"deepchem_mmsa {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#0b5ea8", "color-brand-content": "#0b5ea8"},
+    "dark_css_variables": {"color-brand-primary": "#7db8f0", "color-brand-content": "#7db8f0"},
+}
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+OTHERS = "%%OTHERS%%"
+
+
+def list_the_others(app: Any, docname: str, source: list[str]) -> None:
+    """Put pages that the index does not name under its last heading, so that none is lost."""
+    if docname != "index":
+        return
+    named = {line.strip() for line in source[0].splitlines()}
+    pages = (path.stem for path in sorted(DOCS.glob("*.md")))
+    others = [page for page in pages if page not in named | {"index"}]
+    source[0] = source[0].replace(OTHERS, "\n".join(others))
+
+
+def setup(app: Any) -> None:
+    """Register what this file adds to Sphinx."""
+    app.connect("source-read", list_the_others)

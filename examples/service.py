@@ -1,0 +1,219 @@
+"""Predictions over HTTP: an exported model behind FastAPI, with limits and a time-out.
+
+    pip install -e ".[service]"
+    python examples/service.py --model runs/bbbp --port 8000
+    curl -s localhost:8000/predict -H 'content-type: application/json' -d '{"smiles": ["CCO"]}'
+
+One process holds one model, which all threads share. A request is refused, with the reason,
+if it is too large (413, 422), if too many wait already (503), or if it takes too long (504).
+A row that cannot be read is an answer, not an error: its values are null and its reason is named.
+"""
+
+import argparse
+import asyncio
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import uvicorn
+from fastapi import FastAPI, HTTPException
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field, StringConstraints
+
+from deepchem_mmsa import MMSAPredictor, __version__
+from deepchem_mmsa.predictor import Predictions
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may ask for.
+
+    Parameters
+    ----------
+    molecules : int
+        Most molecules of one request.
+    characters : int
+        Longest SMILES.
+    seconds : float
+        After this the client hears 504. The thread finishes what it began: Python cannot stop
+        it. So a thread that is late counts as busy until it ends.
+    threads : int
+        Requests computed at a time.
+    waiting : int
+        Requests that may wait for a thread; the next one hears 503.
+    """
+
+    molecules: int = 256
+    characters: int = 500
+    seconds: float = 30.0
+    threads: int = 4
+    waiting: int = 32
+
+    @property
+    def body_bytes(self) -> int:
+        """The longest body that can be a request within these limits: escapes make six of one."""
+        return self.molecules * (6 * self.characters + 8) + 1024
+
+
+class Workers:
+    """Threads with a bounded queue and a time-out."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="mmsa")
+        self.taken = 0  # changed in the event loop alone
+
+    async def __call__(self, work: Callable[[], Any]) -> Any:
+        """Return what `work` returns.
+
+        Raises
+        ------
+        HTTPException
+            503 if the queue is full, 504 after the time-out.
+        """
+        if self.taken >= self.limits.threads + self.limits.waiting:
+            raise HTTPException(503, "too many requests wait; try later", {"Retry-After": "1"})
+        loop = asyncio.get_running_loop()
+        self.taken += 1
+        future: Future[Any] = self.pool.submit(work)
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._free))
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), self.limits.seconds)
+        except TimeoutError:
+            raise HTTPException(
+                504, f"no answer within {self.limits.seconds:g} s; send fewer or smaller molecules"
+            ) from None
+
+    def _free(self) -> None:
+        self.taken -= 1
+
+
+class BodyLimit:
+    """Refuses a body that is too large before it is held in memory, whatever its header says."""
+
+    def __init__(self, app: Any, most: int) -> None:
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one connection, as ASGI wants it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        parts: list[bytes] = []
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            more = message.get("more_body", False)
+            if size > self.most:
+                refusal = JSONResponse(
+                    {"detail": f"the body is larger than {self.most} bytes; send fewer molecules"},
+                    413,
+                )
+                await refusal(scope, receive, send)
+                return
+        whole: dict[str, Any] | None = {"type": "http.request", "body": b"".join(parts)}
+
+        async def once() -> dict[str, Any]:
+            nonlocal whole
+            message, whole = whole, None
+            return message if message is not None else await receive()
+
+        await self.app(scope, once, send)
+
+
+def answer(predictions: Predictions, molecules: list[str]) -> list[dict[str, Any]]:
+    """Return a row per molecule: JSON has no NaN, so that what cannot be said is null."""
+    return [
+        {"smiles": smiles, "values": _plain(values), "reason": reason}
+        for smiles, values, reason in zip(molecules, predictions.values, predictions.reasons)
+    ]
+
+
+def _plain(values: np.ndarray) -> Any:
+    if values.ndim > 1:
+        return [_plain(row) for row in values]
+    return [float(v) if math.isfinite(v) else None for v in values]
+
+
+def create_app(predictor: MMSAPredictor, limits: Limits | None = None) -> FastAPI:
+    """Return the service around a model.
+
+    Parameters
+    ----------
+    predictor : MMSAPredictor
+    limits : Limits, optional
+    """
+    limits = limits or Limits()
+    workers = Workers(limits)
+    app = FastAPI(title="deepchem_mmsa", version=__version__)
+    app.add_middleware(BodyLimit, most=limits.body_bytes)
+
+    smiles_text = Annotated[str, StringConstraints(max_length=limits.characters)]
+
+    class Molecules(BaseModel):
+        smiles: list[smiles_text] = Field(  # type: ignore[valid-type]
+            min_length=1, max_length=limits.molecules, examples=[["CCO", "c1ccccc1O"]]
+        )
+
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        return {"status": "ok", "requests": workers.taken}
+
+    @app.get("/info")
+    async def info() -> dict[str, Any]:
+        return {
+            "package": __version__, "mode": predictor.config.mode, "tasks": predictor.tasks,
+            "views": predictor.config.modalities, "molecules": limits.molecules,
+            "characters": limits.characters, "seconds": limits.seconds,
+        }  # fmt: skip
+
+    async def serve(what: str, body: Any) -> dict[str, Any]:
+        method = getattr(predictor, what)
+        rows = await workers(lambda: answer(method(body.smiles), body.smiles))
+        return {"tasks": predictor.tasks if what == "predict" else None, "rows": rows}
+
+    if predictor.config.mode != "pretraining":
+
+        @app.post("/predict")
+        async def predict(body: Molecules) -> dict[str, Any]:
+            """Probabilities of each class, or a value, per task."""
+            return await serve("predict", body)
+
+    @app.post("/embed")
+    async def embed(body: Molecules) -> dict[str, Any]:
+        """Embeddings."""
+        return await serve("embed", body)
+
+    return app
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--model", required=True, help="folder of save_pretrained")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for the whole network")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--molecules", type=int, default=Limits.molecules)
+    parser.add_argument("--characters", type=int, default=Limits.characters)
+    parser.add_argument("--seconds", type=float, default=Limits.seconds)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--waiting", type=int, default=Limits.waiting)
+    parser.add_argument("--device", default="cpu")
+    a = parser.parse_args()
+    torch.set_num_threads(1)  # requests are the parallel work; they must not share cores twice
+    predictor = MMSAPredictor.from_pretrained(a.model, a.device)
+    predictor.embed(["C"])  # whatever is loaded when first needed is loaded now
+    limits = Limits(a.molecules, a.characters, a.seconds, a.threads, a.waiting)
+    uvicorn.run(create_app(predictor, limits), host=a.host, port=a.port, log_level="warning")
+
+
+if __name__ == "__main__":
+    main()

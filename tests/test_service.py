@@ -1,0 +1,144 @@
+"""The example service: right answers from many threads, and what it refuses."""
+
+import importlib.util
+import json
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from deepchem_mmsa import MMSAPredictor
+from deepchem_mmsa.config import MMSAConfig
+from deepchem_mmsa.network import MMSANetwork
+from tests.conftest import DRUGS
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "service.py"
+
+
+@pytest.fixture(scope="module")
+def service():
+    spec = importlib.util.spec_from_file_location("mmsa_service", EXAMPLE)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["mmsa_service"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    config = MMSAConfig(
+        mode="classification", n_tasks=2, modalities=("graph",), graph_width=16, embedding_dim=16
+    )
+    return MMSAPredictor(MMSANetwork(config), {"tasks": ["inhibits", "toxic"]})
+
+
+def test_answers_are_the_predictors_own_from_many_threads(service, predictor):
+    smiles = [*DRUGS, "C1CC", ""]
+    expected = predictor.predict(smiles).values
+    limits = service.Limits(threads=4, waiting=64)
+
+    def ask(client, seed):
+        rows = np.random.default_rng(seed).permutation(len(smiles))[:7]
+        reply = client.post("/predict", json={"smiles": [smiles[i] for i in rows]})
+        assert reply.status_code == 200
+        assert reply.json()["tasks"] == ["inhibits", "toxic"]
+        for i, row in zip(rows, reply.json()["rows"], strict=True):
+            assert row["smiles"] == smiles[i]
+            if np.isnan(expected[i]).all():
+                assert row["values"] == [[None, None]] * 2
+                assert "unreadable" in row["reason"]
+            else:
+                assert row["reason"] == ""
+                np.testing.assert_allclose(row["values"], expected[i], atol=1e-5)
+
+    with TestClient(service.create_app(predictor, limits)) as client:
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda seed: ask(client, seed), range(48)))
+        embedded = client.post("/embed", json={"smiles": ["CCO"]}).json()["rows"][0]["values"]
+        np.testing.assert_allclose(embedded, predictor.embed(["CCO"]).values[0], atol=1e-5)
+        assert client.get("/health").json() == {"status": "ok", "requests": 0}
+
+
+@pytest.mark.parametrize(
+    ("smiles", "status"),
+    [
+        ([], 422),
+        (["C"] * 5, 422),
+        (["C" * 21], 422),
+        (["C" * 20] * 4, 200),
+        ("CCO", 422),
+        ([3], 422),
+        (["é" * 20] * 4, 200),  # each letter six bytes in JSON, still within the limits
+        (["C" * 5000], 413),
+    ],
+)
+def test_refuses_what_is_too_large_or_no_request(service, predictor, smiles, status):
+    limits = service.Limits(molecules=4, characters=20)
+    with TestClient(service.create_app(predictor, limits)) as client:
+        reply = client.post("/predict", json={"smiles": smiles})
+        assert reply.status_code == status
+        assert client.post("/predict", content=b"{").status_code == 422
+
+
+def test_a_large_body_is_refused_while_it_arrives(service, predictor):
+    sent = 0
+
+    def endless():
+        nonlocal sent
+        for _ in range(1000):
+            sent += 1 << 16
+            yield b" " * (1 << 16)
+
+    limits = service.Limits(molecules=1, characters=20)
+    with TestClient(service.create_app(predictor, limits)) as client:
+        reply = client.post("/predict", content=endless())
+    assert reply.status_code == 413
+    assert json.loads(reply.content)["detail"].startswith("the body is larger than")
+
+
+class Slow:
+    """A predictor that answers when it is let."""
+
+    def __init__(self, predictor):
+        self.config, self.tasks = predictor.config, predictor.tasks
+        self.let = threading.Event()
+        self._predictor = predictor
+
+    def predict(self, smiles):
+        self.let.wait(20)
+        return self._predictor.predict(smiles)
+
+    embed = predict
+
+
+def test_late_answers_time_out_and_a_full_queue_refuses(service, predictor):
+    slow = Slow(predictor)
+    limits = service.Limits(seconds=0.3, threads=1, waiting=1)
+    with TestClient(service.create_app(slow, limits)) as client, ThreadPoolExecutor(2) as pool:
+        body = {"smiles": ["CCO"]}
+        late = [pool.submit(client.post, "/predict", json=body) for _ in range(2)]
+        while client.get("/health").json()["requests"] < 2:
+            time.sleep(0.01)
+        refused = client.post("/predict", json=body)
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "1"
+        assert [f.result().status_code for f in late] == [504, 504]
+        # The thread that is late still counts; once it ends, the service serves again.
+        assert client.get("/health").json()["requests"] >= 1
+        slow.let.set()
+        while client.get("/health").json()["requests"]:
+            time.sleep(0.01)
+        assert client.post("/predict", json=body).status_code == 200
+
+
+def test_a_pretrained_model_embeds_and_does_not_predict(service):
+    config = MMSAConfig(modalities=("graph",), graph_width=16, embedding_dim=16)
+    app = service.create_app(MMSAPredictor(MMSANetwork(config)))
+    with TestClient(app) as client:
+        assert client.post("/predict", json={"smiles": ["C"]}).status_code == 404
+        assert client.post("/embed", json={"smiles": ["C"]}).status_code == 200
