@@ -172,7 +172,7 @@ def test_pixels_are_given_to_the_atoms_drawn_there(net):
     assert (why.pixels[~white] != 0).mean() > 0.9
 
 
-@pytest.mark.parametrize("smiles", ["O=C(O)c1ccccc1Br", IBUPROFEN, "[Na+].[Cl-]", "C[N+](C)(C)C"])
+@pytest.mark.parametrize("smiles", ["O=C(O)c1ccccc1Br", IBUPROFEN, "CCO.Cl", "C[N+](C)(C)C"])
 @pytest.mark.parametrize("size", [112, 224])
 def test_atoms_are_where_the_picture_shows_them(smiles, size):
     molecule = canonical(smiles)
@@ -296,7 +296,7 @@ def test_anchors_come_with_address_membership_and_exemplars(net):
 def test_a_molecule_is_its_own_nearest_reference(net):
     given = ["C1CC", "c1ccccc1", "OCC", "CCCCN"]
     why = explain(net, "CCO", references=given, n_references=2, **QUICK)
-    assert [r.row for r in why.references][0] == 2
+    assert why.references[0].row == 2
     assert why.references[0].similarity == pytest.approx(1, abs=1e-5)
     assert why.references[0].prediction == pytest.approx(why.prediction, abs=1e-6)
     assert len(why.references) == 2  # and the unreadable one is none of them
@@ -382,16 +382,22 @@ def trained(records, y, epochs, **changes):
     return net.eval()
 
 
-def substructure_auc(net, query, smiles, n):
-    """Mean AUC of the atoms' totals against membership in the substructure."""
-    scores = []
+def found_substructure(net, query, smiles, n):
+    """Mean AUC of the sizes of the atoms' totals against membership in the substructure.
+
+    By size, for within a group one atom may well speak against what the group speaks for; also
+    the mean share of ``output − baseline`` that the group as a whole carries.
+    """
+    scores, shares = [], []
     for text in [s for s in smiles if Chem.MolFromSmiles(s).HasSubstructMatch(query)][:n]:
         why = explain(net, text)
         inside = np.zeros(len(why.total), dtype=bool)
         for match in why.molecule.GetSubstructMatches(query):
             inside[list(match)] = True
-        scores.append(roc_auc_score(inside, why.total))
-    return float(np.mean(scores)), len(scores)
+        scores.append(roc_auc_score(inside, np.abs(why.total)))
+        shares.append(why.total[inside].sum() / (why.output - why.baseline))
+    assert len(scores) >= 8
+    return float(np.mean(scores)), float(np.mean(shares))
 
 
 ACID = "[CX3](=O)[OX2H1]"
@@ -409,9 +415,9 @@ def test_the_substructure_that_makes_the_label_is_found(acids):
     with torch.no_grad():
         logits = net(Collator(("graph",))(records))[1][:, 0]
     assert roc_auc_score(y, logits[:, 1] - logits[:, 0]) > 0.9  # or there is nothing to find
-    auc, n = substructure_auc(net, query, smiles, 12)
-    assert n >= 8
+    auc, share = found_substructure(net, query, smiles, 12)
     assert auc >= 0.9
+    assert share > 0.5
 
 
 def test_other_weights_give_another_picture(acids):
@@ -431,9 +437,10 @@ def test_other_weights_give_another_picture(acids):
 def test_the_substructure_is_found_in_every_view(views, substructure):
     query, smiles, records, y = labelled_by(substructure, 400, views, image_size=64)
     net = trained(records[:320], y[:320], epochs=20, modalities=views, image_size=64, image_width=8)
-    auc, n = substructure_auc(net, query, smiles[320:], 20)
-    assert n >= 8
+    auc, share = found_substructure(net, query, smiles[320:], 20)
+    print(f"{substructure} in {views}: AUC {auc:.3f}, share {share:.2f}")
     assert auc >= 0.9
+    assert share > 0.5
 
 
 @pytest.mark.slow

@@ -271,12 +271,12 @@ def _per_atom(
     for view, values in own.items():
         atoms[view] = np.zeros(shown.GetNumAtoms())
         atoms[view][order] = values
-    values = attribution.parts.get("graph", {}).get("bonds")
-    if values is None:
+    of_bonds = attribution.parts.get("graph", {}).get("bonds")
+    if of_bonds is None:
         return atoms, None
     bonds = np.zeros(shown.GetNumBonds())
     assert record.bond_atoms is not None
-    for (a, b), value in zip(record.bond_atoms.tolist(), values.tolist()):
+    for (a, b), value in zip(record.bond_atoms.tolist(), of_bonds.tolist()):
         bonds[shown.GetBondBetweenAtoms(order[a], order[b]).GetIdx()] = value
     return atoms, bonds
 

@@ -68,7 +68,7 @@ figure img { image-rendering: pixelated; border-radius: 6px; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th { text-align: left; font-weight: 600; color: var(--soft); font-size: .82rem; }
-th.num { text-align: right; }
+th.num { text-align: right; } th.wide { width: 26%; }
 th, td { padding: 6px 10px 6px 0; border-bottom: 1px solid var(--line); vertical-align: middle; }
 tr:last-child td { border-bottom: 0; }
 .mols { display: flex; flex-wrap: wrap; gap: 8px; }
@@ -190,22 +190,23 @@ def _views(why: Explanation) -> str:
     size = max(removals, default=0.0)
     rows = ""
     for v in why.views:
-        share = (
-            f"<div class='bar'><i class='share' style='left:0;width:{100 * v.share:.1f}%'></i></div>"
-            if np.isfinite(v.share) else ""
-        )  # fmt: skip
-        removal = _signed_bar(v.removal, size) if np.isfinite(v.removal) else ""
+        bar = f"<i class='share' style='left:0;width:{100 * v.share:.1f}%'></i>"
+        share = f"<div class='bar'>{bar}</div>" if np.isfinite(v.share) else ""
+        removal, number = "", "–"
+        if np.isfinite(v.removal):
+            removal, number = _signed_bar(v.removal, size), signed(v.removal, size)
         note = f"<div class='note'>{escape(v.reason)}</div>" if v.reason else ""
         rows += (
             f"<tr><td>{_name(v.name)}{note}</td><td>{share}</td>"
             f"<td class='num'>{_number(100 * v.share, '.0f', ' %')}</td><td>{removal}</td>"
-            f"<td class='num'>{signed(v.removal, size) if np.isfinite(v.removal) else '–'}</td></tr>"
+            f"<td class='num'>{number}</td></tr>"
         )
     return f"""<section><h2>Share of each view</h2>
 <p class="soft">Share: the size of a view's contributions among those of all views. Left out: how
 much of the output goes when the model has to do without the view.</p>
-<div class="card scroll" tabindex="0"><table><thead><tr><th>View</th><th style="width:26%">Share</th>
-<th></th><th style="width:26%">Left out</th><th></th></tr></thead><tbody>{rows}</tbody></table>
+<div class="card scroll" tabindex="0"><table class="shares"><thead><tr><th>View</th>
+<th class="wide">Share</th><th></th><th class="wide">Left out</th><th></th></tr></thead>
+<tbody>{rows}</tbody></table>
 </div></section>"""
 
 

@@ -1,4 +1,4 @@
-"""What a molecule is compared with: memory anchors, its hyperedge, the nearest of other molecules."""
+"""What a molecule is compared with: memory anchors, its hyperedge, the nearest of others."""
 
 from __future__ import annotations
 
