@@ -141,6 +141,7 @@ def main() -> None:
     parser.add_argument("--licence", default="not stated", help="of the data, for the model card")
     a = parser.parse_args()
     a.output.mkdir(parents=True, exist_ok=True)
+    rdBase.DisableLog("rdApp.*")  # reasons stand in the shards' failures.csv
 
     chosen = select(a)
     print(f"{len(chosen['train'])} to pre-train on, {len(chosen['held_out'])} held out", flush=True)

@@ -27,7 +27,8 @@ def tidy(cells: Sequence[Cell]) -> pd.DataFrame:
     """Return one row per data set, model and seed, for the cells that are finished.
 
     Where a model has two seeds or more, a row with the seed ``"all"`` scores the mean of their
-    predictions: an ensemble, under the name ``"<model> x<n>"``.
+    predictions: an ensemble, under the name ``"<model> x<n>"``; a model in which nothing is
+    random has none.
 
     Parameters
     ----------
@@ -51,13 +52,16 @@ def tidy(cells: Sequence[Cell]) -> pd.DataFrame:
         key = (cell.protocol, cell.dataset, cell.contender.name)
         groups.setdefault(key, []).append(cell)
     for members in groups.values():
-        if len(members) > 1:
-            rows.append(_ensemble(members))
+        ensemble = _ensemble(members) if len(members) > 1 else None
+        if ensemble is not None:
+            rows.append(ensemble)
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _ensemble(cells: Sequence[Cell]) -> dict[str, object]:
+def _ensemble(cells: Sequence[Cell]) -> dict[str, object] | None:
     parts = [cell.predictions() for cell in cells]
+    if all(np.array_equal(part["test"], parts[0]["test"]) for part in parts):
+        return None
     results = [cell.result() for cell in cells]
     row = {name: results[0][name] for name in ("protocol", "dataset", "metric")}
     for name in ("valid", "test"):
@@ -192,5 +196,6 @@ def plot(frame: pd.DataFrame, path: str | Path) -> None:
             ax.set_ylim(max(0.0, min(0.5, low - 0.02)), 1.0)
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(axis="y", alpha=0.25)
-        ax.legend(fontsize=7, ncols=min(4, len(models)))
+    handles, labels = max((ax.get_legend_handles_labels() for ax in axes), key=lambda x: len(x[1]))
+    figure.legend(handles, labels, fontsize=7, ncols=4, loc="outside lower center")
     figure.savefig(str(path))

@@ -84,6 +84,8 @@ def pretrain_command(a: argparse.Namespace) -> list[str]:
                "--batch-size", str(a.pretrain_batch_size)]  # fmt: skip
     if a.data_dir:
         command += ["--data-dir", a.data_dir]
+    if a.exclude:
+        command += ["--exclude", *a.exclude]
     if a.molecules:
         command += ["--molecules", str(a.molecules)]
     return command
@@ -96,6 +98,8 @@ def main() -> None:
     add_data_arguments(parser, DATASETS)
     parser.add_argument("--input", nargs="+", required=True, help="molecules to pre-train on")
     parser.add_argument("--molecules", type=int, help="of them, drawn at random")
+    parser.add_argument("--exclude", nargs="+",
+                        help="benchmarks to keep clear of; all by default")  # fmt: skip
     parser.add_argument("--preset", default="small")
     parser.add_argument("--modalities", nargs="+", choices=MODALITIES,
                         default=list(DEFAULT_MODALITIES))  # fmt: skip

@@ -4,16 +4,14 @@ import deepchem as dc
 import numpy as np
 import pytest
 
-from deepchem_mmsa import MMSAFeaturizer
 from deepchem_mmsa.benchmark import (
-    BENCHMARKS,
+    chemical_features,
     ecfp,
     forest_predictions,
-    load_benchmark,
     mean_predictions,
     score,
 )
-from tests.conftest import data_dir
+from deepchem_mmsa.molecule import MoleculeViews
 from tests.fixtures import SMILES
 
 
@@ -53,16 +51,10 @@ def test_fingerprints_do_not_depend_on_writing():
     assert ecfp(["no molecule"]).sum() == 0
 
 
-def test_unknown_benchmark():
-    with pytest.raises(ValueError, match="no benchmark 'bbpb'; there are bbbp"):
-        load_benchmark("bbpb", MMSAFeaturizer())
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(data_dir() is None, reason="no MoleculeNet files here")
-@pytest.mark.parametrize("name", ["bbbp", "bace", "clintox", "sider", "tox21", "esol", "freesolv"])
-def test_benchmarks_load_with_their_tasks(name):
-    tasks, splits = load_benchmark(name, MMSAFeaturizer("graph"), str(data_dir()))
-    assert all(len(part) for part in splits)
-    assert splits[0].y.shape[1] == len(tasks)
-    assert BENCHMARKS[name].minimize == (BENCHMARKS[name].mode == "regression")
+def test_features_of_a_record_are_bits_and_descriptors(molecules):
+    features = chemical_features([*molecules[:3], MoleculeViews("C")])
+    assert features.shape == (4, 2048 + 217)
+    assert (features[:3, :2048] == ecfp(SMILES[:3])).all()
+    np.testing.assert_array_equal(features[0, 2048:], molecules[0].descriptors)
+    assert (features[3] == 0).all()
+    assert np.isfinite(features).all()

@@ -1,0 +1,162 @@
+"""Cells: nothing is run twice, nothing half done is believed, nothing old is taken for new."""
+
+import json
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from deepchem_mmsa.benchmark.baselines import mean_predictions
+from deepchem_mmsa.benchmark.cells import cells_of, run_cells
+from deepchem_mmsa.benchmark.contenders import Mean, Outcome
+from deepchem_mmsa.benchmark.results import ENSEMBLE, markdown, plot, summary, tidy
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """The mean and some noise of its seed; counts its runs, and can break."""
+
+    name: str = "noisy"
+    noise: float = 0.1
+    runs: list = field(default_factory=list)
+    breaks_at: int | None = None
+
+    def settings(self):
+        return {"name": self.name, "noise": self.noise}
+
+    def run(self, split, seed):
+        if seed == self.breaks_at:
+            raise KeyboardInterrupt
+        self.runs.append((split.name, split.protocol, seed))
+        rng = np.random.default_rng(seed)
+        values = []
+        for part in (split.valid, split.test):
+            made = mean_predictions(split.train, part, split.mode)
+            values.append(made + self.noise * rng.normal(size=made.shape))
+        return Outcome(*values, {"best_epoch": np.int64(seed + 1)})
+
+
+@pytest.fixture
+def load(energy_split, oxygen_split):
+    calls = []
+
+    def load(dataset, protocol):
+        calls.append((dataset, protocol))
+        return {"energy": energy_split, "oxygen": oxygen_split}[dataset]
+
+    load.calls = calls
+    return load
+
+
+def test_a_run_that_was_killed_goes_on(tmp_path, load):
+    broken = Noisy(breaks_at=1)
+    cells = cells_of(tmp_path, ["hu"], ["energy", "oxygen"], [Mean(), broken], [0, 1, 2])
+    with pytest.raises(KeyboardInterrupt):
+        run_cells(cells, load, report=lambda line: None)
+    assert [c.finished for c in cells] == [True] * 3 + [False] * 9
+    whole = Noisy()
+    again = cells_of(tmp_path, ["hu"], ["energy", "oxygen"], [Mean(), whole], [0, 1, 2])
+    assert run_cells(again, load, report=lambda line: None) == []
+    assert [seed for _, _, seed in whole.runs] == [1, 2, 0, 1, 2]
+    assert all(c.finished for c in again)
+    load.calls.clear()
+    assert run_cells(again, load) == []
+    assert load.calls == []  # nothing left to do: nothing is loaded
+
+
+def test_another_setting_is_another_cell(tmp_path, load):
+    for noise in (0.1, 0.2):
+        contender = Noisy(noise=noise)
+        cells = cells_of(tmp_path, ["hu"], ["energy"], [contender], [0])
+        run_cells(cells, load, report=lambda line: None)
+        assert len(contender.runs) == 1
+    cut = cells_of(tmp_path, ["hu"], ["energy"], [contender], [0], max_molecules=9)
+    assert not cut[0].finished
+
+
+def test_a_half_written_cell_is_not_finished(tmp_path, load):
+    (cell,) = cells_of(tmp_path, ["hu"], ["energy"], [Noisy()], [0])
+    cell.path.parent.mkdir(parents=True)
+    cell.path.with_suffix(".npz").write_bytes(b"half")
+    assert not cell.finished
+    run_cells([cell], load, report=lambda line: None)
+    assert cell.predictions()["test"].shape == cell.predictions()["test_y"].shape
+
+
+def test_a_failure_is_told_and_left_to_be_done(tmp_path, load):
+    class Broken(Noisy):
+        def run(self, split, seed):
+            raise ArithmeticError("overflow")
+
+    cells = cells_of(tmp_path, ["hu"], ["energy"], [Broken(name="broken"), Mean()], [0])
+    lines = []
+    failed = run_cells(cells, load, keep_going=True, report=lines.append)
+    assert [c.contender.name for c in failed] == ["broken"]
+    assert "FAILED, ArithmeticError: overflow" in lines[0]
+    assert [c.finished for c in cells] == [False, True]
+    with pytest.raises(ArithmeticError):
+        run_cells(cells, load)
+
+
+@pytest.fixture
+def finished(tmp_path, load):
+    cells = cells_of(
+        tmp_path, ["hu"], ["energy", "oxygen"], [Mean(), Noisy("noisy / 10 %")], [0, 1, 2]
+    )
+    run_cells(cells, load, report=lambda line: None)
+    return cells
+
+
+def test_results_hold_every_cell_and_the_ensembles(finished, tmp_path):
+    frame = tidy(finished)
+    single = frame[frame["seed"] != ENSEMBLE]
+    assert len(single) == 2 * 2 * 3
+    assert not single.duplicated(["protocol", "dataset", "model", "seed"]).any()
+    for cell in finished:
+        row = single[
+            (single["dataset"] == cell.dataset)
+            & (single["model"] == cell.contender.name)
+            & (single["seed"] == cell.seed)
+        ]
+        assert row["test"].item() == cell.result()["test"]
+    # Averaging takes noise away.
+    noisy = frame[(frame["dataset"] == "energy") & frame["model"].str.startswith("noisy")]
+    alone = noisy[noisy["seed"] != ENSEMBLE]["test"].mean()
+    together = noisy[noisy["model"] == "noisy / 10 % x3"]["test"].item()
+    assert not (frame["model"] == "mean x3").any()  # nothing is random in it
+    mean = single[(single["dataset"] == "energy") & (single["model"] == "mean")]["test"].iloc[0]
+    assert mean < together < alone
+    frame.to_csv(tmp_path / "r.csv", index=False)
+    assert len(pd.read_csv(tmp_path / "r.csv")) == len(frame)
+    assert json.loads(finished[0].path.read_text())["details"] == {}
+
+
+def test_the_table_is_mean_and_deviation_over_seeds(finished, tmp_path):
+    frame = tidy(finished)
+    table = summary(frame)
+    of_noisy = frame[(frame["model"] == "noisy / 10 %") & (frame["dataset"] == "oxygen")]["test"]
+    row = table[(table["model"] == "noisy / 10 %") & (table["dataset"] == "oxygen")].iloc[0]
+    assert row["mean"] == pytest.approx(of_noisy.mean())
+    assert row["std"] == pytest.approx(of_noisy.std(ddof=0))
+    text = markdown(frame)
+    assert f"{row['mean']:.3f} ± {row['std']:.3f}" in text
+    assert "rmse on the test set" in text
+    assert "roc_auc on the test set" in text
+    plot(frame, tmp_path / "r.png")
+    assert (tmp_path / "r.png").stat().st_size > 10_000
+    with pytest.raises(ValueError, match="no finished cell"):
+        plot(tidy([]), tmp_path / "none.png")
+
+
+def test_the_mean_over_data_sets_needs_all_of_them():
+    columns = ["protocol", "dataset", "model", "seed", "metric", "valid", "test"]
+    rows = [
+        ("hu", "a", "x", 0, "roc_auc", 0, 0.6), ("hu", "b", "x", 0, "roc_auc", 0, 0.8),
+        ("hu", "a", "x", 1, "roc_auc", 0, 0.8), ("hu", "b", "x", 1, "roc_auc", 0, 1.0),
+        ("hu", "a", "y", 0, "roc_auc", 0, 0.9),
+    ]  # fmt: skip
+    table = summary(pd.DataFrame(rows, columns=columns)).set_index(["model", "dataset"])
+    assert table.loc[("x", "mean"), "mean"] == pytest.approx(0.8)
+    assert table.loc[("x", "mean"), "std"] == pytest.approx(0.1)
+    assert ("y", "mean") not in table.index

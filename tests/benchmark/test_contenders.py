@@ -1,0 +1,177 @@
+"""Contenders: they learn what can be learnt, nothing from noise, and never see test labels."""
+
+import json
+import stat
+import sys
+
+import deepchem as dc
+import numpy as np
+import pytest
+
+from deepchem_mmsa import MMSAModel
+from deepchem_mmsa.benchmark.contenders import (
+    GIN,
+    MLP,
+    MMSA,
+    NO_STRUCTURE,
+    Forest,
+    Mean,
+    from_scratch,
+)
+from deepchem_mmsa.benchmark.peers import AttentiveFP, Chemprop
+from deepchem_mmsa.benchmark.scores import score
+from deepchem_mmsa.benchmark.sets import LeakError, Split
+
+TINY = {
+    "fingerprint_width": 32, "graph_width": 16, "graph_layers": 2, "embedding_dim": 16,
+    "n_anchors": 8, "n_neighbors": 4, "head_width": 16, "batch_size": 64, "learning_rate": 3e-3,
+}  # fmt: skip
+CONTENDERS = {
+    "forest": Forest(n_trees=30, n_jobs=1),
+    "mlp": MMSA("mlp", {**MLP, **TINY}, epochs=20),
+    "mmsa": MMSA("mmsa", {"modalities": ("graph", "fingerprint"), **TINY}, epochs=20),
+}
+
+
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_what_can_be_learnt_is_learnt_and_noise_is_not(name, oxygen_split, shuffled_split):
+    learnt = CONTENDERS[name].run(oxygen_split, seed=0)
+    assert score(oxygen_split.test, learnt.test, "roc_auc")[0] > 0.7
+    noise = CONTENDERS[name].run(shuffled_split, seed=0)
+    value, per_task = score(shuffled_split.test, noise.test, "roc_auc")
+    # The variance of a task's AUC under chance, (n + 1) / (12 n₀ n₁), and the mean of eight.
+    n = len(shuffled_split.test)
+    sigma = np.sqrt((n + 1) / (12 * (n / 2) ** 2) / len(per_task))
+    assert abs(value - 0.5) < 4 * sigma
+
+
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_labels_of_the_test_set_change_nothing(name, energy_split):
+    other = Split(
+        **{
+            **{f: getattr(energy_split, f) for f in energy_split.__dataclass_fields__},
+            "test": dc.data.NumpyDataset(
+                energy_split.test.X, -100 * energy_split.test.y, ids=energy_split.test.ids
+            ),
+        }
+    )
+    a, b = (CONTENDERS[name].run(split, seed=1) for split in (energy_split, other))
+    np.testing.assert_array_equal(a.test, b.test)
+    np.testing.assert_array_equal(a.valid, b.valid)
+    assert a.test.shape == (len(energy_split.test), 1)
+    mean = Mean().run(energy_split, 0)
+    # Label units: a model of anything predicts better than the mean.
+    assert (
+        score(energy_split.valid, a.valid, "rmse")[0]
+        < score(energy_split.valid, mean.valid, "rmse")[0]
+    )
+
+
+def test_the_seed_decides(oxygen_split):
+    contender = MMSA("mlp", {**MLP, **TINY}, epochs=1)
+    first, again, other = (contender.run(oxygen_split, seed).test for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.fixture(scope="module")
+def weights(small_molecules, oxygen_split, tmp_path_factory):
+    """A model pre-trained on the training part, with exemplars."""
+    model = MMSAModel(
+        mode="pretraining", modalities=("graph", "fingerprint"), memory_warmup=64,
+        progress=False, **TINY,
+    )  # fmt: skip
+    model.fit(oxygen_split.train, 1, checkpoint_interval=0)
+    folder = tmp_path_factory.mktemp("weights")
+    model.save_pretrained(folder)
+    assert any(model.model.memory.exemplars)
+    return str(folder)
+
+
+def test_pretrained_and_from_scratch_are_one_network(weights, oxygen_split):
+    tuned = MMSA("mmsa", {"batch_size": 64}, weights=weights, epochs=1)
+    scratch = MMSA("scratch", from_scratch(weights, {"batch_size": 64}), preset="base", epochs=1)
+    a, b = (contender.run(oxygen_split, 0) for contender in (tuned, scratch))
+    assert a.details["parameters"] == b.details["parameters"]
+    assert a.details["config"] == b.details["config"]
+    assert not np.array_equal(a.test, b.test)
+    assert len(json.dumps(tuned.settings())) < 500
+    assert tuned.settings()["weights"] not in (None, weights)  # a checksum
+
+
+def test_a_leaked_test_molecule_ends_the_run(weights, oxygen_split, tmp_path):
+    leaked = Split(
+        **{
+            **{f: getattr(oxygen_split, f) for f in oxygen_split.__dataclass_fields__},
+            "train": oxygen_split.valid, "test": oxygen_split.train,
+        }
+    )  # fmt: skip
+    with pytest.raises(LeakError, match="memory's exemplars"):
+        MMSA("mmsa", weights=weights, epochs=1).run(leaked, 0)
+    from deepchem_mmsa.datasets import connectivity
+
+    keys = tmp_path / "keys.txt"
+    keys.write_text(f"AAAAAAAAAAAAAA\n{connectivity(oxygen_split.test.ids[0])}\n")
+    contender = MMSA("mmsa", weights=weights, epochs=1, pretrained_on=str(keys))
+    with pytest.raises(LeakError, match="pre-training set"):
+        contender.run(oxygen_split, 0)
+
+
+def test_gin_is_a_graph_network_without_structure(oxygen_split):
+    model = MMSAModel(mode="classification", n_tasks=8, **GIN)
+    assert list(model.model.encoders) == ["graph"]
+    assert model.model.hypergraph is None
+    assert model.model.memory is None
+    assert set(NO_STRUCTURE) <= set(GIN)
+
+
+def test_attentive_fp_predicts_every_row(energy_split):
+    outcome = AttentiveFP(epochs=2, batch_size=64).run(energy_split, 0)
+    assert outcome.test.shape == (len(energy_split.test), 1)
+    assert np.isfinite(outcome.test).all()
+    alone = [i for i, s in enumerate(energy_split.test.ids) if s == "C" or s == "N"]
+    assert outcome.details["refused"] == len(alone)
+
+
+STAND_IN = '''#!{python}
+"""Answers chemprop's command line; refuses to run if it is shown the labels of the test set."""
+import sys
+import pandas as pd
+words = sys.argv[1:]
+after = lambda name: words[words.index(name) + 1]
+if words[0] == "train":
+    data = pd.read_csv(after("--data-path"))
+    assert list(data.columns) == ["smiles", *["task%d" % i for i in range(8)], "split"]
+    assert set(data.split) == {{"train", "val", "test"}}
+    assert (data[data.split == "test"].filter(like="task") == 0).all(axis=None)
+    assert data[data.split == "train"].filter(like="task").isna().any(axis=None)
+    assert after("--pytorch-seed") == "3" and after("--task-type") == "classification"
+elif "fail" in sys.argv[0]:
+    sys.exit("no such file")
+else:
+    asked = pd.read_csv(after("--test-path"))
+    for i in range(8):
+        asked["task%d" % i] = asked.smiles.str.len() / 100
+    asked.to_csv(after("--preds-path"), index=False)
+'''
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    def make(name):
+        path = tmp_path / name
+        path.write_text(STAND_IN.format(python=sys.executable))
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        return str(path)
+
+    return make
+
+
+def test_chemprop_is_called_by_its_command_line(stand_in, oxygen_split):
+    outcome = Chemprop(stand_in("chemprop")).run(oxygen_split, 3)
+    assert outcome.test.shape == (len(oxygen_split.test), 8, 2)
+    expected = [len(s) / 100 for s in oxygen_split.test.ids]
+    np.testing.assert_allclose(outcome.test[:, 0, 1], expected)
+    np.testing.assert_allclose(outcome.test.sum(-1), 1)
+    with pytest.raises(RuntimeError, match="predict failed: no such file"):
+        Chemprop(stand_in("fail")).run(oxygen_split, 3)
