@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from deepchem_mmsa._version import __version__
+from deepchem_mmsa.cli.benchmark import benchmark
 from deepchem_mmsa.cli.console import command
 from deepchem_mmsa.cli.embed import embed
 from deepchem_mmsa.cli.explain import explain
@@ -60,6 +61,7 @@ for function, example in (
     (explain, "mmsa explain hits.csv --model runs/bbbp --output why"),
     (neighbors, "mmsa neighbors hits.csv --reference library.csv --count 5 --output near.csv"),
     (report, "mmsa report runs/bbbp --output bbbp.html"),
+    (benchmark, "mmsa benchmark bbbp esol --from-model mmsa-base --output runs/benchmark"),
     (info, "mmsa info runs/bbbp"),
 ):
     command(app, example)(function)

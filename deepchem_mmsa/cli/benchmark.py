@@ -1,0 +1,104 @@
+"""``mmsa benchmark``: MMSA beside baselines on MoleculeNet, on the same split, in the same run."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from deepchem_mmsa.cli import options
+from deepchem_mmsa.cli.console import Console, ExitCode, Failure, Interrupted
+
+
+def benchmark(
+    datasets: Annotated[
+        list[str],
+        typer.Argument(metavar="SETS", help="bbbp, esol, tox21, ...", show_default=False),
+    ],
+    output: options.OutputFolder,
+    from_model: options.FromModel = None,
+    preset: options.Preset = "small",
+    protocol: Annotated[
+        list[str] | None, typer.Option(help="deepchem or hu: how sets are split; repeatable.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from --seed on.")] = 1,
+    epochs: options.Epochs = 100,
+    patience: Annotated[
+        int, typer.Option(min=1, help="Epochs without improvement before a run stops.")
+    ] = 30,
+    batch_size: options.BatchSize = 64,
+    learning_rate: options.LearningRate = 5e-4,
+    settings: options.Set = None,
+    data_dir: Annotated[
+        str | None, typer.Option(help="Folder of the MoleculeNet files; else they are downloaded.")
+    ] = None,
+    max_molecules: Annotated[
+        int | None, typer.Option(min=20, help="Of each set, for trying things out.")
+    ] = None,
+    seed: options.Seed = 0,
+    jobs: options.Jobs = 1,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    config: options.Config = None,
+) -> None:
+    """Compare MMSA with a random forest and the mean on MoleculeNet sets.
+
+    Each finished (set, model, seed) is kept: an interrupted run goes on, a larger one adds to it.
+    """
+    fields = options.network_fields(settings)
+    console = Console(quiet, as_json)
+    from deepchem_mmsa import MMSAFeaturizer
+    from deepchem_mmsa.benchmark import BENCHMARKS, PROTOCOLS, Split, Whole
+    from deepchem_mmsa.benchmark.cells import cells_of, run_cells
+    from deepchem_mmsa.benchmark.contenders import MMSA, Contender, Forest, Mean
+    from deepchem_mmsa.benchmark.results import markdown, plot, tidy
+    from deepchem_mmsa.cli.training import network_config
+    from deepchem_mmsa.molecule import MODALITIES
+    from deepchem_mmsa.tables import write_table
+
+    protocols = protocol or ["deepchem"]
+    for given, known in ((datasets, list(BENCHMARKS)), (protocols, list(PROTOCOLS))):
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise Failure(f"no {unknown[0]!r}; choose of {', '.join(known)}", ExitCode.USAGE)
+    network = network_config(from_model, preset, fields)
+    ours = {"batch_size": batch_size, "learning_rate": learning_rate, **fields}
+    name = "mmsa" if from_model else "mmsa-scratch"
+    contenders: list[Contender] = [
+        MMSA(name, ours, preset=preset, weights=from_model, epochs=epochs, patience=patience),
+        Forest(n_jobs=jobs),
+        Mean(),
+    ]
+    # The forest reads RDKit's descriptors, which are a view of their own.
+    wanted = tuple(m for m in MODALITIES if m in (*network.modalities, "fingerprint"))
+    featurizer = MMSAFeaturizer(
+        wanted, network.image_size, n_jobs=jobs, progress=not console.silent and sys.stderr.isatty()
+    )
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Failure(f"cannot write to {output}: {error.strerror}", ExitCode.OUTPUT) from error
+
+    def load(dataset: str, split: str) -> Split:
+        return Whole.load(dataset, featurizer, data_dir, None, max_molecules).split(split)
+
+    cells = cells_of(
+        output, protocols, datasets, contenders, range(seed, seed + seeds), max_molecules
+    )
+    console.note(f"{sum(cell.finished for cell in cells)} of {len(cells)} cells are finished")
+    try:
+        run_cells(cells, load, report=console.note)
+    except (KeyboardInterrupt, SystemExit) as error:
+        raise Interrupted(
+            f"Finished cells are kept in {output}; run the same command again to go on."
+        ) from error
+    frame = tidy(cells)
+    write_table(frame, output / "results.csv")
+    text = markdown(frame)
+    (output / "results.md").write_text(text, encoding="utf-8")
+    plot(frame, output / "results.png")
+    console.result(
+        {"output": str(output), "results": frame.to_dict("records")},
+        f"{text}\nresults.csv, results.md and results.png are in {output}",
+    )

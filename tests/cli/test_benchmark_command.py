@@ -1,0 +1,26 @@
+"""mmsa benchmark: thin over deepchem_mmsa.benchmark."""
+
+import pandas as pd
+import pytest
+
+
+def test_an_unknown_set_is_refused(mmsa, tmp_path):
+    done = mmsa("benchmark", "bbpb", "-o", tmp_path / "run")
+    assert done.exit_code == 2
+    assert "choose of bbbp" in done.stderr
+
+
+@pytest.mark.slow
+def test_models_stand_side_by_side_and_finished_cells_stay(mmsa_json, moleculenet, tmp_path):
+    command = [
+        "benchmark", "esol", "-o", tmp_path / "run", "--data-dir", moleculenet,
+        "--max-molecules", 60, "--epochs", 1, "--set", "modalities=[graph]",
+        "--set", "graph_width=16", "--set", "embedding_dim=16",
+    ]  # fmt: skip
+    first = mmsa_json(*command)["results"]
+    assert [row["model"] for row in first] == ["mmsa-scratch", "forest", "mean"]
+    assert len(pd.read_csv(tmp_path / "run" / "results.csv")) == 3
+    cells = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*.npz")}
+    assert mmsa_json(*command)["results"] == first
+    assert cells
+    assert {p: p.stat().st_mtime_ns for p in cells} == cells
