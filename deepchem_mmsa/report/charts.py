@@ -30,7 +30,7 @@ class Chart:
     whole_x : bool
         Whether x counts something.
     square : bool
-        Whether both axes have one range.
+        Whether both axes have one range and length.
 
     Examples
     --------
@@ -50,6 +50,7 @@ class Chart:
         square: bool = False,
     ) -> None:
         self._labels, self._title = (x_label, y_label), title
+        self._height = WIDTH - _LEFT - _RIGHT + _TOP + _BOTTOM if square else HEIGHT
         if square:
             x = y = np.concatenate([np.ravel(x), np.ravel(y)])
         self._x, self._x_ticks = _range(x, whole_x)
@@ -104,7 +105,7 @@ class Chart:
 
     def svg(self) -> str:
         """Return the chart as an element of a page."""
-        right, bottom = WIDTH - _RIGHT, HEIGHT - _BOTTOM
+        right, bottom = WIDTH - _RIGHT, self._height - _BOTTOM
         grid, words = [], []
         for value in self._y_ticks:
             _, (y,) = self._places([self._x[0]], [value])
@@ -117,13 +118,13 @@ class Chart:
         x_label, y_label = (escape(label) for label in self._labels)
         middle = (_TOP + bottom) / 2
         words.append(
-            f'<text x="{(_LEFT + right) / 2:.0f}" y="{HEIGHT - 6}" class="mid name">'
+            f'<text x="{(_LEFT + right) / 2:.0f}" y="{self._height - 6}" class="mid name">'
             f"{x_label}</text>"
             f'<text transform="translate(12 {middle:.0f}) rotate(-90)" class="mid name">'
             f"{y_label}</text>"
         )
         return (
-            f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+            f'<svg class="chart" viewBox="0 0 {WIDTH} {self._height}" role="img" '
             f'aria-label="{escape(self._title)}"><path class="grid" d="{"".join(grid)}"/>'
             f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{right}"/>'
             + f"{''.join(words)}{''.join(self._marks)}</svg>"
@@ -131,7 +132,7 @@ class Chart:
 
     def _places(self, x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         (x0, x1), (y0, y1) = self._x, self._y
-        width, height = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
+        width, height = WIDTH - _LEFT - _RIGHT, self._height - _TOP - _BOTTOM
         px = _LEFT + (np.asarray(x, float) - x0) / (x1 - x0) * width
         return px, _TOP + (y1 - np.asarray(y, float)) / (y1 - y0) * height
 

@@ -191,7 +191,9 @@ def _colourings(run: Run, known: np.ndarray) -> list[Colouring]:
         names = [f"anchor {anchor}" for anchor in common]
         if len(anchors) > len(common):
             names.append(f"{len(anchors) - len(common)} other anchors")
-        found.append(_categories("Nearest memory anchor", index, names, "rest"))
+        by_anchor = _categories("Nearest memory anchor", index, names, "rest")
+        # A single part is one colour, which says nothing at first sight.
+        found.insert(0 if len(found) == len(parts) == 1 else len(found), by_anchor)
     return found
 
 
@@ -233,7 +235,7 @@ def _data(
     nearest: np.ndarray,
     similarity: np.ndarray,
 ) -> str:
-    tasks = [t for t in range(min(len(run.tasks), _TASKS))]
+    tasks = list(range(min(len(run.tasks), _TASKS)))
     terms = ["Split", "Row"]
     for task in tasks:
         if run.y.shape[1]:

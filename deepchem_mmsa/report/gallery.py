@@ -29,9 +29,7 @@ def anchors_section(run: Run) -> str:
     counts = np.bincount(seen, minlength=n)
     exemplars = memory.exemplars
     order = np.lexsort((np.arange(n), -counts))[:_ANCHORS].tolist()
-    cards = "".join(
-        _anchor(run, anchor, int(counts[anchor]), exemplars[anchor]) for anchor in order
-    )
+    cards = "".join(_anchor(run, j, int(counts[j]), exemplars[j]) for j in order)
     idle = int((counts == 0).sum())
     shown = f"the {len(order)} with the most molecules" if n > len(order) else "all of them"
     return (
@@ -65,13 +63,18 @@ def _anchor(run: Run, anchor: int, count: int, exemplars: list[tuple[str, float]
     if run.y.shape[1] and (known := mine & ~np.isnan(run.y[:, 0])).any():
         y = run.y[known, 0]
         if run.kind == "regression":
-            facts += f", {run.tasks[0]} {number(y.mean())} ± {number(y.std())}"
+            facts += f", {_first(run)} {number(y.mean())} ± {number(y.std())}"
         elif run.predicted.shape[2] == 2:
-            facts += f", {100 * (y == 1).mean():.0f} % positive for {run.tasks[0]}"
+            facts += f", {100 * (y == 1).mean():.0f} % positive"
+            facts += f" for {run.tasks[0]}" if len(run.tasks) > 1 else ""
     return (
         f"<div class='card'><h3>Anchor {anchor}</h3><p class='soft'>{escape(facts)}</p>"
         f"<div class='mols'>{typical}</div>{note}</div>"
     )
+
+
+def _first(run: Run) -> str:
+    return "label" if len(run.tasks) == 1 else run.tasks[0]
 
 
 def errors_section(run: Run) -> str:
@@ -146,14 +149,15 @@ def _error(run: Run, place: int, task: int, nearest: tuple[int, float] | None) -
             rows.append(("predicted", answer(run, said)))
         rows.append((f"probability of class {y:.0f}", chance))
     facts = "".join(
-        f"<dt>{escape(term)}</dt><dd{' class=off' if i == len(rows) - 1 else ''}>{escape(text)}</dd>"
-        for i, (term, text) in enumerate(rows)
+        f"<dt>{escape(term)}</dt><dd{' class=off' if (term, text) == rows[-1] else ''}>"
+        f"{escape(text)}</dd>"
+        for term, text in rows
     )
     if nearest is not None:
         other, cosine = nearest
         facts += f"<dt>nearest in training</dt><dd>cosine {cosine:.3f}"
         if not np.isnan(run.y[other, task]):
-            facts += f", label {number(run.y[other, task])}"
+            facts += f"</dd><dt>label of that</dt><dd>{number(run.y[other, task])}"
         facts += "</dd>"
     title = escape(run.tasks[task]) + ", " if len(run.tasks) > 1 else ""
     return (

@@ -124,7 +124,11 @@ def write_report(
     path = Path(path)
     # A lone surrogate of a damaged table becomes "?", and costs nobody the page.
     content = text.encode("utf-8", "replace")
-    write_atomically(path, lambda name: Path(name).write_bytes(content) and None)
+
+    def write(name: str) -> None:
+        Path(name).write_bytes(content)
+
+    write_atomically(path, write)
     return path
 
 
@@ -209,7 +213,7 @@ def _tiles(run: Run, scores: list[Score]) -> str:
         if len(of_metric) > 1:
             said += f", mean of {counted(len(known), 'task')}"
         elif of_metric[0].low == of_metric[0].low:
-            said += f" [{number(of_metric[0].low)}, {number(of_metric[0].high)}]"
+            said += f"\n95 %: {number(of_metric[0].low)} to {number(of_metric[0].high)}"
         tiles.append((number(sum(known) / len(known)), said))
     if run.history:
         best = run.summary.get("best_epoch")

@@ -14,7 +14,7 @@ from deepchem_mmsa.conformal import ConformalIntervals
 from deepchem_mmsa.report.charts import Chart
 from deepchem_mmsa.report.run import Run
 from deepchem_mmsa.report.scores import Problem, Score, metrics_of, problems, score
-from deepchem_mmsa.report.sections import part_dot, parts_legend
+from deepchem_mmsa.report.sections import kind_of, part_dot, parts_legend
 from deepchem_mmsa.report.words import counted, number
 
 _PANELS = 6  # problems that get charts of their own
@@ -43,31 +43,21 @@ def scores_section(run: Run, scores: list[Score], resamples: int) -> str:
             "the predictions with.</p></section>"
         )
     names = list(metrics_of(run.kind))
-    by_problem: dict[tuple[str, str], list[Score]] = {}
+    by_name: dict[str, list[Score]] = {}
     for found in scores:
-        by_problem.setdefault((found.problem.name, found.problem.part), []).append(found)
-    rows = []
-    for (name, part), of_problem in by_problem.items():
-        problem = of_problem[0].problem
-        counts = f"{len(problem.y):,}"
-        if run.kind == "classification":
-            counts += f" <span class='soft'>({problem.y.sum():,.0f} positive)</span>"
-        cells = "".join(
-            f"<td class='num'><b>{number(s.value)}</b> {_interval(s)}</td>" for s in of_problem
-        )
-        rows.append(
-            (name, f"<tr><td>{escape(name)}</td><td>{part_dot(part, run.part_names)}{escape(part)}"
-             f"</td><td class='num'>{counts}</td>{cells}</tr>")
-        )  # fmt: skip
-    order = {name: i for i, (name, _) in enumerate(by_problem)}
-    rows.sort(key=lambda row: order[row[0]])
-    head = "".join(f"<th class='num'>{escape(name)}</th>" for name in names)
-    many = len({name for name, _ in by_problem}) > 1
+        by_name.setdefault(found.problem.name, []).append(found)
+    many = len(by_name) > 1
+    rows = _mean_rows(run, scores, names) if many else ""
+    for name, of_name in by_name.items():
+        for part in dict.fromkeys(found.problem.part for found in of_name):
+            task = f"<td>{escape(name)}</td>" if many else ""
+            rows += f"<tr>{task}{_score_cells(run, [s for s in of_name if s.problem.part == part])}"
+    head = "<th>Task</th>" if many else ""
+    head += "<th>Part</th><th class='num'>Molecules</th>"
+    head += "".join(f"<th class='num'>{escape(name)}</th>" for name in names)
     table = (
         "<div class='card scroll' tabindex='0' role='region' aria-label='Scores'><table><thead>"
-        f"<tr><th>Task</th><th>Part</th><th class='num'>Molecules</th>{head}</tr></thead>"
-        f"<tbody>{_mean_rows(run, scores, names) if many else ''}"
-        f"{''.join(html for _, html in rows)}</tbody></table></div>"
+        f"<tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
     meaning = (
         "ROC AUC: the chance that a positive is ranked above a negative, 0.5 for guessing. PR AUC: "
@@ -77,12 +67,24 @@ def scores_section(run: Run, scores: list[Score], resamples: int) -> str:
         else "RMSE and MAE in label units, 0 is best; R²: the share of the labels' variance that "
         "is explained, 1 is best, 0 what their mean would do."
     )
-    return (
-        f"<section id='scores'><h2>Scores</h2><p class='soft'>{meaning} In brackets: 95 % "
-        f"intervals from {resamples:,} bootstrap resamples of the part's molecules. They say how "
-        "much the score depends on which molecules were drawn, not on the training."
-        f"</p>{table}</section>"
-    )
+    if resamples:
+        meaning += (
+            f" In brackets: 95 % intervals from {resamples:,} bootstrap resamples of the part's "
+            "molecules. They say how much a score depends on which molecules were drawn, not on "
+            "the training."
+        )
+    return f"<section id='scores'><h2>Scores</h2><p class='soft'>{meaning}</p>{table}</section>"
+
+
+def _score_cells(run: Run, scores: list[Score]) -> str:
+    """Return the cells of one problem and part."""
+    problem = scores[0].problem
+    counts = f"{len(problem.y):,}"
+    if run.kind == "classification":
+        counts += f" <span class='soft'>({problem.y.sum():,.0f} positive)</span>"
+    cells = "".join(f"<td class='num'><b>{number(s.value)}</b> {_interval(s)}</td>" for s in scores)
+    part = f"{part_dot(problem.part, run.part_names)}{escape(problem.part)}"
+    return f"<td>{part}</td><td class='num'>{counts}</td>{cells}</tr>"
 
 
 def _interval(found: Score) -> str:
@@ -161,7 +163,7 @@ def _parity(run: Run, problem: Problem) -> str:
     ).diagonal()  # fmt: skip
     for part in parts:
         rows = places[part]
-        kind = part if part in ("train", "valid", "test") else f"c{run.part_names.index(part) % 8}"
+        kind = kind_of(part, run.part_names)
         y, p = run.y[rows, problem.task], run.predicted[rows, problem.task]
         said = [f"{run.smiles[r]}: {number(a)} → {number(b)}" for r, a, b in zip(rows, y, p)]
         chart.points(y, p, kind, said if part == problem.part else (), 2.2)
@@ -187,7 +189,9 @@ def _single_class(problem: Problem) -> str:
 def _roc(run: Run, problem: Problem) -> str:
     if not _both_classes(problem):
         return _single_class(problem)
-    chart = Chart([0, 1], [0, 1], "false alarms", "positives found", f"ROC of {problem.name}")
+    chart = Chart(
+        [0, 1], [0, 1], "false alarms", "positives found", f"ROC of {problem.name}", square=True
+    )
     chart.diagonal()
     parts = [p for p in run.part_names if p != "train"] or run.part_names
     parts = _draw_parts(run, problem, parts, chart, lambda y, p: roc_curve(y, p)[:2])
@@ -201,7 +205,14 @@ def _roc(run: Run, problem: Problem) -> str:
 def _precision(run: Run, problem: Problem) -> str:
     if not _both_classes(problem):
         return ""
-    chart = Chart([0, 1], [0, 1], "recall", "precision", f"Precision and recall of {problem.name}")
+    chart = Chart(
+        [0, 1],
+        [0, 1],
+        "recall",
+        "precision",
+        f"Precision and recall of {problem.name}",
+        square=True,
+    )
     base = float(problem.y.mean())
     chart.line([0, 1], [base, base], "faint", thin=True)
     parts = [p for p in run.part_names if p != "train"] or run.part_names
@@ -227,10 +238,8 @@ def _draw_parts(
     for part in parts:
         same = [p for p in problems(run, part) if p.name == problem.name]
         if same and _both_classes(same[0]):
-            kind = (
-                part if part in ("valid", "test", "train") else f"c{run.part_names.index(part) % 8}"
-            )
-            chart.line(*curve(same[0].y, same[0].answer), kind)
+            x, y = curve(same[0].y, same[0].answer)
+            chart.line(x, y, kind_of(part, run.part_names))
             drawn.append(part)
     return drawn
 
@@ -250,7 +259,7 @@ def calibration_section(run: Run) -> str:
             "positive? On the dashed line probabilities mean what they say; below it the model "
             "is too sure of positives. Bars are 95 % intervals."
         )
-        panels = "".join(_reliability(problem) for problem in shown)
+        panels = "".join(_reliability(run, problem) for problem in shown)
     else:
         reading = (
             "Intervals made from the errors on the validation molecules (split conformal) are "
@@ -264,23 +273,23 @@ def calibration_section(run: Run) -> str:
     )
 
 
-def _reliability(problem: Problem) -> str:
+def _reliability(run: Run, problem: Problem) -> str:
     title = f"<h3>{escape(problem.name)}</h3>"
-    n = len(problem.y)
+    n, kind = len(problem.y), kind_of(problem.part, run.part_names)
     if n < _LEAST:
         return _too_few(title, n)
     found = reliability(problem.y, problem.answer, n_bins=min(10, max(3, n // 15)))
     chart = Chart(
         [0, 1], [0, 1], "predicted probability", "share that came true",
-        f"Reliability of {problem.name}",
+        f"Reliability of {problem.name}", square=True,
     ).diagonal()  # fmt: skip
-    chart.intervals(found.predicted, found.low, found.high, problem.part)
+    chart.intervals(found.predicted, found.low, found.high, kind)
     said = [
         f"{counted(int(k), 'molecule')}: predicted {100 * p:.0f} %, came true {100 * o:.0f} %"
         for p, o, k in zip(found.predicted, found.observed, found.n)
     ]
-    chart.line(found.predicted, found.observed, problem.part, thin=True)
-    chart.points(found.predicted, found.observed, problem.part, said, 4)
+    chart.line(found.predicted, found.observed, kind, thin=True)
+    chart.points(found.predicted, found.observed, kind, said, 4)
     return (
         f"<figure class='card'>{title}{chart.svg()}<figcaption>{len(found.n)} groups of about "
         f"{n // len(found.n)} molecules. Expected calibration error: {found.error:.3f}."
@@ -300,20 +309,20 @@ def _coverage(run: Run, problem: Problem) -> str:
         intervals = ConformalIntervals(float(level)).fit(y, p)
         hits.append(int(intervals.covers(problem.y, problem.answer).sum()))
         widths.append(float(intervals.quantile[0]))
-    n = len(problem.y)
+    n, kind = len(problem.y), kind_of(problem.part, run.part_names)
     bounds = [binomtest(k, n).proportion_ci(method="wilson") for k in hits]
     chart = Chart(
         [0, 1], [0, 1], "promised share", "share that was inside",
-        f"Coverage of intervals of {problem.name}",
+        f"Coverage of intervals of {problem.name}", square=True,
     ).diagonal()  # fmt: skip
     observed = np.array(hits) / n
-    chart.intervals(levels, [b.low for b in bounds], [b.high for b in bounds], problem.part)
-    chart.line(levels, observed, problem.part, thin=True)
+    chart.intervals(levels, [b.low for b in bounds], [b.high for b in bounds], kind)
+    chart.line(levels, observed, kind, thin=True)
     said = [
         f"± {number(width)}: promised {100 * level:.0f} %, inside {100 * o:.0f} %"
         for width, level, o in zip(widths, levels, observed)
     ]
-    chart.points(levels, observed, problem.part, said, 3.4)
+    chart.points(levels, observed, kind, said, 3.4)
     nine = ConformalIntervals(0.9).fit(y, p)
     inside = 100 * nine.covers(problem.y, problem.answer).mean()
     return (

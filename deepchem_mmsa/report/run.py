@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -178,10 +179,8 @@ def _rows_of(folder: Path, predictor: MMSAPredictor, summary: Mapping[str, Any])
         if (place / "manifest.json").is_file():
             shards = ShardSet.open(place)
             if len(shards) == len(table):
-                return _Source(
-                    np.arange(1, len(table) + 1), smiles, parts, y,
-                    lambda places: _from_shards(shards, places),
-                )  # fmt: skip
+                read = partial(_from_shards, shards)
+                return _Source(np.arange(1, len(table) + 1), smiles, parts, y, read)
 
     def made(places: np.ndarray) -> Iterator[MoleculeViews]:
         yield from predictor.records([smiles[place] for place in places])

@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 
 from deepchem_mmsa.report.charts import Chart
-from deepchem_mmsa.report.run import Missing, Run
+from deepchem_mmsa.report.run import PARTS, Missing, Run
 from deepchem_mmsa.report.words import counted, number
 
 _ROWS = 100  # of a list of failures
@@ -28,13 +28,20 @@ _TERMS = {
     "anchors_in_use": ("Anchors in use", "Share of anchors that some recent molecule is nearest."),
     "learning_rate": ("Learning rate", "Of the optimizer, at the end of the epoch."),
 }
+_QUANTITIES = {
+    "rmse": "RMSE", "mae": "MAE", "r2": "R²", "roc_auc": "ROC AUC", "pr_auc": "PR AUC"
+}  # fmt: skip
 _SILENT = ("epoch", "step", "skipped_batches")
+
+
+def kind_of(part: str, others: list[str]) -> str:
+    """Return the colour class of a part: its own for the usual three."""
+    return part if part in PARTS else f"c{others.index(part) % 8}"
 
 
 def part_dot(part: str, others: list[str]) -> str:
     """Return the coloured disc of a part."""
-    kind = part if part in ("train", "valid", "test") else f"c{others.index(part) % 8}"
-    return f'<i class="dot {escape(kind)}"></i>'
+    return f'<i class="dot {kind_of(part, others)}"></i>'
 
 
 def data_section(run: Run) -> str:
@@ -110,19 +117,14 @@ def _distributions(run: Run) -> str:
             edges, [0, *top], name, "share of the part / %", f"Distribution of {name} by part"
         )
         for part, values in heights.items():
-            chart.steps(edges, values, _kind(part, run))
+            chart.steps(edges, values, kind_of(part, run.part_names))
         panels.append(
             f"<figure class='card'><h3>Labels: {escape(name)}</h3>{chart.svg()}"
             f"{parts_legend(run, list(heights))}<figcaption>Share of each part's molecules by "
             "label. Where the curves differ, the split asks the model to go beyond what it has "
             "seen.</figcaption></figure>"
         )
-    return f"<div class='panels' style='margin-top:14px'>{''.join(panels)}</div>" if panels else ""
-
-
-def _kind(part: str, run: Run) -> str:
-    known = part in ("train", "valid", "test")
-    return part if known else f"c{run.part_names.index(part) % 8}"
+    return f"<div class='panels below'>{''.join(panels)}</div>" if panels else ""
 
 
 def parts_legend(run: Run, parts: list[str]) -> str:
@@ -135,11 +137,11 @@ def parts_legend(run: Run, parts: list[str]) -> str:
 
 def _failures(run: Run) -> str:
     if not run.missing:
-        return "<p class='soft' style='margin-top:14px'>Every view of every row looked at was made.</p>"
+        return "<p class='soft below'>Every view of every row looked at was made.</p>"
     grouped: Counter[tuple[str, str]] = Counter()
     first: dict[tuple[str, str], Missing] = {}
     for item in run.missing:
-        key = item.view, _gist(item.reason)
+        key = item.view, _gist(item)
         grouped[key] += 1
         first.setdefault(key, item)
     rows = "".join(
@@ -158,7 +160,7 @@ def _failures(run: Run) -> str:
         if len(run.missing) > _ROWS
         else f"all {counted(len(run.missing), 'missing view')}"
     )
-    return f"""<h3 style="margin-top:22px">Views that are missing</h3>
+    return f"""<h3 class="below">Views that are missing</h3>
 <p class="soft">A molecule that lacks some views is learnt from and predicted with the others; one
 that lacks all of them has no prediction.</p>
 <div class="card scroll" tabindex="0" role="region" aria-label="Missing views by reason"><table>
@@ -170,10 +172,10 @@ that lacks all of them has no prediction.</p>
 </thead><tbody>{listed}</tbody></table></div></details>"""
 
 
-def _gist(reason: str) -> str:
+def _gist(item: Missing) -> str:
     """Return a reason without the molecule that it names, so that rows can be counted by it."""
-    head, sign, _ = reason.partition(" for input: ")
-    return _cut(head if sign else reason, 120)
+    head = item.reason.partition(" for input: ")[0]
+    return _cut(head.replace(item.smiles, "…") if len(item.smiles) > 2 else head, 120)
 
 
 def _cut(text: str, most: int = 90) -> str:
@@ -194,6 +196,9 @@ def training_section(run: Run) -> str:
         name for name in columns
         if np.isfinite(values := _column(run, name)).any() and np.nanmax(np.abs(values)) > 0
     ]  # fmt: skip
+    rates = _column(run, "learning_rate")
+    if np.nanmin(rates, initial=np.inf) == np.nanmax(rates, initial=-np.inf):
+        known = [name for name in known if name != "learning_rate"]  # a constant needs no panel
     # The loss, then scores on the validation set, then the terms in the method's order.
     known.sort(key=lambda name: (name != "loss", name in order, order.get(name, 0)))
     panels = "".join(_curve(run, name, best) for name in known)
@@ -201,7 +206,8 @@ def training_section(run: Run) -> str:
     chosen = f" The dashed line is the epoch that was kept, {best}." if best else ""
     return (
         f"<section id='training'><h2>Training</h2><p class='soft'>{epochs}, one panel a quantity; "
-        f"terms that are switched off are left out.{chosen}</p>"
+        "terms that are switched off are left out. Of losses and their terms, lower is better."
+        f"{chosen}</p>"
         f"<div class='panels'>{panels}</div></section>"
     )
 
@@ -216,7 +222,9 @@ def _curve(run: Run, name: str, best: int | None) -> str:
     validation = name.startswith("valid_")
     title, caption = _TERMS.get(name, ("", ""))
     if not title:
-        title = name.replace("valid_", "Validation ").replace("_", " ")
+        quantity = name.removeprefix("valid_")
+        title = _QUANTITIES.get(quantity, quantity.replace("_", " "))
+        title = f"{title} on the validation set" if validation else title
         caption = "On molecules that are not learnt from, after each epoch." if validation else ""
     kind = "valid" if validation else "c0" if name in ("loss", "learning_rate") else "c2"
     chart = Chart(epochs, values, "epoch", "", f"{title} by epoch", whole_x=True)
