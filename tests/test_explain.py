@@ -19,6 +19,7 @@ from deepchem_mmsa.config import MMSAConfig
 from deepchem_mmsa.datasets import example_table
 from deepchem_mmsa.explain import explain
 from deepchem_mmsa.explain.average import ATOM_COUNTS, BOND_COUNTS
+from deepchem_mmsa.explain.mapping import bits_to_atoms
 from deepchem_mmsa.molecule import ATOM_FEATURES, BOND_FEATURES, MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.predictor import MMSAPredictor
@@ -66,6 +67,7 @@ def net():
         {"graph": "gcn", "geometry": "schnet", "mode": "regression"},
         {"graph": "gat", "n_classes": 3, "memory": False},
         {"graph": "attentivefp", "modalities": ("graph",)},
+        {"modalities": ("graph", "fingerprint"), "fingerprint_width": 16},
     ],
     ids=lambda changes: "-".join(str(v) for v in changes.values()) or "default",
 )
@@ -73,7 +75,8 @@ def test_contributions_sum_to_the_difference(changes):
     why = explain(network(**changes), IBUPROFEN)
     difference = why.output - why.baseline
     assert abs(difference) > 1e-3
-    parts = [why.total.sum(), sum(view.contribution for view in why.views)]
+    atoms_and_more = why.total.sum() + sum(why.descriptors.values())
+    parts = [atoms_and_more, sum(view.contribution for view in why.views)]
     np.testing.assert_allclose(parts, difference, rtol=0.05)
     assert abs(why.residual) <= 0.05 * abs(difference)
     assert sum(view.share for view in why.views) == pytest.approx(1)
@@ -181,7 +184,7 @@ def test_atoms_are_where_the_picture_shows_them(smiles, size):
     positions = atom_positions(molecule, size)
     assert positions.shape == (molecule.GetNumAtoms(), 2)
     for x, y in positions:
-        assert np.hypot(columns + 0.5 - x, rows + 0.5 - y).min() < 8 * size / 224
+        assert np.hypot(columns + 0.5 - x, rows + 0.5 - y).min() < 11 * size / 224
 
 
 def test_a_missing_view_is_told_and_the_rest_adds_up(net):
@@ -234,6 +237,20 @@ def test_molecules_that_cannot_be_explained_say_why(net):
 
 def network_without_head():
     return MMSANetwork(MMSAConfig(**{**TINY, "mode": "pretraining"}))
+
+
+def test_bits_are_shared_between_the_atoms_of_their_environments():
+    smiles = Chem.CanonSmiles("OCCBr")
+    record = molecule_views(smiles, ViewSettings(("fingerprint",)))
+    bits = np.zeros(2048)
+    n = len(record.fingerprint_bits)
+    bits[record.fingerprint_bits] = np.random.default_rng(0).normal(size=n)
+    atoms = bits_to_atoms(bits, smiles)
+    assert atoms.shape == (4,)
+    assert atoms.sum() == pytest.approx(bits.sum())
+    why = explain(network(modalities=("fingerprint",), fingerprint_width=16), smiles)
+    assert len(why.descriptors) == 217
+    assert "Descriptors, " in why.to_html()
 
 
 @pytest.mark.parametrize("smiles", ["C", "[Na+].[Cl-]", "*c1ccccc1", "[2H]C([2H])([2H])O"])

@@ -6,18 +6,17 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from rdkit import Chem
 
 from deepchem_mmsa.batching import Collator, MoleculeBatch
 from deepchem_mmsa.explain.attribution import Attribution, explained_output, integrate
 from deepchem_mmsa.explain.explanation import Explanation, ViewShare
+from deepchem_mmsa.explain.mapping import to_atoms, to_bonds
 from deepchem_mmsa.explain.structure import (
     Anchor,
     Reference,
@@ -29,7 +28,7 @@ from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.predictor import MMSAPredictor
 from deepchem_mmsa.views import molecule_views
-from deepchem_mmsa.views.depiction import atom_positions
+from deepchem_mmsa.views.fingerprint import DESCRIPTORS
 from deepchem_mmsa.views.topology import canonical_order, read_smiles
 
 __all__ = ["Anchor", "Explanation", "Reference", "ViewShare", "explain"]
@@ -129,9 +128,9 @@ def explain(
 
     missing = {m: missing_reason(record, (m,)) for m in config.modalities
                if m not in record.available}  # fmt: skip
-    atoms, bonds = _per_atom(attribution, record, shown, atom_order, config.hydrogens)
     picture = batch.inputs["image"][0].cpu().numpy() if "image" in attribution.parts else None
     pixels = attribution.parts["image"]["pixels"].sum(0) if picture is not None else None
+    described = attribution.parts.get("fingerprint", {}).get("descriptors", np.zeros(0))
     return Explanation(
         molecule=shown,
         smiles=record.smiles,
@@ -140,8 +139,9 @@ def explain(
         prediction=float(prediction if target is None else prediction[target]),
         output=output,
         baseline=attribution.baseline,
-        atoms=atoms,
-        bonds=bonds,
+        atoms=to_atoms(attribution.parts, record, shown, atom_order, config.hydrogens),
+        bonds=to_bonds(attribution.parts, record, shown, atom_order),
+        descriptors=dict(zip(DESCRIPTORS, described.tolist())),
         pixels=pixels,
         picture=picture,
         views=_shares(attribution, config.modalities, output, without, missing),
@@ -247,86 +247,6 @@ def _shares(
             )
         )
     return shares
-
-
-def _per_atom(
-    attribution: Attribution,
-    record: MoleculeViews,
-    shown: Chem.Mol,
-    order: list[int],
-    hydrogens: bool,
-) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """Bring contributions to the atoms and bonds of the molecule as it was given."""
-    own: dict[str, np.ndarray] = {}
-    n = len(order)
-    for view, parts in attribution.parts.items():
-        if view == "image":
-            assert record.image is not None
-            own[view] = pixels_to_atoms(parts["pixels"].sum(0), record, n)
-        elif view == "geometry":
-            own[view] = _points_to_atoms(parts["atoms"], record, n, hydrogens)
-        else:
-            own[view] = parts["atoms"]
-    atoms = {}
-    for view, values in own.items():
-        atoms[view] = np.zeros(shown.GetNumAtoms())
-        atoms[view][order] = values
-    of_bonds = attribution.parts.get("graph", {}).get("bonds")
-    if of_bonds is None:
-        return atoms, None
-    bonds = np.zeros(shown.GetNumBonds())
-    assert record.bond_atoms is not None
-    for (a, b), value in zip(record.bond_atoms.tolist(), of_bonds.tolist()):
-        bonds[shown.GetBondBetweenAtoms(order[a], order[b]).GetIdx()] = value
-    return atoms, bonds
-
-
-def pixels_to_atoms(pixels: np.ndarray, record: MoleculeViews, n_atoms: int) -> np.ndarray:
-    """Give each pixel's contribution to the atom that is drawn nearest to it.
-
-    Parameters
-    ----------
-    pixels : np.ndarray
-        ``[S, S]``, as the network sees the picture.
-    record : MoleculeViews
-        With a picture that :func:`deepchem_mmsa.views.depiction.draw` made, of any size.
-    n_atoms : int
-
-    Returns
-    -------
-    np.ndarray
-        ``[n_atoms]`` in the record's order; its sum is that of the pixels.
-    """
-    assert record.image is not None
-    size = len(pixels)
-    drawn = Image.open(io.BytesIO(record.image)).size[0]
-    positions = atom_positions(canonical_order(record.smiles)[0], drawn) * (size / drawn)
-    centres = np.arange(size) + 0.5
-    atoms = np.zeros(n_atoms)
-    for row, y in enumerate(centres):
-        distance = (centres[:, None] - positions[:, 0]) ** 2 + (y - positions[:, 1]) ** 2
-        np.add.at(atoms, distance.argmin(axis=1), pixels[row].astype(np.float64))
-    return atoms
-
-
-def _points_to_atoms(
-    points: np.ndarray, record: MoleculeViews, n_atoms: int, hydrogens: bool
-) -> np.ndarray:
-    """Give a hydrogen's contribution to the atom that it sits on; ``[n_atoms]``."""
-    assert record.atomic_numbers is not None
-    assert record.coordinates is not None
-    numbers, coordinates = record.atomic_numbers, record.coordinates
-    if not hydrogens and (numbers != 1).any():
-        chosen = np.flatnonzero(numbers != 1)  # as `collate_conformers` chooses
-    else:
-        chosen = np.arange(len(numbers))
-    atoms = np.zeros(n_atoms)
-    for index, value in zip(chosen.tolist(), points.tolist()):
-        if index >= n_atoms:
-            distance = np.linalg.norm(coordinates[:n_atoms] - coordinates[index], axis=1)
-            index = int(distance.argmin())
-        atoms[index] += value
-    return atoms
 
 
 def _nearest(

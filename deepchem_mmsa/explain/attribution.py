@@ -8,6 +8,8 @@ view       what moves                                  blank
 graph      the embeddings of atoms and of bonds        the average atom, the average bond
 image      the pixels                                  the white picture
 geometry   the embeddings of the points' elements      the average element, at the same places
+finger-    counts of atom environments, descriptors    no environment, median descriptors
+print
 =========  ==========================================  =======================================
 
 Categories cannot be interpolated, embeddings can. All components of an embedding move together,
@@ -32,6 +34,7 @@ from torch import Tensor, nn
 
 from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.explain.average import average_atom, average_bond, average_element
+from deepchem_mmsa.layers.fingerprint_encoder import BatchedFingerprints, FingerprintMLP
 from deepchem_mmsa.layers.geometry_encoder import ComENet, SchNet
 from deepchem_mmsa.layers.graph_embedding import GraphEncoder
 from deepchem_mmsa.layers.graph_encoder import GIN, AttentiveFP
@@ -49,7 +52,7 @@ class ViewPath:
     Parameters
     ----------
     names : tuple of str
-        What moves: ``"atoms"``, ``"bonds"`` or ``"pixels"``, one per input.
+        What moves: ``"atoms"``, ``"bonds"``, ``"pixels"``, ``"bits"``, ``"descriptors"``.
     whole, blank : tuple of Tensor
         The inputs at the ends of the path, each ``[1, ...]``.
     encode : callable
@@ -80,8 +83,8 @@ class Attribution:
     output, baseline : float
         The explained output of the molecule, and of the blank one.
     parts : dict
-        ``{view: {"atoms" | "bonds" | "pixels": array}}``: ``[n]`` in the record's order, or
-        ``[3, S, S]``.
+        ``{view: {name: array}}`` with the names of :class:`ViewPath`: ``[n]`` in the record's
+        order, pixels ``[3, S, S]``.
     steps : int
         Points of the path.
     reasons : dict of str to str
@@ -224,10 +227,25 @@ def _geometry_path(network: MMSANetwork, conformer: BatchedConformers) -> ViewPa
     return ViewPath(("atoms",), (whole,), (torch.zeros_like(whole),), encode)
 
 
+def _fingerprint_path(network: MMSANetwork, inputs: BatchedFingerprints) -> ViewPath | str:
+    encoder = network.encoders["fingerprint"]
+    if not isinstance(encoder, FingerprintMLP):
+        return f"{type(encoder).__name__} is no encoder whose bits can be blended"
+    whole = inputs.counts.float().log1p(), encoder.scaled_descriptors(inputs)
+    blank = torch.zeros_like(whole[0]), torch.zeros_like(whole[1])  # a score of 0 is the median
+    return ViewPath(
+        ("bits", "descriptors"),
+        whole,
+        blank,
+        lambda bits, descriptors: encoder.layers(torch.cat([bits, descriptors], dim=1)).float(),
+    )
+
+
 _PATHS: dict[str, Callable[..., ViewPath | str]] = {
     "graph": _graph_path,
     "image": _image_path,
     "geometry": _geometry_path,
+    "fingerprint": _fingerprint_path,
 }
 
 
@@ -254,8 +272,7 @@ def view_paths(
     for column, view in enumerate(batch.modalities):
         if not bool(batch.available[0, column]):
             continue
-        make = _PATHS.get(view, lambda *_: "its inputs belong to no single atom")
-        path = make(network, batch.inputs[view])
+        path = _PATHS[view](network, batch.inputs[view])
         if isinstance(path, ViewPath):
             paths[view] = path
         else:

@@ -24,7 +24,7 @@ def colour(value: float, scale: float) -> tuple[float, float, float]:
 
     Examples
     --------
-    >>> colour(0.0, 1.0), colour(2.0, 1.0) == RAISES
+    >>> colour(0.0, 1.0), colour(2.0, 1.0) == colour(1.0, 1.0)
     ((1.0, 1.0, 1.0), True)
     """
     share = min(abs(value) / scale, 1.0) if scale > 0 else 0.0

@@ -67,9 +67,13 @@ class Explanation:
     atoms : dict of str to np.ndarray
         Per view that could be told apart, ``[n_atoms]``: contributions in the output's unit,
         positive where an atom raises it. ``"image"`` is the sum over the pixels nearest to an
-        atom; ``"geometry"`` counts hydrogens with the atom that they sit on.
+        atom; ``"geometry"`` counts hydrogens with the atom that they sit on; ``"fingerprint"``
+        shares each bit between the atoms of its environments.
     bonds : np.ndarray or None
         ``[n_bonds]``, contributions of the graph's bonds.
+    descriptors : dict of str to float
+        Contributions of the fingerprint view's descriptors, which belong to no atom; empty
+        without that view.
     pixels : np.ndarray or None
         ``[S, S]``, contributions of the pixels.
     picture : np.ndarray or None
@@ -98,6 +102,7 @@ class Explanation:
     baseline: float
     atoms: dict[str, np.ndarray]
     bonds: np.ndarray | None
+    descriptors: dict[str, float]
     pixels: np.ndarray | None
     picture: np.ndarray | None
     views: list[ViewShare]
@@ -117,7 +122,7 @@ class Explanation:
     def total(self) -> np.ndarray:
         """Sum over the views, each bond halved between its atoms: ``[n_atoms]``.
 
-        Its sum is ``output − baseline − residual``.
+        Its sum, with that of the descriptors, is ``output − baseline − residual``.
         """
         total = np.zeros(self.molecule.GetNumAtoms())
         for values in self.atoms.values():
@@ -239,6 +244,7 @@ class Explanation:
             "total": self.total.tolist(),
             "atoms": {view: values.tolist() for view, values in self.atoms.items()},
             "bonds": None if self.bonds is None else self.bonds.tolist(),
+            "descriptors": dict(self.descriptors),
             "views": views,
             "anchors": [
                 {"index": a.index, "address": a.address, "similarity": a.similarity,

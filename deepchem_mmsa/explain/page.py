@@ -23,12 +23,17 @@ __all__ = ["html_page"]
 
 _EXEMPLARS = 3  # drawn per anchor
 _FIRST_ATOMS = 6  # named beside the drawing
-_NAMES = {"graph": "2D graph", "image": "Picture", "geometry": "Conformer", TOTAL: "All views"}
+_FIRST_DESCRIPTORS = 12
+_NAMES = {
+    "graph": "2D graph", "image": "Picture", "geometry": "Conformer",
+    "fingerprint": "Fingerprint", TOTAL: "All views",
+}  # fmt: skip
 _CAPTIONS = {
     TOTAL: "Sum over the views; a bond counts half for each of its atoms.",
     "graph": "Atom embeddings as discs, bond embeddings as bands.",
     "image": "Each pixel counts for the atom that is drawn nearest to it.",
     "geometry": "Which element stands at each point of the conformer.",
+    "fingerprint": "Each environment counts for its atoms in equal parts.",
 }
 
 _STYLE = """
@@ -266,7 +271,8 @@ def _atoms(why: Explanation) -> str:
     table = f"""<details><summary>All {len(order)} atoms as a table</summary>
 <div class="card scroll" tabindex="0"><table><thead><tr><th>Atom</th>{head}</tr></thead>
 <tbody>{rows}</tbody></table></div></details>"""
-    return f"<section><h2>Numbers</h2>{table}{_bonds(why, symbols)}{_READING}</section>"
+    tables = table + _bonds(why, symbols) + _descriptors(why)
+    return f"<section><h2>Numbers</h2>{tables}{_READING}</section>"
 
 
 def _bonds(why: Explanation, symbols: list[str]) -> str:
@@ -281,6 +287,22 @@ def _bonds(why: Explanation, symbols: list[str]) -> str:
     return f"""<details><summary>All {len(pairs)} bonds as a table</summary>
 <div class="card scroll" tabindex="0"><table><thead><tr><th>Bond</th>
 <th class="num">2D graph</th></tr></thead><tbody>{rows}</tbody></table></div></details>"""
+
+
+def _descriptors(why: Explanation) -> str:
+    if not why.descriptors:
+        return ""
+    ordered = sorted(why.descriptors.items(), key=lambda item: -abs(item[1]))
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td><td class='num'>{signed(value)}</td></tr>"
+        for name, value in ordered[:_FIRST_DESCRIPTORS]
+    )
+    whole = signed(sum(why.descriptors.values()))
+    return f"""<details><summary>Descriptors, {whole} together</summary>
+<div class="card scroll" tabindex="0"><table><thead><tr><th>Descriptor</th>
+<th class="num">Fingerprint</th></tr></thead><tbody>{rows}</tbody></table>
+<p class="note">The {_FIRST_DESCRIPTORS} largest. They describe the whole molecule and are not part
+of the atoms' numbers.</p></div></details>"""
 
 
 _READING = """<details><summary>How to read this</summary><div class="card">
