@@ -236,11 +236,12 @@ def topology(molecule: Chem.Mol) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     >>> atoms[:, 0].tolist(), bond_atoms.tolist(), bonds[:, 0].tolist()
     ([5, 7], [[0, 1]], [1])
     """
-    atoms = np.zeros((molecule.GetNumAtoms(), len(ATOM_FEATURES)), dtype=np.uint8)
     cip = _cip_labels(molecule)
-    for index, atom in enumerate(molecule.GetAtoms()):
+    atoms = []
+    for index in range(molecule.GetNumAtoms()):  # a quarter faster than over GetAtoms()
+        atom = molecule.GetAtomWithIdx(index)
         number = atom.GetAtomicNum()
-        atoms[index] = (
+        atoms.append((
             number - 1 if number else DUMMY_ATOM,
             _CHIRALITY.get(atom.GetChiralTag(), 0),
             min(max(atom.GetFormalCharge(), -5), 5) + 5,
@@ -250,20 +251,23 @@ def topology(molecule: Chem.Mol) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             atom.IsInRing(),
             cip.get(index, 0),
             min(atom.GetNumRadicalElectrons(), 3),
-        )
-    n_bonds = molecule.GetNumBonds()
-    bond_atoms = np.zeros((n_bonds, 2), dtype=np.uint16)
-    bonds = np.zeros((n_bonds, len(BOND_FEATURES)), dtype=np.uint8)
-    for index, bond in enumerate(molecule.GetBonds()):
-        bond_atoms[index] = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-        bonds[index] = (
+        ))  # fmt: skip
+    ends, bonds = [], []
+    for index in range(molecule.GetNumBonds()):
+        bond = molecule.GetBondWithIdx(index)
+        ends.append((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()))
+        bonds.append((
             _BOND_TYPE.get(bond.GetBondType(), _OTHER_BOND),
             _DIRECTION.get(bond.GetBondDir(), 0),
             bond.GetIsConjugated(),
             bond.IsInRing(),
             _STEREO.get(bond.GetStereo(), 0),
-        )
-    return atoms, bond_atoms, bonds
+        ))  # fmt: skip
+    return (
+        np.array(atoms, dtype=np.uint8).reshape(-1, len(ATOM_FEATURES)),
+        np.array(ends, dtype=np.uint16).reshape(-1, 2),
+        np.array(bonds, dtype=np.uint8).reshape(-1, len(BOND_FEATURES)),
+    )
 
 
 def _cip_labels(molecule: Chem.Mol) -> dict[int, int]:

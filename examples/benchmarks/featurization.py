@@ -1,0 +1,252 @@
+r"""What featurization costs: beside bare RDKit and DeepChem, in processes, on disk.
+
+    python examples/benchmarks/featurization.py --data-dir DATA --output runs/featurization.json
+
+Every figure is a ratio, or a pair of figures, of one run on one machine: the contenders take
+turns, and the median over the turns is printed. Leave the machine alone meanwhile.
+
+1. Ours ÷ the bare RDKit calls for the same products (parse, draw, embed with the same seed and
+   parameters), on ZINC; with pictures, which ours compresses, and without.
+2. DeepChem's three featurizers for the same views ÷ ours.
+3. The speed-up of two processes, and what containing crashes costs.
+4. The tail on SIDER: mean ÷ median of the time of a molecule, and the failures with reasons.
+5. Bytes per molecule; reading stored pictures against drawing them on the fly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import os
+import statistics
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdDepictor, rdDistGeom
+from rdkit.Chem.Draw import rdMolDraw2D
+
+from deepchem_mmsa import MMSAFeaturizer
+from deepchem_mmsa.molecule import MoleculeViews
+from deepchem_mmsa.views import ViewSettings, many_views, molecule_views
+from deepchem_mmsa.views.depiction import DEFAULT_SIZE, decode, draw
+from deepchem_mmsa.views.topology import canonical
+
+
+def bare_rdkit(smiles: Sequence[str], pictures: bool) -> None:
+    """Make what a record holds by RDKit's own calls, and keep nothing."""
+    for text in smiles:
+        molecule = Chem.MolFromSmiles(text)
+        if pictures:
+            drawing = Chem.Mol(molecule)
+            rdDepictor.Compute2DCoords(drawing, canonOrient=True)
+            prepared = rdMolDraw2D.PrepareMolForDrawing(drawing, forceCoords=False)
+            drawer = rdMolDraw2D.MolDraw2DCairo(DEFAULT_SIZE, DEFAULT_SIZE)
+            drawer.drawOptions().prepareMolsBeforeDrawing = False
+            drawer.DrawMolecule(prepared)
+            drawer.FinishDrawing()
+            drawer.GetDrawingText()
+        parameters = rdDistGeom.ETKDGv3()
+        parameters.randomSeed = 1  # as seed 0 of ours
+        parameters.maxIterations = 20
+        with_hydrogens = Chem.AddHs(molecule)
+        if rdDistGeom.EmbedMolecule(with_hydrogens, parameters) == 0:
+            np.asarray(with_hydrogens.GetConformer().GetPositions())
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def in_turns(repeats: int, **contenders: Callable[[], Any]) -> dict[str, list[float]]:
+    """Time contenders that take turns, so that all meet the same state of the machine."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(repeats):
+        order = list(contenders) if turn % 2 == 0 else list(contenders)[::-1]
+        for name in order:
+            times[name].append(seconds(contenders[name]))
+    return times
+
+
+def ratio(times: dict[str, list[float]], above: str, below: str) -> float:
+    """Median over the turns of one contender's time ÷ another's of the same turn."""
+    return statistics.median(a / b for a, b in zip(times[above], times[below]))
+
+
+def beside_rdkit(smiles: Sequence[str], repeats: int) -> dict[str, float]:
+    """Ours ÷ bare RDKit; both get the canonical SMILES, and so embed in the same order."""
+    whole = MMSAFeaturizer()
+    without = MMSAFeaturizer(("graph", "geometry"))
+    times = in_turns(
+        repeats,
+        ours=lambda: whole.featurize(smiles),
+        bare=lambda: bare_rdkit(smiles, pictures=True),
+        ours_without=lambda: without.featurize(smiles),
+        bare_without=lambda: bare_rdkit(smiles, pictures=False),
+    )
+    return {
+        "ms_per_molecule": 1000 * statistics.median(times["ours"]) / len(smiles),
+        "ours_over_rdkit": ratio(times, "ours", "bare"),
+        "ours_over_rdkit_without_pictures": ratio(times, "ours_without", "bare_without"),
+    }
+
+
+def beside_deepchem(smiles: Sequence[str], repeats: int) -> dict[str, float]:
+    """DeepChem's three featurizers for the three views ÷ ours for the same three."""
+    import deepchem as dc
+
+    theirs = {
+        "SmilesToImage": dc.feat.SmilesToImage(img_size=DEFAULT_SIZE, max_len=1000),
+        "MolGraphConvFeaturizer": dc.feat.MolGraphConvFeaturizer(use_edges=True),
+        "RDKitConformerFeaturizer": dc.feat.RDKitConformerFeaturizer(),
+    }
+    ours = MMSAFeaturizer()
+    times = in_turns(
+        repeats,
+        ours=lambda: ours.featurize(smiles),
+        **{name: lambda f=f: f.featurize(smiles) for name, f in theirs.items()},
+    )
+    times["three"] = [sum(turn) for turn in zip(*(times[name] for name in theirs))]
+    found = {f"{name}_ms": 1000 * statistics.median(times[name]) / len(smiles) for name in theirs}
+    return {**found, "deepchem_over_ours": ratio(times, "three", "ours")}
+
+
+def processes(smiles: Sequence[str], repeats: int) -> dict[str, float]:
+    """Measure what two processes gain, and what a child process costs."""
+    many_views(smiles[:64], n_jobs=2)  # start them
+    times = in_turns(
+        repeats,
+        one=lambda: many_views(smiles),
+        two=lambda: many_views(smiles, n_jobs=2),
+        contained=lambda: many_views(smiles, contained=True),
+    )
+    return {
+        "speed_up_with_2_processes": ratio(times, "one", "two"),
+        "contained_over_not": ratio(times, "contained", "one"),
+    }
+
+
+def tail(smiles: Sequence[str]) -> dict[str, Any]:
+    """Time of each molecule of a set with difficult ones, and what has no conformer, and why."""
+    times, reasons = [], collections.Counter[str]()
+    for text in smiles:
+        start = time.perf_counter()
+        record = molecule_views(text)
+        times.append(time.perf_counter() - start)
+        if "geometry" in record.reasons:
+            reasons[record.reasons["geometry"]] += 1
+    mean, median = statistics.mean(times), statistics.median(times)
+    return {
+        "mean_ms": 1000 * mean,
+        "median_ms": 1000 * median,
+        "mean_over_median": mean / median,
+        "slowest_s": max(times),
+        "share_of_slowest_percent": sum(sorted(times)[-max(1, len(times) // 100) :]) / sum(times),
+        "without_conformer": sum(reasons.values()) / len(smiles),
+        "reasons": dict(reasons),
+    }
+
+
+def _decode_all(pictures: Sequence[bytes]) -> int:
+    return sum(decode(picture).shape[0] for picture in pictures)
+
+
+def _draw_all(smiles: Sequence[str]) -> int:
+    with rdBase.BlockLogs():
+        return sum(decode(draw(canonical(text))).shape[0] for text in smiles)
+
+
+def disk(smiles: Sequence[str], repeats: int) -> dict[str, float]:
+    """Size of records, and pictures per second: stored and decoded, or drawn anew."""
+    records = many_views(smiles)
+    bare = [
+        MoleculeViews(
+            r.smiles, None, r.atoms, r.bond_atoms, r.bonds, r.atomic_numbers, r.coordinates
+        )
+        for r in records
+    ]  # fmt: skip
+    pictures = [r.image for r in records if r.image is not None]
+    texts = [r.smiles for r in records]
+    halves = [slice(0, None, 2), slice(1, None, 2)]
+    found: dict[str, float] = {
+        "bytes_all_views": statistics.mean(len(r.to_bytes()) for r in records),
+        "bytes_without_pictures": statistics.mean(len(r.to_bytes()) for r in bare),
+        "bytes_of_a_picture": statistics.mean(map(len, pictures)),
+        "bytes_of_a_picture_deflated_again": statistics.mean(
+            len(zlib.compress(p)) for p in pictures
+        ),
+    }
+    with Parallel(n_jobs=2, batch_size=1) as workers:
+
+        def both(work: Callable[[Any], int], items: Sequence[Any]) -> Callable[[], Any]:
+            return lambda: workers(delayed(work)(items[half]) for half in halves)
+
+        both(_draw_all, texts[:8])()  # start them
+        times = in_turns(
+            repeats,
+            decode_1=lambda: _decode_all(pictures),
+            draw_1=lambda: _draw_all(texts),
+            decode_2=both(_decode_all, pictures),
+            draw_2=both(_draw_all, texts),
+        )
+    for name, taken in times.items():
+        what, n = name.split("_")
+        found[f"{what}_per_second_{n}_workers"] = len(texts) / statistics.median(taken)
+    found["draw_over_decode"] = ratio(times, "draw_1", "decode_1")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--data-dir", type=Path, required=True, help="folder of the MoleculeNet files"
+    )
+    parser.add_argument("--output", type=Path, default=Path("featurization.json"))
+    parser.add_argument("--molecules", type=int, default=1000, help="of ZINC")
+    parser.add_argument("--deepchem-molecules", type=int, default=200)
+    parser.add_argument(
+        "--sider", type=int, default=None, help="first rows of SIDER; all by default"
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    zinc = pd.read_csv(
+        arguments.data_dir / "pretrain" / "zinc250k.csv.gz", nrows=arguments.molecules
+    )["smiles"]
+    sider = pd.read_csv(arguments.data_dir / "sider.csv.gz", nrows=arguments.sider)["smiles"]
+    graphs = many_views(zinc, ViewSettings(("graph",)))
+    smiles = [record.smiles for record in graphs]
+    few = smiles[: arguments.deepchem_molecules]
+    sections: dict[str, Callable[[], dict[str, Any]]] = {
+        "rdkit": lambda: beside_rdkit(smiles, arguments.repeats),
+        "deepchem": lambda: beside_deepchem(few, arguments.repeats),
+        "processes": lambda: processes(smiles, arguments.repeats),
+        "disk": lambda: disk(smiles, arguments.repeats),
+        "tail": lambda: tail(sider.tolist()),
+    }
+    results: dict[str, Any] = {
+        "molecules": len(smiles), "repeats": arguments.repeats, "cores": os.cpu_count(),
+        "load_at_start": os.getloadavg()[0],
+    }  # fmt: skip
+    for name, measure in sections.items():
+        results[name] = measure()
+        print(f"\n{name}")
+        for key, value in results[name].items():
+            print(f"  {key:36} {value:.4g}" if isinstance(value, float) else f"  {key}: {value}")
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
