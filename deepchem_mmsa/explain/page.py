@@ -33,7 +33,7 @@ _CAPTIONS = {
     "graph": "Atom embeddings as discs, bond embeddings as bands.",
     "image": "Each pixel counts for the atom that is drawn nearest to it.",
     "geometry": "Which element stands at each point of the conformer.",
-    "fingerprint": "Each environment counts for its atoms in equal parts.",
+    "fingerprint": "Each environment counts for its atoms in equal parts; descriptors are apart.",
 }
 
 _STYLE = """
@@ -53,7 +53,7 @@ code { font: .9em/1.4 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospa
   padding: 14px 16px; }
 .hero { display: grid; grid-template-columns: minmax(0, 5fr) minmax(0, 4fr); gap: 14px;
   margin-top: 18px; }
-.maps { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(260px, 100%), 1fr));
+.maps { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(204px, 100%), 1fr));
   gap: 14px; margin-top: 10px; }
 figure { margin: 0; } figure svg, figure img { width: 100%; height: auto; display: block; }
 figure img { image-rendering: pixelated; border-radius: 6px; }
