@@ -20,7 +20,7 @@ import importlib.machinery
 import importlib.util
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -59,8 +59,6 @@ def __getattr__(name: str) -> Any:
     """Load a public name when it is first asked for."""
     if name not in _HOME:
         raise AttributeError(f"module 'deepchem_mmsa' has no attribute {name!r}")
-    if _HOME[name] in ("model", "featurizer"):
-        _import_deepchem_quietly()
     value = getattr(importlib.import_module(f"deepchem_mmsa.{_HOME[name]}"), name)
     globals()[name] = value
     return value
@@ -71,14 +69,17 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-def _import_deepchem_quietly() -> None:
-    """Import deepchem without its lines about optional dependencies that are not there."""
-    if "deepchem" in sys.modules:
-        return
+def _quieted(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
+    """Load deepchem; without its lines about absent optional parts where a module of ours asks."""
+    frame, ours = sys._getframe(), False
+    while frame is not None and not ours:
+        ours = str(frame.f_globals.get("__name__")).startswith("deepchem_mmsa.")
+        frame = frame.f_back  # type: ignore[assignment]
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    if ours:
+        logging.disable(max(before, logging.WARNING))
     try:
-        importlib.import_module("deepchem")
+        execute(module)
     finally:
         logging.disable(before)
 
@@ -120,7 +121,7 @@ class _DeepChemHook(importlib.abc.MetaPathFinder):
         execute = spec.loader.exec_module
 
         def execute_and_register(module: ModuleType) -> None:
-            execute(module)
+            _quieted(execute, module)
             _register(module)
 
         spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]

@@ -32,7 +32,15 @@ nb_execution_mode = "off"  # the notebooks hold their output; .ci/docs runs them
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say them, in words
-autodoc_default_options = {"members": True, "show-inheritance": True}
+METADATA_ROUTING = [  # scikit-learn writes these methods, and refers to its own glossary
+    f"set_{method}_request"
+    for method in ("fit", "predict", "predict_proba", "score", "partial_fit", "transform")
+]
+autodoc_default_options = {
+    "members": True,
+    "show-inheritance": True,
+    "exclude-members": ", ".join(METADATA_ROUTING),
+}
 autoclass_content = "class"
 napoleon_google_docstring = False
 napoleon_use_ivar = True

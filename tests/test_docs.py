@@ -1,0 +1,138 @@
+"""The documentation: it can be built, its links lead somewhere, and what it says to type exists."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from deepchem_mmsa.cli import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
+COMMANDS = typer.main.get_command(app).commands
+
+FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^()\s]+)\)")
+
+by_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+
+
+def blocks(page, language):
+    return [body for name, body in FENCE.findall(page.read_text("utf-8")) if name == language]
+
+
+def anchors(page):
+    """Anchors of a page's headings, as GitHub and the site make them."""
+    heads = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@by_page
+def test_python_blocks_parse(page):
+    for body in blocks(page, "python"):
+        if ">>>" in body:
+            lines = re.findall(r"^(?:>>>|\.\.\.) ?(.*)$", body, re.MULTILINE)
+            body = "\n".join(lines) + "\n"
+        ast.parse(body)
+
+
+@by_page
+def test_relative_links_resolve(page):
+    text = FENCE.sub("", page.read_text("utf-8"))
+    for target in LINK.findall(text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path) if path else page
+        assert there.exists(), f"{page.name} links to {target}"
+        if anchor and there.suffix == ".md":
+            assert anchor in anchors(there), f"{page.name} links to {target}"
+
+
+@by_page
+def test_commands_and_their_options_exist(page):
+    text = page.read_text("utf-8")
+    typed = [line for body in blocks(page, "bash") for line in body.splitlines()]
+    typed += re.findall(r"`(mmsa [^`]+)`", text)
+    for line in typed:
+        found = re.match(r"\s*(?:\$ )?mmsa ([a-z][a-z-]*)(.*)", line)
+        if found is None:
+            continue
+        name, rest = found.groups()
+        assert name in COMMANDS, f"{page.name}: mmsa {name}"
+        known = {o for parameter in COMMANDS[name].params for o in parameter.opts} | {"--help"}
+        for option in re.findall(r"(?<=\s)--[a-z-]+", rest):
+            assert option in known, f"{page.name}: mmsa {name} {option}"
+
+
+@by_page
+def test_scripts_that_are_named_exist(page):
+    for script in re.findall(r"python ((?:examples|docs)/[\w/]+\.py)", page.read_text("utf-8")):
+        assert (ROOT / script).is_file(), f"{page.name}: {script}"
+
+
+def messages():
+    """Every text in the package's source, f-strings as far as they are constant."""
+    for path in sorted((ROOT / "deepchem_mmsa").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_the_page_of_errors_quotes_messages_that_exist():
+    heads = re.findall(r"^### (.+)$", (ROOT / "docs" / "errors.md").read_text("utf-8"), re.M)
+    said = list(messages())
+    heads.remove("Something else")
+    assert len(heads) > 10
+    for head in heads:
+        assert any(head in text for text in said), f"no message says {head!r}"
+
+
+def test_every_public_name_is_in_the_reference():
+    import deepchem_mmsa
+
+    reference = "".join(p.read_text("utf-8") for p in (ROOT / "docs" / "api").glob("*.md"))
+    for name in deepchem_mmsa.__all__:
+        if name != "__version__":
+            assert re.search(rf"deepchem_mmsa\.\S*\b{name}\b", reference), name
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-d", str(tmp_path / "trees"),
+         str(ROOT / "docs"), str(tmp_path / "site")],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    front = (tmp_path / "site" / "index.html").read_text("utf-8")
+    for page in (ROOT / "docs").glob("*.md"):  # every page can be reached from the first
+        assert f'href="{page.stem}.html"' in front or page.stem == "index", page.stem
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_run(path, tmp_path):
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(path, as_version=4)
+    size = path.stat().st_size
+    assert size < 400_000, f"{path.name} holds {size} bytes of output"
+    client = NotebookClient(
+        notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    )
+    client.execute()  # raises what a cell raises
+
+
+def test_there_are_three_notebooks_and_the_site_shows_them():
+    assert len(NOTEBOOKS) == 3
+    index = (ROOT / "docs" / "index.md").read_text("utf-8")
+    for path in NOTEBOOKS:
+        assert f"notebooks/{path.stem}" in index
+        assert (ROOT / "docs" / "notebooks" / path.name).is_file()
