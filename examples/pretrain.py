@@ -91,11 +91,12 @@ def select(a: argparse.Namespace) -> dict[str, Any]:
     kept = leave_out(smiles, held_out_keys(a.exclude, a.data_dir, n_jobs=a.jobs), a.jobs)
     print(f"{kept.n_dropped} stand in a benchmark's held-out sets: {kept.dropped}", flush=True)
     # Held-out skeletons stand nowhere else.
+    n_held = min(a.held_out, len(kept.smiles) // 10)
     held: list[str] = []
     taken: set[str] = set()
     rest = []
     for text, keys in zip(kept.smiles, kept.keys):
-        if len(held) < a.held_out and taken.isdisjoint(keys):
+        if len(held) < n_held and taken.isdisjoint(keys):
             held.append(text)
             taken |= keys
         elif taken.isdisjoint(keys):
@@ -121,7 +122,9 @@ def main() -> None:
     parser.add_argument("--exclude", nargs="*", default=list(BENCHMARKS), choices=BENCHMARKS)
     parser.add_argument("--molecules", type=int, help="use so many, drawn at random")
     parser.add_argument("--max-atoms", type=int, default=60, help="heavy atoms")
-    parser.add_argument("--held-out", type=int, default=512, help="to describe the representation")
+    parser.add_argument(
+        "--held-out", type=int, default=512, help="to describe the representation; at most a tenth"
+    )
     parser.add_argument("--preset", default="small")
     parser.add_argument("--modalities", nargs="+", choices=MODALITIES)
     parser.add_argument("--views", nargs="+", choices=MODALITIES,

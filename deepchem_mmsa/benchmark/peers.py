@@ -152,6 +152,7 @@ class Chemprop:
                 "train", "--data-path", folder / "data.csv", "--smiles-columns", "smiles",
                 "--target-columns", *tasks, "--splits-column", "split",
                 "--task-type", split.mode, "--epochs", self.epochs,
+                "--warmup-epochs", min(2, self.epochs - 1),
                 "--batch-size", self.batch_size, "--pytorch-seed", seed, "--num-workers", 0,
                 "--metrics", "rmse" if split.minimize else "roc",
                 "--tracking-metric", "rmse" if split.minimize else "roc",
