@@ -1,19 +1,21 @@
 r"""Make the table by which the fingerprint's encoder scales descriptors.
 
-    python examples/descriptor_quantiles.py --input chembl78k.csv.gz pcs100k.csv.gz \
-        zinc250k.csv.gz --output deepchem_mmsa/layers/descriptor_quantiles.csv
+    python examples/descriptor_quantiles.py --input runs/pretrain/selection.json \
+        --output deepchem_mmsa/layers/descriptor_quantiles.csv
 
-5,000 molecules of each input, at most 150 heavy atoms. The table travels in the state of every
-exported model, so that a new one changes new models only.
+15,000 of the molecules that ``pretrain.py`` chose: apart from every benchmark's held-out
+molecules, and at most 150 heavy atoms. The table travels in the state of every exported model, so
+that a new one changes new models only.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
+from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from rdkit import rdBase
 from scipy.special import ndtr
 
@@ -25,21 +27,19 @@ LEVELS = np.arange(-3, 3.01, 0.25)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--input", nargs="+", required=True, help="CSV with a column 'smiles'")
+    parser.add_argument("--input", type=Path, required=True, help="selection.json of pretrain.py")
     parser.add_argument("--output", required=True)
-    parser.add_argument("--molecules", type=int, default=5000, help="of each input")
+    parser.add_argument("--molecules", type=int, default=15000)
     a = parser.parse_args()
     rows = []
     with rdBase.BlockLogs():
-        for path in a.input:
-            smiles = pd.read_csv(path)["smiles"]
-            for text in smiles.sample(min(a.molecules, len(smiles)), random_state=0):
-                try:
-                    molecule = canonical(str(text))
-                except ValueError:
-                    continue
-                if molecule.GetNumHeavyAtoms() <= 150:
-                    rows.append(descriptors(molecule))
+        for text in json.loads(a.input.read_text())["train"][: a.molecules]:
+            try:
+                molecule = canonical(text)
+            except ValueError:
+                continue
+            if molecule.GetNumHeavyAtoms() <= 150:
+                rows.append(descriptors(molecule))
     quantiles = np.nanquantile(np.array(rows, dtype=float), ndtr(LEVELS), axis=0).T
     with open(a.output, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

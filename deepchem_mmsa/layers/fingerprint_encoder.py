@@ -1,9 +1,10 @@
 """Encoder of fingerprint and descriptors: a multilayer perceptron.
 
 Descriptors range over twenty orders of magnitude with heavy tails. Each is brought to the normal
-score of its rank among reference molecules: 15,000 of ChEMBL, PubChem and ZINC, whose quantiles
-stand in ``descriptor_quantiles.csv`` and travel in the encoder's state, so that an exported model
-is whole and a prediction depends on nothing else.
+score of its rank among reference molecules: 15,000 of ChEMBL, PubChem and ZINC, none of them in
+a benchmark's validation or test set (examples/descriptor_quantiles.py). Their quantiles stand in
+``descriptor_quantiles.csv`` and travel in the encoder's state, so that an exported model is
+whole and a prediction depends on nothing else.
 """
 
 from __future__ import annotations
