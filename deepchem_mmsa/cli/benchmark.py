@@ -48,12 +48,12 @@ def benchmark(
     """
     fields = options.network_fields(settings)
     console = Console(quiet, as_json)
-    from deepchem_mmsa import MMSAFeaturizer
     from deepchem_mmsa.benchmark import BENCHMARKS, PROTOCOLS, Split, Whole
     from deepchem_mmsa.benchmark.cells import cells_of, run_cells
     from deepchem_mmsa.benchmark.contenders import MMSA, Contender, Forest, Mean
     from deepchem_mmsa.benchmark.results import markdown, plot, tidy
     from deepchem_mmsa.cli.training import network_config
+    from deepchem_mmsa.featurizer import MMSAFeaturizer
     from deepchem_mmsa.molecule import MODALITIES
     from deepchem_mmsa.tables import write_table
 

@@ -60,10 +60,10 @@ def finetune(
     import numpy as np
     import pandas as pd
 
-    from deepchem_mmsa import EarlyStopping
     from deepchem_mmsa.cli import training
     from deepchem_mmsa.cli.predict import prediction_columns
     from deepchem_mmsa.datasets import dataset_from_shards
+    from deepchem_mmsa.early_stopping import EarlyStopping
     from deepchem_mmsa.predictor import MMSAPredictor
     from deepchem_mmsa.tables import read_table, write_table
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from deepchem_mmsa import MMSAModel
 from deepchem_mmsa.checkpoint import CheckpointError, load_pretrained
 from deepchem_mmsa.cli.console import Console, ExitCode, Failure, Interrupted
 from deepchem_mmsa.cli.records import fate_of_rows, make_records, note_failures, rows_table
 from deepchem_mmsa.config import PRESETS, MMSAConfig
+from deepchem_mmsa.model import MMSAModel
 from deepchem_mmsa.run_folder import RunFolder
 from deepchem_mmsa.shards import ShardError, ShardSet
 from deepchem_mmsa.tables import Table, write_table
