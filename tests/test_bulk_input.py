@@ -95,7 +95,7 @@ def accounted(record, settings):
 def mutated(smiles, chance):
     """Change some bytes of a SMILES as a broken file would."""
     data = bytearray(smiles.encode())
-    for _ in range(chance.choice([1, 1, 2, 3, 8])):
+    for _ in range(chance.choice([1, 1, 1, 2, 5])):
         place = chance.randrange(len(data) + 1)
         kind = chance.randrange(6)
         if kind == 0 and data:
@@ -142,10 +142,11 @@ def test_strange_rows_are_each_accounted_for():
     assert found == NO_MOLECULE
 
 
-def test_mutated_smiles():
+def test_mutated_smiles(capfd):
     chance = random.Random(1)
     rows = [mutated(chance.choice(DRUGS), chance) for _ in range(300)]
     assert 20 < run_through(rows, ViewSettings(("image", "graph")), 150) < 280
+    assert capfd.readouterr() == ("", "")  # RDKit's complaints are in the reasons
 
 
 @settings(max_examples=150, deadline=None)
@@ -182,7 +183,7 @@ def test_twenty_thousand_mutated_smiles(moleculenet):
     rows = [mutated(chance.choice(table), chance) for _ in range(20_000)]
     readable = run_through(rows, ALL, 300)
     print(f"{readable} of {len(rows)} are molecules still")
-    assert 2000 < readable < 18_000
+    assert 1000 < readable < 19_000
 
 
 # --- broken files ------------------------------------------------------------------------------

@@ -200,7 +200,9 @@ def column_named(columns: Sequence[str], wanted: str, name: str) -> str:
     same = [c for c in columns if c.lower() == wanted.lower()]
     close = same or difflib.get_close_matches(wanted, columns, n=1)
     hint = f"; did you mean {close[0]!r}? Its" if close else ". Its"
-    raise TableError(f"{name} has no column {wanted!r}{hint} columns are: {', '.join(columns)}")
+    raise TableError(
+        f"{name} has no column {wanted!r}{hint} columns are: {', '.join(columns):.1000}"
+    )
 
 
 @contextmanager
@@ -270,6 +272,6 @@ def _smiles_column(columns: list[str], wanted: str | None, name: str) -> str:
         return containing[0]
     raise TableError(
         f"cannot tell which column of {name} holds the SMILES; name it by --smiles-column "
-        f"(smiles_column= in Python). Its columns are: {', '.join(columns)}. If the file has no "
+        f"(smiles_column= in Python). Its columns are: {', '.join(columns):.1000}. If the file has no "
         "header line, read it as a SMILES file: --format smi"
     )

@@ -283,7 +283,8 @@ def _cip_labels(molecule: Chem.Mol) -> dict[int, int]:
     for index in centres:
         labelled.GetAtomWithIdx(index).ClearProp("_CIPCode")
     try:
-        rdCIPLabeler.AssignCIPLabels(labelled, centres, [], maxRecursiveIterations=_CIP_STEPS)
+        with rdBase.BlockLogs():
+            rdCIPLabeler.AssignCIPLabels(labelled, centres, [], maxRecursiveIterations=_CIP_STEPS)
     except RuntimeError:  # the steps ran out
         return {}
     atoms = [(index, labelled.GetAtomWithIdx(index)) for index in centres]

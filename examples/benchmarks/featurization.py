@@ -153,7 +153,8 @@ def tail(smiles: Sequence[str]) -> dict[str, Any]:
         "median_ms": 1000 * median,
         "mean_over_median": mean / median,
         "slowest_s": max(times),
-        "share_of_slowest_percent": sum(sorted(times)[-max(1, len(times) // 100) :]) / sum(times),
+        "time_share_of_slowest_percent": sum(sorted(times)[-max(1, len(times) // 100) :])
+        / sum(times),
         "without_conformer": sum(reasons.values()) / len(smiles),
         "reasons": dict(reasons),
     }
