@@ -70,8 +70,8 @@ def scores_section(run: Run, scores: list[Score], resamples: int) -> str:
     if resamples:
         meaning += (
             f" In brackets: 95 % intervals from {resamples:,} bootstrap resamples of the part's "
-            "molecules. They say how much a score depends on which molecules were drawn, not on "
-            "the training."
+            "molecules (fewer where these are more than 5,000). They say how much a score depends "
+            "on which molecules were drawn, not on the training."
         )
     return f"<section id='scores'><h2>Scores</h2><p class='soft'>{meaning}</p>{table}</section>"
 

@@ -11,6 +11,8 @@ from deepchem_mmsa.report.run import Run
 
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 _BLOCK = 1 << 24  # numbers of a block of resamples in memory
+_ROWS = 5_000_000  # drawn in all: of many molecules, fewer resamples say as much
+_FEWEST = 200
 
 
 class Problem(NamedTuple):
@@ -82,7 +84,7 @@ def score(problem: Problem, kind: str, resamples: int = 1000, seed: int = 0) -> 
     problem : Problem
     kind : {"classification", "regression"}
     resamples : int
-        0 for no interval.
+        0 for no interval; fewer are drawn of more than 5,000 molecules, but 200 at least.
     seed : int
 
     Returns
@@ -92,6 +94,7 @@ def score(problem: Problem, kind: str, resamples: int = 1000, seed: int = 0) -> 
         or fewer than half of the resamples have one.
     """
     n = len(problem.y)
+    resamples = min(resamples, max(_FEWEST, _ROWS // n))
     metrics = metrics_of(kind)
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
     rng = np.random.default_rng(seed)
