@@ -1,6 +1,8 @@
 """How the documentation site is built: ``sphinx-build -W docs OUTPUT``."""
 
 import logging
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,7 @@ napoleon_use_ivar = True
 napoleon_use_rtype = False
 
 html_theme = "furo"
+html_show_copyright = False  # LICENSE says it
 html_title = f"deepchem_mmsa {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
@@ -58,18 +61,27 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 OTHERS = "%%OTHERS%%"
+NOTEBOOKS = DOCS.parent / "examples" / "notebooks"
 
 
-def list_the_others(app: Any, docname: str, source: list[str]) -> None:
-    """Put pages that the index does not name under its last heading, so that none is lost."""
-    if docname != "index":
-        return
-    named = {line.strip() for line in source[0].splitlines()}
-    pages = (path.stem for path in sorted(DOCS.glob("*.md")))
-    others = [page for page in pages if page not in named | {"index"}]
-    source[0] = source[0].replace(OTHERS, "\n".join(others))
+def bring_notebooks(app: Any, config: Any) -> None:
+    """Copy the notebooks to where Sphinx finds them; they belong to the examples."""
+    folder = DOCS / "notebooks"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(NOTEBOOKS, folder, ignore=shutil.ignore_patterns(".*"))
+
+
+def fit_to_the_site(app: Any, docname: str, source: list[str]) -> None:
+    """Turn what reads well in the repository into what the site needs."""
+    source[0] = re.sub(r"\]\((\.\./)+examples/notebooks/", "](/notebooks/", source[0])
+    if docname == "index":  # pages that it does not name come last, so that none is lost
+        named = {line.strip() for line in source[0].splitlines()} | {"index"}
+        pages = [path.stem for path in sorted(DOCS.glob("*.md"))]
+        others = [page for page in pages if page not in named]
+        source[0] = source[0].replace(OTHERS, "\n".join(others))
 
 
 def setup(app: Any) -> None:
     """Register what this file adds to Sphinx."""
-    app.connect("source-read", list_the_others)
+    app.connect("config-inited", bring_notebooks)
+    app.connect("source-read", fit_to_the_site)
