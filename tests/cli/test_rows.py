@@ -4,6 +4,7 @@ import gzip
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -160,3 +161,29 @@ print([m for m in ("deepchem", "dgllife") if m in sys.modules])
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
     assert {"p.csv", "e.csv", "f"} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's own account")
+def test_memory_stays_flat(models, tmp_path):
+    code = """
+import sys
+from deepchem_mmsa.cli import app
+try:
+    app(["embed", sys.argv[1], "--model", sys.argv[2], "-o", sys.argv[1] + ".out.csv", "--quiet"])
+except SystemExit as ended:
+    assert not ended.code, ended.code
+# Not ru_maxrss, which begins with the size of the process that started this one.
+print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+"""
+    peaks = []
+    for n in (6_000, 24_000):
+        path = tmp_path / f"{n}.csv"
+        path.write_text("smiles,note\n" + f"CCO,{'x' * 1000}\n" * n)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(path), models["pretraining"]],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout) / 1024)
+    assert peaks[1] < peaks[0] + 9, peaks  # MB; 18 MB of text lie between them
