@@ -272,6 +272,6 @@ def _smiles_column(columns: list[str], wanted: str | None, name: str) -> str:
         return containing[0]
     raise TableError(
         f"cannot tell which column of {name} holds the SMILES; name it by --smiles-column "
-        f"(smiles_column= in Python). Its columns are: {', '.join(columns):.1000}. If the file has no "
-        "header line, read it as a SMILES file: --format smi"
+        f"(smiles_column= in Python). Its columns are: {', '.join(columns):.1000}. If the file "
+        "has no header line, read it as a SMILES file: --format smi"
     )
