@@ -1,0 +1,333 @@
+r"""What training costs: the loop, the encoders, structure awareness, and where the time goes.
+
+    python examples/benchmarks/training.py --input zinc250k.csv.gz --output runs/training.json
+
+Every figure is a ratio of one run on one machine: contenders take turns, and the median over
+the turns is printed. Leave the machine alone meanwhile.
+
+* ``loop``: throughput of ``fit`` ÷ that of a bare loop over the same network and the same
+  batches, already collated in memory; and the share of each part of a step.
+* ``gin``: our GIN's training throughput ÷ that of dgllife's, 5 layers of 300.
+* ``geometry``: ComENet's ÷ SchNet's (dgllife's), 4 layers of 256.
+* ``structure``: share of a pre-training step that hypergraph and memory take, at 4,096 anchors.
+* ``image``: ResNet-18's training throughput in several forms ÷ plain fp32. Those in bf16 are
+  left out where the processor does not multiply in it (it would emulate it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import deepchem as dc
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deepchem_mmsa import MMSAConfig, MMSAFeaturizer, MMSAModel, losses
+from deepchem_mmsa.batching import Collator
+from deepchem_mmsa.datasets import example_table
+from deepchem_mmsa.epochs import epoch_batches
+from deepchem_mmsa.inference import training_precision
+from deepchem_mmsa.layers.dgl_backend import import_dgllife
+from deepchem_mmsa.layers.geometry_encoder import make_geometry_encoder
+from deepchem_mmsa.layers.gin import GIN
+from deepchem_mmsa.layers.image_encoder import ResNet18
+from deepchem_mmsa.layers.message_passing import EdgeList, pool
+from deepchem_mmsa.network import MMSANetwork
+from deepchem_mmsa.tables import read_table
+
+VIEWS = ("image", "graph", "geometry")
+
+
+def in_turns(repeats: int, contenders: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
+    """Return seconds of contenders that take turns, after one call each that does not count."""
+    for work in contenders.values():
+        work()
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(repeats):
+        for name in list(contenders)[:: 1 if turn % 2 == 0 else -1]:
+            start = time.perf_counter()
+            contenders[name]()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def ratio(times: dict[str, list[float]], above: str, below: str) -> float:
+    """Return the median over the turns of one contender's time ÷ another's of the same turn."""
+    return statistics.median(a / b for a, b in zip(times[above], times[below]))
+
+
+def stepper(module: nn.Module, forward: Callable[[], Tensor]) -> Callable[[], None]:
+    """Return a training step: forward, a loss, backward, AdamW."""
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        forward().float().square().mean().backward()
+        optimizer.step()
+
+    return step
+
+
+# ---- the loop -------------------------------------------------------------------------------
+
+
+def loop(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str, float]:
+    """Compare ``fit`` with a bare loop, and divide a step into its parts."""
+    found: dict[str, float] = {}
+    for name, mode in (("pretraining", "pretraining"), ("fine_tuning", "regression")):
+        chosen = config.replace(mode=mode, memory_warmup=len(data), precision="auto")
+        fitted = MMSAModel(chosen, device=device, progress=False)
+        bare = MMSAModel(chosen, device=device, progress=False)
+        if mode != "pretraining":
+            for model in (fitted, bare):
+                model._learn_labels(data)
+        triples = list(epoch_batches(data, config.batch_size, [0], seed=None))
+        ready = [bare._prepare_batch(batch) for batch in triples]
+        optimizer = torch.optim.AdamW(bare.model.parameters(), lr=chosen.learning_rate)
+        bare.model.autocast_dtype = training_precision(chosen, bare.device)
+
+        def in_memory(
+            bare: MMSAModel = bare, ready: list = ready, optimizer: Any = optimizer
+        ) -> None:
+            bare.model.train()
+            for inputs, labels, weights in ready:
+                optimizer.zero_grad(set_to_none=True)
+                outputs = bare.model(inputs)
+                value = bare._loss_fn([outputs[i] for i in bare._loss_outputs], labels, weights)
+                value.backward()
+                nn.utils.clip_grad_norm_(bare.model.parameters(), bare.config.clip_norm)
+                optimizer.step()
+
+        def by_fit(model: MMSAModel = fitted) -> None:
+            # The loop of `fit`, without what happens once a run (checkpoint, batch norm).
+            generator = model.default_generator(data, 1, mode="predict")
+            model.fit_generator(generator, checkpoint_interval=0)
+
+        times = in_turns(repeats, {"bare": in_memory, "fit": by_fit})
+        found[f"fit_over_bare_{name}"] = ratio(times, "bare", "fit")
+        found[f"molecules_per_second_{name}"] = len(data) / statistics.median(times["fit"])
+    for part, share in shares(data, config, repeats, device).items():
+        found[f"share_{part}"] = share
+    return found
+
+
+def shares(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str, float]:
+    """Return forward and backward of each part ÷ their sum, and collating beside them."""
+    model = MMSAModel(config.replace(mode="pretraining"), device=device, progress=False)
+    network, records = model.model.train(), data.X[: config.batch_size]
+    collate = Collator(config.modalities, config.image_size, config.hydrogens)
+    batch = collate(records).to(device)
+    network.autocast_dtype = training_precision(config, model.device)
+    contenders: dict[str, Callable[[], Any]] = {
+        m: lambda m=m: network.encode(m, batch, batch.inputs[m]).square().mean().backward()
+        for m in config.modalities
+    }
+    with torch.no_grad():
+        h = network.modality_embeddings(batch)
+
+    def fusion() -> None:
+        u, codes = network.fusion.project(h)
+        decoded = network.fusion.reconstruct(codes)
+        everything = losses.contrastive(codes, batch.available) + losses.reconstruction(
+            decoded, u, batch.available, losses.derangement(batch.available)
+        )
+        (everything + network.fusion.fuse(codes, batch.available).sum()).backward()
+
+    optimizer = torch.optim.AdamW(network.parameters())
+    contenders["fusion_and_its_losses"] = fusion
+    contenders["structure"] = structure_step(network, config)
+    contenders["optimizer"] = optimizer.step
+    contenders["collating"] = lambda: collate(records)
+    times = {k: statistics.median(v) for k, v in in_turns(repeats, contenders).items()}
+    whole = sum(v for k, v in times.items() if k != "collating")  # which runs beside
+    return {k: v / whole for k, v in times.items()}
+
+
+# ---- parts ----------------------------------------------------------------------------------
+
+
+def gin(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str, float]:
+    """Our GIN's throughput ÷ dgllife's, both from graphs already made."""
+    graph = Collator(("graph",))(data.X[: config.batch_size]).inputs["graph"].to(device)
+    ours = GIN(width=300, n_layers=5, dropout=0.1, readout="mean").to(device)
+    theirs = (
+        import_dgllife()
+        .model.GIN([120, 3], [6, 3], num_layers=5, emb_dim=300, dropout=0.1)
+        .to(device)
+    )
+    n = len(graph.atoms)
+    atoms = torch.arange(n, device=device)
+    # As dgllife's pre-training code makes them: with self-loops as edges of a type of their own.
+    with_loops = EdgeList(torch.cat([graph.src, atoms]), torch.cat([graph.dst, atoms]), n).dgl()
+    loops = torch.zeros(n, 2, dtype=torch.int64, device=device)
+    loops[:, 0] = 4
+    bonds = torch.cat([graph.bonds[:, :2], loops])
+    categories = [graph.atoms[:, i] for i in range(2)], [bonds[:, i] for i in range(2)]
+
+    def their_forward() -> Tensor:
+        return pool(theirs(with_loops, *categories), graph.n_atoms, "mean")
+
+    times = in_turns(
+        repeats,
+        {"ours": stepper(ours, lambda: ours(graph)), "dgllife": stepper(theirs, their_forward)},
+    )
+    return {"gin_over_dgllife": ratio(times, "dgllife", "ours")}
+
+
+def geometry(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str, float]:
+    """ComENet's throughput ÷ SchNet's at equal width and depth."""
+    conformers = Collator(("geometry",))(data.X[: config.batch_size]).inputs["geometry"].to(device)
+    steps = {}
+    for name in ("comenet", "schnet"):
+        encoder = make_geometry_encoder(name, cutoff=8.0, width=256, n_layers=4).to(device)
+        steps[name] = stepper(encoder, lambda encoder=encoder: encoder(conformers))
+    return {"comenet_over_schnet": ratio(in_turns(repeats, steps), "schnet", "comenet")}
+
+
+def structure_step(network: MMSANetwork, config: MMSAConfig) -> Callable[[], None]:
+    """Return hypergraph, memory and their losses of one step, forward and backward."""
+    assert network.memory is not None
+    bank, device = network.memory, network.memory.anchors.device
+    codes = torch.randn(config.batch_size, config.embedding_dim, device=device, requires_grad=True)
+    if not bank.is_active:
+        with torch.no_grad():
+            bank.anchors.normal_()
+        bank.n_active.fill_(bank.n_anchors)
+        bank.usage.fill_(1 / bank.n_anchors)
+        bank.recent_codes = torch.randn(bank.warmup, config.embedding_dim, device=device)
+        bank.recent_smiles = [f"m{i}" for i in range(bank.warmup)]
+    names = [f"molecule {i}" for i in range(config.batch_size)]
+
+    def step() -> None:
+        embedding = network.structure_aware_in_batch(codes)
+        value = losses.alignment(network.structure_aware(codes), embedding, config.temperature)
+        value = value + losses.commitment(codes, bank.active_anchors())
+        (value + losses.balance(bank.address(codes))).backward()
+        bank.update(codes.detach(), names)
+
+    return step
+
+
+def structure(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str, float]:
+    """Share of a whole pre-training step that structure awareness takes."""
+    chosen = config.replace(mode="pretraining", n_anchors=4096, memory_warmup=4096)
+    model = MMSAModel(chosen, device=device, progress=False)
+    network = model.model.train()
+    network.autocast_dtype = training_precision(chosen, model.device)
+    part = structure_step(network, chosen)
+    batch = Collator(chosen.modalities, chosen.image_size)(data.X[: chosen.batch_size]).to(device)
+    network.structure_on = True
+    step = stepper(network, lambda: network(batch)[1])
+    times = in_turns(repeats, {"part": part, "step": step})
+    return {
+        "structure_share_of_a_step": ratio(times, "part", "step"),
+        "batch": float(len(batch)),
+        "anchors": 4096.0,
+    }
+
+
+def plain(net: ResNet18, images: Tensor) -> Tensor:
+    """ResNet-18 as it is commonly written: fp32, channels first."""
+    x = (images.float() - net.mean) / net.std
+    x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
+    return net.layer4(net.layer3(net.layer2(net.layer1(x)))).mean(dim=(2, 3))
+
+
+def image(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str, float]:
+    """Throughput of the image encoder in several forms ÷ the plain one."""
+    n = min(config.batch_size, 32)
+    pictures = Collator(("image",), config.image_size)(data.X[:n]).inputs["image"].to(device)
+    on = torch.device(device)
+    native = training_precision(config.replace(precision="auto"), on) is not None
+
+    def form(change: Callable[[ResNet18], Any], bf16: bool = False) -> Callable[[], None]:
+        net = ResNet18(width=config.image_width).to(on)
+        forward = change(net)
+
+        def run() -> Tensor:
+            with torch.autocast(on.type, torch.bfloat16, enabled=bf16):
+                return forward(pictures)
+
+        return stepper(net, run)
+
+    forms = {
+        "plain": form(lambda net: lambda x: plain(net, x)),
+        "channels_last": form(lambda net: net),
+        "weights_channels_last": form(lambda net: net.to(memory_format=torch.channels_last)),
+        "compiled": form(torch.compile),
+    }
+    if native:
+        forms["bf16"] = form(lambda net: net, bf16=True)
+        forms["bf16_compiled"] = form(torch.compile, bf16=True)
+    found: dict[str, float] = {"bf16_is_native": float(native)}
+    for name in list(forms):  # a form that cannot be built here is told, and left out
+        try:
+            forms[name]()
+        except RuntimeError as error:
+            print(f"image {name}: {str(error).splitlines()[0]}", flush=True)
+            del forms[name]
+    times = in_turns(repeats, forms)
+    found["plain_molecules_per_second"] = n / statistics.median(times["plain"])
+    return {**found, **{f"{k}_over_plain": ratio(times, "plain", k) for k in forms if k != "plain"}}
+
+
+PARTS = {"loop": loop, "gin": gin, "geometry": geometry, "structure": structure, "image": image}
+
+
+def main() -> None:
+    """Run the parts that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--input", help="table of molecules; by default 642 of FreeSolv")
+    parser.add_argument("--molecules", type=int, default=2048)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--preset", default="base")
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--modalities", nargs="+", default=list(VIEWS))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--jobs", type=int, default=-1)
+    parser.add_argument("--output", type=Path)
+    a = parser.parse_args()
+
+    smiles = read_table(a.input).smiles if a.input else list(example_table("freesolv").smiles)
+    config = MMSAConfig.preset(a.preset, modalities=tuple(a.modalities), batch_size=a.batch_size)
+    made = MMSAFeaturizer(VIEWS, config.image_size, n_jobs=a.jobs).featurize(smiles[: a.molecules])
+    kept = [record for record in made if getattr(record, "available", None)]
+    X = np.empty(len(kept), dtype=object)
+    X[:] = kept
+    data = dc.data.NumpyDataset(X, np.array([[float(len(r.smiles))] for r in kept]))
+    found: dict[str, Any] = {
+        "machine": platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name() if a.device == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "molecules": len(data),
+        "batch_size": a.batch_size,
+        "preset": a.preset,
+        "modalities": a.modalities,
+        "repeats": a.repeats,
+    }
+    for part in a.parts:
+        found[part] = PARTS[part](data, config, a.repeats, a.device)
+        for name, value in found[part].items():
+            print(f"{part:10} {name:40} {value:10.4g}", flush=True)
+    if a.output:
+        a.output.parent.mkdir(parents=True, exist_ok=True)
+        a.output.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

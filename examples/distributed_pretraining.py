@@ -1,0 +1,67 @@
+r"""Pre-train on several processes, GPUs or machines.
+
+    torchrun --standalone --nproc-per-node 8 examples/distributed_pretraining.py \
+        --input molecules.csv.gz --model-dir runs/big --batch-size 2048
+
+``--batch-size`` is that of the whole step: the processes share it, and the result is that of
+one process with the same batch (batch norm apart, whose statistics are each process's own). Run
+the same command again after an interruption, on as many processes as there are then: it goes
+on. Without ``torchrun`` the same file trains in one process. On machines without GPUs it is
+gloo that carries the messages, with GPUs NCCL. See docs/scaling.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from deepchem_mmsa import MMSAConfig, MMSAModel, distributed
+from deepchem_mmsa.datasets import dataset_from_shards, example_table
+from deepchem_mmsa.shards import featurize_to_shards
+from deepchem_mmsa.tables import read_table
+from deepchem_mmsa.views import ViewSettings
+
+TINY = {
+    "image_size": 32, "image_width": 8, "graph_width": 16, "graph_layers": 2, "geometry_width": 16,
+    "geometry_layers": 1, "embedding_dim": 16, "n_anchors": 8, "n_neighbors": 4,
+}  # fmt: skip
+
+
+def main() -> None:
+    """Featurize once, train together, export once."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--input", help="table of molecules; by default 642 of FreeSolv")
+    parser.add_argument("--model-dir", required=True, help="a folder that all processes see")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--batch-size", type=int, default=256, help="of all processes together")
+    parser.add_argument("--preset", default="base")
+    parser.add_argument("--tiny", action="store_true", help="a network for trying things out")
+    parser.add_argument("--jobs", type=int, default=-1, help="processes that featurize")
+    a = parser.parse_args()
+
+    config = MMSAConfig.preset(a.preset, batch_size=a.batch_size, **(TINY if a.tiny else {}))
+    folder = Path(a.model_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    model = MMSAModel(config, model_dir=str(folder), progress=False)
+
+    # The first process makes the views, in shards that a restarted run finds; the others wait.
+    distributed.start(model.device)
+    smiles = read_table(a.input).smiles if a.input else list(example_table("freesolv").smiles)
+    settings = ViewSettings(config.modalities, config.image_size)
+    distributed.on_first(
+        lambda: featurize_to_shards(smiles, folder / "views", settings, n_jobs=a.jobs)
+    )
+    dataset = dataset_from_shards(folder / "views")
+
+    def tell(model: MMSAModel, step: int) -> None:
+        """Print each finished epoch, once."""
+        row = model.history[-1] if model.history else {}
+        if row.get("step") == step and distributed.rank() == 0:
+            print(f"epoch {row['epoch']:.0f} loss {row['loss']:.4f}", flush=True)
+
+    model.fit(dataset, nb_epoch=a.epochs, checkpoint_interval=100, restore=True, callbacks=tell)
+    distributed.on_first(lambda: model.save_pretrained(folder / "exported"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Training on many processes: loss, step and memory are those of one with all molecules."""
+
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepchem_mmsa import distributed
+
+ROOT = Path(__file__).parents[1]
+N = 2
+
+
+def launch(scenario, folder, n=N, wait=True):
+    """Start a scenario of tests/processes.py in n processes, as torchrun would; None: alone."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    started = []
+    for rank in range(n or 1):
+        environment = dict(os.environ)
+        if n:
+            environment.update(
+                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(n), MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=port,
+            )  # fmt: skip
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.processes", scenario, str(folder)],
+                env=environment,
+                cwd=ROOT,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    return started
+
+
+def finish(started):
+    for process in started:
+        error = process.communicate(timeout=900)[1]
+        assert process.returncode == 0, error
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What two processes, and one alone, came to."""
+    folder = tmp_path_factory.mktemp("runs")
+    finish(launch("all", folder))
+    finish(launch("same_as_one", folder, n=None))
+    return folder
+
+
+def read(folder, name, who):
+    return torch.load(folder / f"{name}-{who}.pt", weights_only=True)
+
+
+RUNS = ["pretraining", "attention", "uneven", "regression"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_have_the_loss_and_the_weights_of_one(results, name):
+    many, one = read(results, name, 0), read(results, name, "alone")
+    assert len(many["losses"]) == 3
+    np.testing.assert_allclose(many["losses"], one["losses"], atol=1e-4)
+    for key, value in one["state"].items():
+        torch.testing.assert_close(many["state"][key], value, atol=1e-5, rtol=1e-4, msg=key)
+    for row, other in zip(many["history"], one["history"]):
+        assert row == pytest.approx(other, abs=1e-4, nan_ok=True)
+    if name == "pretraining":
+        assert [[s for s, _ in kept] for kept in many["exemplars"]] == (
+            [[s for s, _ in kept] for kept in one["exemplars"]]
+        )
+
+
+@pytest.mark.parametrize("name", [*RUNS, "random", "resumed", "skipped"])
+def test_all_processes_end_equal_bit_for_bit(results, name):
+    first, last = read(results, name, 0), read(results, name, N - 1)
+    different = [
+        k
+        for k in first["state"]
+        # A counter that nothing reads; a process without molecules does not count.
+        if not k.endswith("num_batches_tracked")
+        and not torch.equal(first["state"][k], last["state"][k])
+    ]
+    assert different == []
+    assert first["losses"] == last["losses"]
+    assert first["exemplars"] == last["exemplars"]
+    if name in ("pretraining", "attention", "uneven", "random"):
+        assert int(first["state"]["memory.n_active"]) > 0
+
+
+def test_checkpoints_are_written_once(results):
+    files = sorted(p.name for p in (results / f"pretraining-{N}").glob("*.pt"))
+    assert files == ["checkpoint1.pt", "checkpoint2.pt"]  # of step 2 and of the end
+
+
+def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_exactly(results):
+    assert [(results / f"stopped-{r}.txt").read_text() for r in range(N)] == ["143"] * N
+    whole, resumed = read(results, "random", 0), read(results, "resumed", 0)
+    assert resumed["step"] == whole["step"] == 4 * 3
+    assert resumed["history"] == whole["history"]
+    assert [k for k, v in whole["state"].items() if not torch.equal(v, resumed["state"][k])] == []
+
+
+def test_a_loss_that_is_not_finite_ends_all_processes_with_all_molecules(results):
+    told = [(results / f"bad-{r}.txt").read_text() for r in range(N)]
+    assert told[0] == told[1]
+    assert "the loss became inf" in told[0]
+    assert told[0].split("molecules of this batch: ")[1].count(", ") >= 15
+    assert [row["skipped_batches"] for row in read(results, "skipped", 0)["history"]] == [1, 1]
+
+
+def test_a_failure_of_the_first_process_is_told_by_all(results):
+    first, last = ((results / f"failed-{r}.txt").read_text() for r in range(N))
+    assert "the run cannot write its checkpoints" in first
+    assert "process 0 of the run failed" in last
+    assert "the run cannot write its checkpoints" in last
+
+
+@pytest.mark.parametrize("how", ["dead", pytest.param("silent", marks=pytest.mark.slow)])
+def test_a_lost_process_ends_the_run_and_never_hangs(tmp_path, how):
+    first, lost = launch(how, tmp_path)
+    try:
+        finish([first])
+    finally:
+        lost.kill()
+        lost.communicate()
+    told = json.loads((tmp_path / f"{how}-0.json").read_text())
+    assert "another process of this run has died or does not answer" in told["error"]
+    assert "restore=True" in told["error"]
+    assert told["seconds"] < 300
+
+
+@pytest.mark.slow
+def test_torchrun_runs_the_example(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         "examples/distributed_pretraining.py", "--model-dir", str(tmp_path), "--epochs", "2",
+         "--batch-size", "16", "--tiny"],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 2") == 1
+    assert (tmp_path / "exported" / "model.safetensors").is_file()
+
+
+# ---- one process ------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(n=st.integers(0, 300), processes=st.integers(1, 20))
+def test_shares_are_whole_and_never_of_one_molecule(n, processes):
+    shares = [distributed.bounds(n, processes, r) for r in range(processes)]
+    assert shares[0][0] == 0
+    assert shares[-1][1] == n
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(shares))
+    sizes = [end - start for start, end in shares]
+    assert 1 not in sizes or n == 1
+    assert max(sizes) - min(s for s in sizes if s or not n) <= 1
+
+
+def test_alone_nothing_is_sent():
+    x = torch.randn(3, 2)
+    assert not distributed.is_shared()
+    assert distributed.gather(x)[0] is x
+    assert distributed.gather_lists(["a"]) == ["a"]
+    assert distributed.average_gradients([], [], True)
+    with pytest.raises(ZeroDivisionError):
+        distributed.on_first(lambda: 1 / 0)
