@@ -35,8 +35,8 @@ class Chart:
     Examples
     --------
     >>> chart = Chart([0, 1], [0, 2], "x", "y", "a line").line([0, 1], [0, 2], "c0")
-    >>> chart.svg()[:26], chart.svg().count("<path")
-    ('<svg class="chart" viewBox', 1)
+    >>> chart.svg()[:26], chart.svg().count("<path")  # grid, axes, line
+    ('<svg class="chart" viewBox', 3)
     """
 
     def __init__(

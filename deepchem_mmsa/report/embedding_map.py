@@ -113,7 +113,8 @@ def project(embedding: np.ndarray, projection: str, seed: int) -> tuple[np.ndarr
     """
     if projection == "pca":
         fitted = PCA(2, random_state=seed)
-        places = fitted.fit_transform(embedding)
+        with np.errstate(invalid="ignore"):  # equal embeddings have no variance to share
+            places = fitted.fit_transform(embedding)
         share = 100 * np.nan_to_num(fitted.explained_variance_ratio_)
         return places, (
             "Embeddings in their first two principal components, which hold "
