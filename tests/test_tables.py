@@ -214,7 +214,11 @@ def test_the_smiles_column_is_found(tmp_path, columns, found):
         ("x.csv", b"id,name\n1,2\n", "--smiles-column.*Its columns are: id, name"),
         ("x.csv", b"CCO,1\nCCN,2\n", "--format smi"),
         ("x.csv", b"smiles,name\nC,\xb5\n", "iconv"),
-        ("x.csv.gz", gzip.compress(b"smiles\nC\n" * 999)[:-20], "damaged or incomplete gzip"),
+        (
+            "x.csv.gz",
+            gzip.compress(b"smiles\nC\n" * 999, mtime=0)[:-20],
+            "damaged or incomplete gzip",
+        ),
         ("x.parquet", b"nothing", "is not a Parquet file"),
         ("x.jsonl", b"{}", "are written, not read"),
     ],
