@@ -42,6 +42,7 @@ def test_principal_components_say_how_much_they_hold():
     assert np.isfinite(constant).all()
 
 
+@pytest.mark.slow  # numba compiles it first
 def test_umap_keeps_clusters_together():
     pytest.importorskip("umap", reason="umap-learn is not installed")
     rng = np.random.default_rng(0)
