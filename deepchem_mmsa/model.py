@@ -257,7 +257,7 @@ callbacks, all_losses
                 return self._logged[-1] if self._logged else 0.0
             self._ended = False
             if self.config.mode == "pretraining":
-                run.callbacks.append(Recalibration(dataset))
+                run.callbacks = [*run.callbacks, Recalibration(dataset)]
                 if self.model.memory is not None:
                     self.model.memory.warmup = min(self.config.memory_warmup, n)
             batches = self.default_generator(dataset, nb_epoch, deterministic=deterministic)
