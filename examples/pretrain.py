@@ -121,6 +121,8 @@ def main() -> None:
     parser.add_argument("--data-dir", help="folder of the MoleculeNet files")
     parser.add_argument("--exclude", nargs="*", default=list(BENCHMARKS), choices=BENCHMARKS)
     parser.add_argument("--molecules", type=int, help="use so many, drawn at random")
+    parser.add_argument("--use", type=int,
+                        help="pre-train on the first so many of those chosen")  # fmt: skip
     parser.add_argument("--max-atoms", type=int, default=60, help="heavy atoms")
     parser.add_argument(
         "--held-out", type=int, default=512, help="to describe the representation; at most a tenth"
@@ -147,6 +149,7 @@ def main() -> None:
     rdBase.DisableLog("rdApp.*")  # reasons stand in the shards' failures.csv
 
     chosen = select(a)
+    chosen["train"] = chosen["train"][: a.use]
     print(f"{len(chosen['train'])} to pre-train on, {len(chosen['held_out'])} held out", flush=True)
     config = MMSAConfig.preset(a.preset)
     arguments = {
