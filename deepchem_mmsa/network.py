@@ -19,7 +19,12 @@ from deepchem_mmsa.layers.fingerprint_encoder import make_fingerprint_encoder
 from deepchem_mmsa.layers.fusion import Fusion
 from deepchem_mmsa.layers.geometry_encoder import make_geometry_encoder
 from deepchem_mmsa.layers.graph_encoder import make_graph_encoder
-from deepchem_mmsa.layers.hypergraph import HypergraphConv, nearest_nodes_hypergraph
+from deepchem_mmsa.layers.hypergraph import (
+    Hypergraph,
+    HypergraphConv,
+    anchor_hypergraph,
+    nearest_nodes_hypergraph,
+)
 from deepchem_mmsa.layers.image_encoder import make_image_encoder
 from deepchem_mmsa.layers.memory_bank import MemoryBank, MemoryReadout
 from deepchem_mmsa.layers.message_passing import BatchedGraph
@@ -258,13 +263,22 @@ class MMSANetwork(nn.Module):
             return next(self.fusion.parameters()).new_zeros(0, self.config.embedding_dim)
         return self.memory.active_anchors()
 
-    def structure_aware(self, c: Tensor) -> Tensor:
+    def between_anchors(self) -> Hypergraph | None:
+        """Return the anchors' own hypergraph, which both scopes of one step share."""
+        anchors = self.active_anchors()
+        if self.hypergraph is None or not len(anchors):
+            return None
+        return anchor_hypergraph(anchors, self.config.n_neighbors)
+
+    def structure_aware(self, c: Tensor, between: Hypergraph | None = None) -> Tensor:
         """Return e of each unified code alone with the memory (scope "memory").
 
         Parameters
         ----------
         c : torch.Tensor
             Unified codes, ``[B, d]``.
+        between : Hypergraph, optional
+            :meth:`between_anchors`, where it is known already.
 
         Returns
         -------
@@ -275,10 +289,10 @@ class MMSANetwork(nn.Module):
         z, convolved = c, anchors
         if self.hypergraph is not None and len(anchors):
             z = self.hypergraph.forward_memory(c, anchors, self.config.n_neighbors)
-            convolved = self.hypergraph.convolve_anchors(anchors, self.config.n_neighbors)
+            convolved = self.hypergraph.convolve_anchors(anchors, self.config.n_neighbors, between)
         return self._read_out(c, z, convolved)
 
-    def structure_aware_in_batch(self, c: Tensor) -> Tensor:
+    def structure_aware_in_batch(self, c: Tensor, between: Hypergraph | None = None) -> Tensor:
         """Return e with hyperedges between the molecules of the batch (scope "batch")."""
         anchors = self.active_anchors()
         z, convolved = c, anchors
@@ -286,9 +300,11 @@ class MMSANetwork(nn.Module):
         if self.hypergraph is not None and len(c) and not warming_up:
             k = self.config.n_neighbors
             nodes = torch.cat([c, anchors])
-            z = self.hypergraph(nodes, nearest_nodes_hypergraph(c, anchors, k))[: len(c)]
+            if between is None and len(anchors):
+                between = self.between_anchors()
+            z = self.hypergraph(nodes, nearest_nodes_hypergraph(c, anchors, k, between))[: len(c)]
             if len(anchors):
-                convolved = self.hypergraph.convolve_anchors(anchors, k)
+                convolved = self.hypergraph.convolve_anchors(anchors, k, between)
         return self._read_out(c, z, convolved)
 
     def _read_out(self, c: Tensor, z: Tensor, convolved: Tensor) -> Tensor:

@@ -83,12 +83,14 @@ def pretraining_terms(
 
     c = network.fusion.fuse(codes, available)
     in_batch = config.hypergraph_scope == "batch"
-    embedding = network.structure_aware_in_batch(c) if in_batch else network.structure_aware(c)
+    between = network.between_anchors()
+    aware = network.structure_aware_in_batch if in_batch else network.structure_aware
+    embedding = aware(c, between)
     if network.structure_on:
         if config.w_mem and config.w_align and len(c) > 1:
             part = network.fusion.fuse(codes, losses.random_subset(available))
             terms["align"] = losses.alignment(
-                network.structure_aware(part), embedding.detach(), config.temperature
+                network.structure_aware(part, between), embedding.detach(), config.temperature
             )
         if memory is not None and memory.is_active:
             terms["commit"] = losses.commitment(c, memory.active_anchors())

@@ -207,7 +207,9 @@ def anchor_hypergraph(anchors: Tensor, k: int) -> Hypergraph:
 
 
 @torch.no_grad()
-def nearest_nodes_hypergraph(codes: Tensor, anchors: Tensor, k: int) -> Hypergraph:
+def nearest_nodes_hypergraph(
+    codes: Tensor, anchors: Tensor, k: int, between: Hypergraph | None = None
+) -> Hypergraph:
     """Scope "batch": the molecules of a batch and the anchors in one hypergraph.
 
     A molecule spawns a hyperedge of its k nearest nodes by cosine, itself always one of them; an
@@ -224,6 +226,8 @@ def nearest_nodes_hypergraph(codes: Tensor, anchors: Tensor, k: int) -> Hypergra
         Nodes and hyperedges ``B .. B+K_active-1``.
     k : int
         Members of a hyperedge; all nodes, where there are fewer.
+    between : Hypergraph, optional
+        `anchor_hypergraph` of the anchors, where it is known already.
 
     Returns
     -------
@@ -246,7 +250,7 @@ def nearest_nodes_hypergraph(codes: Tensor, anchors: Tensor, k: int) -> Hypergra
     n_molecules = len(codes)
     own = torch.arange(n_molecules, device=codes.device)
     molecules = _neighbourhoods(codes, nodes, own, k)
-    between_anchors = anchor_hypergraph(nodes[n_molecules:], k)
+    between_anchors = anchor_hypergraph(nodes[n_molecules:], k) if between is None else between
     return Hypergraph(
         node=torch.cat([molecules.node, between_anchors.node + n_molecules]),
         hyperedge=torch.cat([molecules.hyperedge, between_anchors.hyperedge + n_molecules]),
@@ -407,7 +411,9 @@ class HypergraphConv(nn.Module):
         from_anchors = self._sum(edges, y_anchors, scale.reshape(-1))[n_anchors:]
         return codes + scale_own.unsqueeze(1) * y_own + from_anchors
 
-    def convolve_anchors(self, anchors: Tensor, k: int) -> Tensor:
+    def convolve_anchors(
+        self, anchors: Tensor, k: int, between: Hypergraph | None = None
+    ) -> Tensor:
         """Convolve the anchors over their own hyperedges: ``A``, which no molecule changes.
 
         Parameters
@@ -415,6 +421,8 @@ class HypergraphConv(nn.Module):
         anchors : Tensor, [K_active, d]
         k : int
             Members of a hyperedge; all anchors, where there are fewer.
+        between : Hypergraph, optional
+            `anchor_hypergraph` of the anchors, where it is known already.
 
         Returns
         -------
@@ -422,4 +430,4 @@ class HypergraphConv(nn.Module):
         """
         if len(anchors) == 0:
             return anchors
-        return self(anchors, anchor_hypergraph(anchors, k))
+        return self(anchors, anchor_hypergraph(anchors, k) if between is None else between)

@@ -212,8 +212,10 @@ def structure_step(network: MMSANetwork, config: MMSAConfig) -> Callable[[], Non
     names = [f"molecule {i}" for i in range(config.batch_size)]
 
     def step() -> None:
-        embedding = network.structure_aware_in_batch(codes)
-        value = losses.alignment(network.structure_aware(codes), embedding, config.temperature)
+        between = network.between_anchors()
+        embedding = network.structure_aware_in_batch(codes, between)
+        alone = network.structure_aware(codes, between)
+        value = losses.alignment(alone, embedding, config.temperature)
         value = value + losses.commitment(codes, bank.active_anchors())
         (value + losses.balance(bank.address(codes))).backward()
         bank.update(codes.detach(), names)
