@@ -88,7 +88,7 @@ def draw(smiles: str) -> Drawing | None:
 def _compact(svg: str) -> Drawing:
     paths: dict[tuple[int, int], list[str]] = {}
     letters = []
-    for element in ElementTree.fromstring(svg):  # noqa: S314  RDKit's own text
+    for element in ElementTree.fromstring(svg):  # noqa: S314  # nosec B314
         tag = element.tag.rpartition("}")[2]
         style = dict(
             part.split(":", 1) for part in element.get("style", "").split(";") if ":" in part
