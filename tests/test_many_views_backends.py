@@ -20,7 +20,7 @@ ALL = ViewSettings(
     conformer_timeout=1000.0
 )  # attempts are limited, not seconds: a busy machine counts
 # Molecules, a salt, mistakes, and nothing.
-ROWS = [*DRUGS, "C1CC", "", None, "C(C)(C)(C)(C)C", "[Na+].[Cl-]", "*", "C\0"]
+ROWS = [*DRUGS[:14], "C1CC", "", None, "C(C)(C)(C)(C)C", "[Na+].[Cl-]", "*", "C\0"]
 
 
 @pytest.fixture(scope="module")
@@ -172,8 +172,8 @@ def same_shards(folder, backend, alone):
     """Make shards on a backend and in this process; compare the bytes of all files."""
     one, other = folder / "one", folder / "other"
     with joblib.parallel_config(**backend):
-        shards = featurize_to_shards(ROWS, one, ALL, shard_size=20, n_jobs=2)
-    featurize_to_shards(ROWS, other, ALL, shard_size=20)
+        shards = featurize_to_shards(ROWS, one, ALL, shard_size=8, n_jobs=2)
+    featurize_to_shards(ROWS, other, ALL, shard_size=8)
     names = sorted(path.name for path in one.iterdir())
     assert names == sorted(path.name for path in other.iterdir())
     assert all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
@@ -218,8 +218,8 @@ def test_ray_gives_the_same_bytes(alone, tmp_path):
 
     register_ray()
     ray.init(
-        num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False,
-        runtime_env={"env_vars": {"PYTHONPATH": os.getcwd()}},
+        num_cpus=2, object_store_memory=10**8, include_dashboard=False, log_to_driver=False,
+        configure_logging=False, runtime_env={"env_vars": {"PYTHONPATH": os.getcwd()}},
     )  # fmt: skip
     try:
         backend = {"backend": "ray"}
