@@ -249,12 +249,22 @@ def export(
     config: MMSAConfig,
     exemplars: list[list[tuple[str, float]]],
     metadata: Mapping[str, Any],
+    precision: str = "fp32",
 ) -> None:
-    """Write ``model.safetensors``, ``config.json`` and, unless empty, ``exemplars.json``."""
+    """Write ``model.safetensors``, ``config.json`` and, unless empty, ``exemplars.json``.
+
+    With ``precision="bf16"`` weight matrices are rounded to bf16; norms, statistics and the
+    memory stay as they are.
+    """
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision={precision!r}: choose 'fp32' or 'bf16'")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "model.safetensors"
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors_of(network).items()}
+    if precision == "bf16":
+        matrices = {name for name, p in network.named_parameters() if p.dim() > 1}
+        tensors = {k: v.bfloat16() if k in matrices else v for k, v in tensors.items()}
     write_atomically(weights, lambda name: save_file(tensors, name))
     described = {
         "format": FORMAT,

@@ -24,7 +24,7 @@ from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.views import ViewSettings, many_views, molecule_views
 
-DEFAULT_MODEL = "mmsa-base"
+DEFAULT_MODEL = "mmsa-small"
 _CHUNKS_AHEAD = 16  # batches featurized at a time by several processes
 
 

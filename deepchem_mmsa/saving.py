@@ -184,7 +184,11 @@ class SavableModel(TorchModel):
         self.restore()
 
     def save_pretrained(
-        self, folder: str | Path, exemplars: bool = True, metadata: Mapping[str, Any] | None = None
+        self,
+        folder: str | Path,
+        exemplars: bool = True,
+        metadata: Mapping[str, Any] | None = None,
+        precision: str = "fp32",
     ) -> None:
         """Export the model as safetensors and JSON.
 
@@ -195,6 +199,8 @@ class SavableModel(TorchModel):
             Whether the memory's exemplars, which name training molecules, go along.
         metadata : mapping, optional
             JSON-able notes: data, licence, scores.
+        precision : {"fp32", "bf16"}
+            ``"bf16"`` halves the file; weights keep three significant digits.
         """
         remembered = self.model.memory.exemplars if exemplars and self.model.memory else []
         notes = {
@@ -203,7 +209,7 @@ class SavableModel(TorchModel):
             "feature_version": FEATURE_VERSION,
             **(metadata or {}),
         }
-        files.export(folder, self.model, self.config, remembered, notes)
+        files.export(folder, self.model, self.config, remembered, notes, precision)
 
     @classmethod
     def from_pretrained(

@@ -132,3 +132,19 @@ def test_unknown_names_and_foreign_folders(tmp_path):
     (tmp_path / "config.json").write_text('{"format": 1, "config": {"moode": 1}}')
     with pytest.raises(CheckpointError, match="did you mean 'mode'"):
         MMSAModel.from_pretrained(tmp_path)
+
+
+def test_half_precision_halves_the_weights_and_hardly_changes_the_answer(
+    make_model, dataset, tmp_path
+):
+    model = make_model(mode="regression", modalities=("graph", "image"))
+    model.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "half", precision="bf16")
+    sizes = [(tmp_path / f / "model.safetensors").stat().st_size for f in ("whole", "half")]
+    assert sizes[1] < 0.7 * sizes[0]
+    loaded = MMSAModel.from_pretrained(tmp_path / "half")
+    assert all(p.dtype == torch.float32 for p in loaded.model.parameters())
+    whole, half = model.predict(dataset), loaded.predict(dataset)
+    np.testing.assert_allclose(half, whole, atol=0.05 * np.abs(whole).max())
+    with pytest.raises(ValueError, match="choose 'fp32' or 'bf16'"):
+        model.save_pretrained(tmp_path / "other", precision="int4")

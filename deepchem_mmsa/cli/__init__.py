@@ -55,13 +55,13 @@ def _options(
 for function, example in (
     (featurize, "mmsa featurize zinc.csv.gz --output zinc.records --jobs 8"),
     (pretrain, "mmsa pretrain zinc.csv.gz --output runs/base --epochs 20"),
-    (finetune, "mmsa finetune bbbp.csv --label p_np --from-model mmsa-base --output runs/bbbp"),
+    (finetune, "mmsa finetune bbbp.csv --label p_np --from-model mmsa-small --output runs/bbbp"),
     (predict, "mmsa predict new.csv --model runs/bbbp --output predicted.csv"),
     (embed, "mmsa embed library.smi.gz --output library.parquet --jobs 8"),
     (explain, "mmsa explain hits.csv --model runs/bbbp --output why"),
     (neighbors, "mmsa neighbors hits.csv --reference library.csv --count 5 --output near.csv"),
     (report, "mmsa report runs/bbbp --output bbbp.html"),
-    (benchmark, "mmsa benchmark bbbp esol --from-model mmsa-base --output runs/benchmark"),
+    (benchmark, "mmsa benchmark bbbp esol --from-model mmsa-small --output runs/benchmark"),
     (info, "mmsa info runs/bbbp"),
 ):
     command(app, example)(function)

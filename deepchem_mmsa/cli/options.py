@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-DEFAULT_MODEL = "mmsa-base"
+DEFAULT_MODEL = "mmsa-small"
 
 
 def _from_file(ctx: typer.Context, value: Path | None) -> Path | None:
