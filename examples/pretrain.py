@@ -143,6 +143,7 @@ def main() -> None:
     parser.add_argument("--conformer-timeout", type=float, default=2.0, help="seconds a molecule")
     parser.add_argument("--exemplars", action="store_true",
                         help="export the training molecules nearest to each anchor")  # fmt: skip
+    parser.add_argument("--export", choices=("fp32", "bf16"), default="bf16")
     parser.add_argument("--licence", default="not stated", help="of the data, for the model card")
     a = parser.parse_args()
     a.output.mkdir(parents=True, exist_ok=True)
@@ -188,7 +189,9 @@ def main() -> None:
         "epochs": a.epochs, "minutes_of_the_last_run": round(minutes, 1),
         "last_epoch": {k: float(v) for k, v in model.history[-1].items()},
     }  # fmt: skip
-    model.save_pretrained(a.output / "model", exemplars=a.exemplars, metadata=metadata)
+    model.save_pretrained(
+        a.output / "model", exemplars=a.exemplars, metadata=metadata, precision=a.export
+    )
     print(json.dumps(metadata["last_epoch"], indent=1))
 
 
