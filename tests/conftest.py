@@ -96,3 +96,11 @@ def records(drugs):
     for index, record in enumerate(many_views(drugs)):
         made[index] = record
     return made
+
+
+def pytest_configure(config):
+    """Let the controller of several workers know DGL: they send it DGL's warnings by class."""
+    if config.getoption("numprocesses", None):
+        from deepchem_mmsa.layers.dgl_backend import import_dgl
+
+        import_dgl()
