@@ -31,6 +31,7 @@ def main() -> None:
     """Featurize once, train together, export once."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--input", help="table of molecules; by default 642 of FreeSolv")
+    parser.add_argument("--views", help="folder of `mmsa featurize`, instead of --input")
     parser.add_argument("--model-dir", required=True, help="a folder that all processes see")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=256, help="of all processes together")
@@ -46,12 +47,12 @@ def main() -> None:
 
     # The first process makes the views, in shards that a restarted run finds; the others wait.
     distributed.start(model.device)
-    smiles = read_table(a.input).smiles if a.input else list(example_table("freesolv").smiles)
-    settings = ViewSettings(config.modalities, config.image_size)
-    distributed.on_first(
-        lambda: featurize_to_shards(smiles, folder / "views", settings, n_jobs=a.jobs)
-    )
-    dataset = dataset_from_shards(folder / "views")
+    views = Path(a.views) if a.views else folder / "views"
+    if not a.views:
+        smiles = read_table(a.input).smiles if a.input else list(example_table("freesolv").smiles)
+        settings = ViewSettings(config.modalities, config.image_size)
+        distributed.on_first(lambda: featurize_to_shards(smiles, views, settings, n_jobs=a.jobs))
+    dataset = dataset_from_shards(views)
 
     def tell(model: MMSAModel, step: int) -> None:
         """Print each finished epoch, once."""
