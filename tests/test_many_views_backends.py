@@ -163,8 +163,9 @@ def test_a_child_process_gives_the_same_bytes(alone):
     assert [record.to_bytes() for record in many_views(ROWS, ALL, contained=True)] == alone
 
 
-def test_threads_give_the_same_bytes(alone):
-    with joblib.parallel_config("threading"):
+@pytest.mark.parametrize("backend", ["threading", "multiprocessing"])
+def test_joblibs_other_backends_give_the_same_bytes(alone, backend):
+    with joblib.parallel_config(backend):
         assert [record.to_bytes() for record in many_views(ROWS, ALL, n_jobs=2)] == alone
 
 
