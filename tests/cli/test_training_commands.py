@@ -1,6 +1,7 @@
 """featurize, pretrain, finetune: folders that go on, and serve each other."""
 
 import json
+import signal
 
 import numpy as np
 import pandas as pd
@@ -108,17 +109,15 @@ def test_an_interrupted_run_goes_on_and_is_not_begun_over(
                "--epochs", 4, *TINY]  # fmt: skip
     straight = mmsa_json(*command, "-o", tmp_path / "straight")
     assert straight["mode"] == "regression"
-    prepare, seen = MMSAModel._prepare_batch, []
+    enter, seen = MMSAModel._enter_step, []
 
-    def interrupted(self, batch):
-        seen.append(1)
-        if len(seen) == 14:
-            import signal
-
+    def interrupted(self, batch, step, total):
+        seen.append(step)
+        if len(seen) == total // 2:
             signal.raise_signal(signal.SIGINT)
-        return prepare(self, batch)
+        enter(self, batch, step, total)
 
-    monkeypatch.setattr(MMSAModel, "_prepare_batch", interrupted)
+    monkeypatch.setattr(MMSAModel, "_enter_step", interrupted)
     run = tmp_path / "run"
     stopped = mmsa(*command, "-o", run)
     assert stopped.exit_code == 130, stopped.output
