@@ -87,7 +87,10 @@ def forest_predictions(
             forest = RandomForestClassifier(n_trees, n_jobs=n_jobs, random_state=seed)
             columns.append(forest.fit(bits[there], truth).predict_proba(test_bits)[:, 1])
         else:
-            forest = RandomForestRegressor(n_trees, n_jobs=n_jobs, random_state=seed)
+            # A third of the features at each split, as Breiman has it for regression.
+            forest = RandomForestRegressor(
+                n_trees, max_features=1 / 3, n_jobs=n_jobs, random_state=seed
+            )
             columns.append(forest.fit(bits[there], truth).predict(test_bits))
     values = np.stack(columns, axis=1)
     return as_classes(values) if mode == "classification" else values
