@@ -29,10 +29,11 @@ from rdkit import Chem, rdBase
 from deepchem_mmsa import MMSAConfig, MMSAModel
 from deepchem_mmsa.benchmark import BENCHMARKS, PROTOCOLS
 from deepchem_mmsa.benchmark.overlap import held_out_keys, leave_out, write_keys
-from deepchem_mmsa.benchmark.representation import HeldOut
+from deepchem_mmsa.benchmark.representation import HeldOut, describe
 from deepchem_mmsa.checkpoint import sha256
 from deepchem_mmsa.datasets import dataset_from_shards
 from deepchem_mmsa.molecule import MODALITIES
+from deepchem_mmsa.pretraining import LOSS_TERMS
 from deepchem_mmsa.shards import featurize_to_shards
 from deepchem_mmsa.tables import read_table
 from deepchem_mmsa.views import ViewSettings
@@ -182,17 +183,21 @@ def main() -> None:
     )  # fmt: skip
     minutes = (time.time() - started) / 60
     pd.DataFrame(model.history).to_csv(a.output / "history.csv", index=False)
+    # The epochs' figures are those of running statistics, which follow augmented views.
+    codes, _ = model.predict_codes(held)
+    final = describe(codes, model.predict_embedding(held), model.config.modalities)
     metadata = {
         "data": {k: chosen[k] for k in ("sources", "read", "dropped", "dropped_by_benchmark",
                                         "protocols", "unreadable")},
         "molecules": len(train), "held_out": len(held), "licence": a.licence,
         "epochs": a.epochs, "minutes_of_the_last_run": round(minutes, 1),
-        "last_epoch": {k: float(v) for k, v in model.history[-1].items()},
+        "last_epoch": {name: float(model.history[-1][name]) for name in ("loss", *LOSS_TERMS)},
+        "held_out_of_the_final_weights": {k: float(v) for k, v in final.items()},
     }  # fmt: skip
     model.save_pretrained(
         a.output / "model", exemplars=a.exemplars, metadata=metadata, precision=a.export
     )
-    print(json.dumps(metadata["last_epoch"], indent=1))
+    print(json.dumps(metadata, indent=1))
 
 
 if __name__ == "__main__":
