@@ -42,7 +42,7 @@ class MMSAConfig:
         Side of the picture in pixels as the encoder sees it; channels of ResNet-18's
         first stage (64 is the standard network).
     image_augmentation : bool
-        Whether pictures are turned, scaled and shifted a little in pre-training.
+        Whether pictures are turned, scaled, shifted and greyed a little in pre-training.
     features : {"basic", "full"}
         Atom and bond features that the graph encoder reads.
     graph_width, graph_layers, graph_dropout : int, int, float

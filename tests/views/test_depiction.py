@@ -147,15 +147,16 @@ def test_augmentation_is_a_function_of_its_seed(dtype):
     assert float(first.float().max()) <= 255
 
 
-def test_augmentation_keeps_the_ink_of_every_colour():
+def test_augmentation_keeps_the_ink_and_sometimes_drops_colour():
     images = _batch(6).repeat(20, 1, 1, 1)
     changed = augment(images, torch.Generator().manual_seed(0)).float()
-    before = (255 - images.float()).mean(dim=(2, 3))
-    after = (255 - changed).mean(dim=(2, 3))
-    # Scaling changes the area, and a turn may move a corner out of the frame.
+    before = (255 - images.float()).mean(dim=(1, 2, 3))
+    after = (255 - changed).mean(dim=(1, 2, 3))
+    # A picture may lose what a turn moves out of the frame, and colours weigh differently.
     assert ((after / before - 1).abs() < 0.5).all()
+    grey = (changed[:, 0] - changed[:, 1]).abs().amax(dim=(1, 2)) < 1.5
     coloured = (images[:, 0].float() - images[:, 1].float()).abs().amax(dim=(1, 2)) > 30
-    assert ((changed[:, 0] - changed[:, 1]).abs().amax(dim=(1, 2)) > 30)[coloured].all()
+    assert 0.05 < grey[coloured].float().mean() < 0.45
 
 
 def test_augmentation_of_nothing():
