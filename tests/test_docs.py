@@ -10,6 +10,7 @@ import pytest
 import typer
 
 from deepchem_mmsa.cli import app
+from deepchem_mmsa.cli.console import EXPLAINED
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -89,6 +90,7 @@ def test_the_page_of_errors_quotes_messages_that_exist():
     said = list(messages())
     heads.remove("Something else")
     assert len(heads) > 10
+    assert tuple(heads) == EXPLAINED  # the command line points to each of them
     for head in heads:
         assert any(head in text for text in said), f"no message says {head!r}"
 

