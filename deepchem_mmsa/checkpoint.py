@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from deepchem_mmsa import hub
 from deepchem_mmsa._version import __version__
 from deepchem_mmsa.config import ARCHITECTURE, MMSAConfig
 
@@ -303,7 +304,8 @@ def load_pretrained(folder_or_name: str | os.PathLike) -> Pretrained:
     Parameters
     ----------
     folder_or_name : path-like
-        A folder that ``save_pretrained`` wrote, or the name of a shipped model.
+        A folder that ``save_pretrained`` wrote, the name of a shipped model, or one on the
+        Hugging Face hub (``hf:owner/model``, see :mod:`deepchem_mmsa.hub`).
 
     Raises
     ------
@@ -312,14 +314,15 @@ def load_pretrained(folder_or_name: str | os.PathLike) -> Pretrained:
     CheckpointError
         If its files are damaged, incomplete or of another format.
     """
-    folder = Path(folder_or_name)
+    on_hub = hub.is_hub_name(folder_or_name)
+    folder = hub.download(str(folder_or_name)) if on_hub else Path(folder_or_name)
     if not folder.is_dir() and str(folder_or_name) in shipped_models():
         folder = WEIGHTS / str(folder_or_name)
     if not folder.is_dir():
         known = ", ".join(shipped_models()) or "none"
         raise FileNotFoundError(
             f"no folder and no shipped model named {str(folder_or_name)!r} (shipped: {known}); "
-            "give the folder that save_pretrained wrote"
+            "give the folder that save_pretrained wrote, or hf:owner/model for one on the hub"
         )
     try:
         described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -348,6 +351,33 @@ def load_pretrained(folder_or_name: str | os.PathLike) -> Pretrained:
             f"{folder} is not an exported MMSA model ({type(error).__name__}: {error})"
         ) from error
     return Pretrained(config, tensors, exemplars, described.get("metadata", {}))
+
+
+def publish(folder: str | os.PathLike, name: str, private: bool = False) -> str:
+    """Upload an exported model to the Hugging Face hub; ``README.md`` goes along as its card.
+
+    Parameters
+    ----------
+    folder : path-like
+        Of ``save_pretrained``. It is read, and its checksum verified, before anything is sent.
+    name : str
+        ``hf:owner/model``; the repository is created where there is none yet.
+    private : bool
+
+    Returns
+    -------
+    str
+        Where it stands now.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        Without ``huggingface_hub`` (the extra ``hub``).
+    FileNotFoundError, CheckpointError
+        If the folder holds no whole export.
+    """
+    load_pretrained(Path(folder).resolve())
+    return hub.upload(folder, name, private)
 
 
 def copy_tensors(

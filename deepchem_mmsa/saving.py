@@ -224,7 +224,8 @@ class SavableModel(TorchModel):
         Parameters
         ----------
         folder_or_name : path-like
-            A folder of :meth:`save_pretrained`, or the name of a shipped model.
+            A folder of :meth:`save_pretrained`, the name of a shipped model, or one on the
+            Hugging Face hub: ``hf:owner/model`` (see :mod:`deepchem_mmsa.hub`).
         mode, n_tasks : optional
             For fine-tuning: the new mode gets a fresh head. Without them the model is the
             exported one, head included.

@@ -22,6 +22,7 @@ FLOORS = [
     "distributed",
     "pretraining",
     "network",
+    "hub",
     "checkpoint",
     "inference",
     "predictor",

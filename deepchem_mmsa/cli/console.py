@@ -229,9 +229,7 @@ def help_page(message: str) -> str | None:
 def _complain(name: str, message: str, code: ExitCode, as_json: bool) -> None:
     page = help_page(message)
     if as_json:
-        print(
-            json.dumps({"error": message, "exit_code": int(code), "help": page}), file=sys.stderr
-        )
+        print(json.dumps({"error": message, "exit_code": int(code), "help": page}), file=sys.stderr)
         return
     more = "" if page is None else f" [{page}]"
     print(f"mmsa {name.replace('_', '-')}: {message}{more}", file=sys.stderr)
