@@ -73,11 +73,12 @@ def main() -> None:
             "seed": seed,
             "model_dir": str(output / f"seed{seed}"),
             "progress": True,
+            "modalities": tuple(a.modalities),
         }
         if a.pretrained:
             model = MMSAModel.from_pretrained(a.pretrained, **arguments)
         else:
-            model = MMSAModel(a.preset, modalities=tuple(a.modalities), **arguments)
+            model = MMSAModel(a.preset, **arguments)
         stopping = EarlyStopping(
             valid, metric_of(benchmark.metric), patience=a.patience, minimize=benchmark.minimize
         )

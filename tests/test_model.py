@@ -598,20 +598,30 @@ def test_every_choice_trains_and_predicts(make_model, dataset, arguments):
 # ---- learning -------------------------------------------------------------------------------
 
 
-def test_overfits_labels(make_model, graph_dataset):
+@pytest.mark.parametrize(
+    "modalities",
+    [
+        ("graph",),
+        pytest.param(("image",), marks=pytest.mark.slow),
+        pytest.param(("geometry",), marks=pytest.mark.slow),
+        pytest.param(MODALITIES, marks=pytest.mark.slow),
+    ],
+    ids="+".join,
+)
+def test_overfits_labels(make_model, dataset, modalities):
     rng = np.random.default_rng(0)
-    data = dc.data.NumpyDataset(graph_dataset.X[:32], rng.normal(size=(32, 1)))
-    model = make_model(
-        mode="regression", graph_width=64, embedding_dim=64, graph_dropout=0, head_dropout=0,
-        hypergraph_dropout=0, learning_rate=3e-3, batch_size=32, features="full",
-    )  # fmt: skip
-    model.fit(data, nb_epoch=150, checkpoint_interval=0)
+    data = dc.data.NumpyDataset(dataset.X[:32], rng.normal(size=(32, 1)))
+    wide = {
+        "modalities": modalities, "graph_width": 64, "geometry_width": 64, "image_width": 16,
+        "embedding_dim": 64, "learning_rate": 3e-3, "batch_size": 32, "features": "full",
+        "graph_dropout": 0, "head_dropout": 0, "fingerprint_dropout": 0, "hypergraph_dropout": 0,
+    }  # fmt: skip
+    model = make_model(mode="regression", **wide)
+    stopping = EarlyStopping(data, RMSE, patience=150, minimize=True)
+    model.fit(data, nb_epoch=150, callbacks=stopping, checkpoint_interval=0)
     assert model.evaluate(data, [RMSE])["rmse"] <= 0.1 * data.y.std()
     binary = labelled(data, data.y > 0)
-    model = make_model(
-        mode="classification", graph_width=64, embedding_dim=64, learning_rate=3e-3,
-        batch_size=32, features="full",
-    )  # fmt: skip
-    stopping = EarlyStopping(binary, AUC, patience=60)
-    model.fit(binary, nb_epoch=100, callbacks=stopping, checkpoint_interval=0)
+    model = make_model(mode="classification", **wide)
+    stopping = EarlyStopping(binary, AUC, patience=150)
+    model.fit(binary, nb_epoch=150, callbacks=stopping, checkpoint_interval=0)
     assert model.evaluate(binary, [AUC])["auc"] >= 0.99
