@@ -229,13 +229,14 @@ class MMSAConfig:
         self._one_of("lr_schedule", ("constant", "cosine"))
         self._one_of("precision", ("auto", "fp32", "bf16"))
         for name in (
-            "n_tasks", "image_width", "graph_width", "graph_layers", "geometry_width",
+            "n_tasks", "graph_width", "graph_layers", "geometry_width",
             "geometry_layers", "fingerprint_width", "fingerprint_layers", "embedding_dim",
             "n_neighbors", "n_anchors", "memory_warmup", "head_width", "head_layers", "batch_size",
         ):  # fmt: skip
             self._whole(name, least=1)
         self._whole("n_classes", least=2)
         self._whole("image_size", least=32)
+        self._whole("image_width", least=8)  # torch's convolutions, see ResNet18
         for name in ("n_exemplars", "freeze_epochs", "seed"):
             self._whole(name, least=0)
         for name in ("graph_dropout", "fingerprint_dropout", "fusion_dropout", "mask_rate",

@@ -31,14 +31,14 @@ VIEWS = ("image", "graph", "geometry")
 QUICK = {"tolerance": 1.0, "max_steps": 4}  # for laws that hold at any number of steps
 IBUPROFEN = "CC(C)Cc1ccc([C@H](C)C(=O)O)cc1"
 TINY = {
-    "mode": "classification", "modalities": VIEWS, "image_size": 32, "image_width": 4,
+    "mode": "classification", "modalities": VIEWS, "image_size": 32, "image_width": 8,
     "graph_width": 16, "graph_layers": 2, "geometry_width": 16, "geometry_layers": 1,
     "embedding_dim": 16, "n_anchors": 8, "n_neighbors": 4, "memory_warmup": 32, "head_width": 16,
 }  # fmt: skip
 
 
 def network(**changes):
-    torch.manual_seed(3)
+    torch.manual_seed(7)
     net = MMSANetwork(MMSAConfig(**{**TINY, **changes}))
     if net.memory is not None:
         names = [f"{'C' * (i % 7 + 1)}O" for i in range(32)]
@@ -277,7 +277,7 @@ class Counts(torch.nn.Module):
 
 def test_an_encoder_of_the_users_is_held_as_it_is():
     config = MMSAConfig(**{**TINY, "graph": "custom"})
-    torch.manual_seed(0)
+    torch.manual_seed(3)
     why = explain(MMSANetwork(config, {"graph": Counts()}), IBUPROFEN)
     assert set(why.atoms) == {"image", "geometry"}
     assert "Counts" in why.reasons["graph"]

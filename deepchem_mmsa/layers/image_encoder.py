@@ -19,6 +19,7 @@ __all__ = ["IMAGE_ENCODERS", "ResNet18", "make_image_encoder"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+MIN_WIDTH = 8
 _FOREIGN_PREFIXES = ("module.", "resnet.")
 
 
@@ -61,8 +62,8 @@ class ResNet18(nn.Module):
     Parameters
     ----------
     width : int
-        Channels of the first stage; the last one has eight times as many. 64 is torchvision's
-        network (11,176,512 parameters), 32 a four times cheaper one.
+        Channels of the first stage, at least 8; the last one has eight times as many. 64 is
+        torchvision's network (11,176,512 parameters), 32 a four times cheaper one.
     zero_init_residual : bool
         Start every block as the identity (the scale of its last batch norm is 0).
 
@@ -74,7 +75,8 @@ class ResNet18(nn.Module):
     Raises
     ------
     ValueError
-        When ``width`` is not positive.
+        When ``width`` is less than 8: on AVX2 processors the convolutions of torch 2.13 (oneDNN)
+        with fewer channels write beside their memory in training, and the process aborts.
 
     Examples
     --------
@@ -88,8 +90,11 @@ class ResNet18(nn.Module):
 
     def __init__(self, width: int = 64, zero_init_residual: bool = False) -> None:
         super().__init__()
-        if width < 1:
-            raise ValueError(f"width={width} must be at least 1")
+        if width < MIN_WIDTH:
+            raise ValueError(
+                f"width={width} must be at least {MIN_WIDTH}: torch's convolutions with fewer "
+                "channels write beside their memory on some processors"
+            )
         self.width = width
         self.out_dim = 8 * width
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)

@@ -71,7 +71,7 @@ def test_gin(features, share):
 
 def test_resnet():
     torch.manual_seed(0)
-    check(ResNet18(width=2), 255 * points(3, 3, 33, 33).sigmoid())
+    check(ResNet18(width=8), 255 * points(3, 3, 33, 33).sigmoid())
 
 
 def test_comenet():

@@ -132,8 +132,8 @@ def test_unfit_weights_are_refused_by_name():
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="width=0"):
-        ResNet18(width=0)
+    with pytest.raises(ValueError, match="width=7 must be at least 8"):
+        ResNet18(width=7)
     with pytest.raises(ValueError, match=r"\[2, 64, 64\]"):
         ResNet18(width=8)(torch.zeros(2, 64, 64))
     with pytest.raises(ValueError, match=r"'vit'.*resnet18.*nn.Module"):
