@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 
@@ -10,7 +11,6 @@ from deepchem_mmsa import MMSAModel, MMSAPredictor, hub
 from deepchem_mmsa.checkpoint import CheckpointError, load_pretrained, publish
 from tests.fixtures import SMILES
 
-huggingface_hub = pytest.importorskip("huggingface_hub")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
