@@ -37,8 +37,8 @@ TINY = {
 }  # fmt: skip
 
 
-def network(**changes):
-    torch.manual_seed(7)
+def network(seed=3, **changes):
+    torch.manual_seed(seed)
     net = MMSANetwork(MMSAConfig(**{**TINY, **changes}))
     if net.memory is not None:
         names = [f"{'C' * (i % 7 + 1)}O" for i in range(32)]
@@ -59,6 +59,8 @@ def net():
 # ---- laws ---------------------------------------------------------------------------------
 
 
+# Seed 5 is where contributions nearly cancel for two of them: 512 points missed a third there.
+@pytest.mark.parametrize("seed", [3, 5, 7])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -71,8 +73,8 @@ def net():
     ],
     ids=lambda changes: "-".join(str(v) for v in changes.values()) or "default",
 )
-def test_contributions_sum_to_the_difference(changes):
-    why = explain(network(**changes), IBUPROFEN)
+def test_contributions_sum_to_the_difference(changes, seed):
+    why = explain(network(seed, **changes), IBUPROFEN)
     difference = why.output - why.baseline
     assert abs(difference) > 1e-3
     atoms_and_more = why.total.sum() + sum(why.descriptors.values())
@@ -277,7 +279,7 @@ class Counts(torch.nn.Module):
 
 def test_an_encoder_of_the_users_is_held_as_it_is():
     config = MMSAConfig(**{**TINY, "graph": "custom"})
-    torch.manual_seed(3)
+    torch.manual_seed(0)
     why = explain(MMSANetwork(config, {"graph": Counts()}), IBUPROFEN)
     assert set(why.atoms) == {"image", "geometry"}
     assert "Counts" in why.reasons["graph"]

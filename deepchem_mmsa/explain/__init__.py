@@ -44,7 +44,7 @@ def explain(
     n_anchors: int = 5,
     n_references: int = 5,
     tolerance: float = 0.02,
-    max_steps: int = 512,
+    max_steps: int = 4096,
     batch_size: int = 32,
 ) -> Explanation:
     """Explain what a model says of one molecule.

@@ -319,7 +319,7 @@ def integrate(
     task: int,
     target: int | None,
     tolerance: float = 0.02,
-    max_steps: int = 512,
+    max_steps: int = 4096,
     batch_size: int = 32,
 ) -> Attribution:
     """Attribute one output of one molecule to atoms, bonds and pixels.
@@ -336,10 +336,10 @@ def integrate(
     target : int or None
         The class; None for regression.
     tolerance : float
-        Largest ``|residual|``, relative to ``|output − baseline|`` (or to a tenth of the views'
-        contributions without their signs, where these cancel).
+        Largest ``|residual|``, relative to ``|output − baseline|``.
     max_steps : int
-        Most points of the path.
+        Most points of the path; all of them are used where contributions cancel so nearly that
+        the tolerance cannot be met.
     batch_size : int
         Points that are computed at once.
 
@@ -397,8 +397,7 @@ def integrate(
         result.parts, result.steps = {view: {} for view in paths}, steps
         for (view, name), values in zip(names, found):
             result.parts[view][name] = values[0].detach().cpu().numpy()
-        scale = sum(abs(result.total(view)) for view in paths) / 10
-        allowed = tolerance * max(abs(ends[0] - ends[1]), scale)
+        allowed = tolerance * abs(ends[0] - ends[1])
         if abs(result.residual) <= allowed or steps >= max_steps:
             return result
         steps = min(2 * steps, max_steps)
