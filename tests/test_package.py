@@ -1,13 +1,18 @@
 """The package as a whole: what importing it does, and who may import whom."""
 
 import ast
+import configparser
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
-PACKAGE = Path(__file__).parents[1] / "deepchem_mmsa"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "deepchem_mmsa"
 
 # Lower floors first; a module may import its own floor's neighbours to its left and all below.
 FLOORS = [
@@ -169,3 +174,22 @@ def test_each_library_has_its_rooms(path):
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_files_fit_in_a_head(path):
     assert len(path.read_text().splitlines()) < 450
+
+
+def test_no_dependency_older_than_is_safe():
+    """The floors of setup.cfg, and the table of docs/reliability.md, agree."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    extras = config["options.extras_require"]
+    lines = "\n".join([config["options"]["install_requires"], *extras.values()]).split("\n")
+    floors: dict[str, list[Version]] = {}
+    for line in filter(None, lines):
+        requirement = Requirement(line)
+        least = [Version(s.version) for s in requirement.specifier if s.operator == ">="]
+        floors.setdefault(requirement.name.lower(), []).extend(least or [Version("0")])
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    section = text.split("## Oldest versions known to be safe")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| ([a-z-]+) \| ([0-9.]+) \|", section, re.MULTILINE)
+    assert len(rows) >= 10
+    for name, least in rows:
+        assert all(floor >= Version(least) for floor in floors[name]), name

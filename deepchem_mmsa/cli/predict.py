@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from deepchem_mmsa.cli import options
 from deepchem_mmsa.cli.console import Console, ExitCode, Failure
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from deepchem_mmsa.applicability import ApplicabilityDomain
     from deepchem_mmsa.predictor import MMSAPredictor
     from deepchem_mmsa.tables import Table
 
@@ -20,6 +23,22 @@ def predict(
     source: options.Input,
     model: options.Model,
     output: options.OutputTable = "-",
+    masks: Annotated[
+        int,
+        typer.Option(
+            "--uncertainty",
+            min=0,
+            metavar="MASKS",
+            help="Also the deviation over so many dropout masks, std_TASK; 50 is usual.",
+        ),
+    ] = 0,
+    domain: Annotated[
+        str | None,
+        typer.Option(
+            help="Table of the training molecules: also the share of them that are at least as "
+            "far from what they have in common, domain; below 0.05 is unlike them."
+        ),
+    ] = None,
     smiles_column: options.SmilesColumn = None,
     format: options.InputFormat = None,
     jobs: options.Jobs = 1,
@@ -31,6 +50,7 @@ def predict(
 ) -> None:
     """Predict the labels of molecules: probabilities, or values in the units of the labels."""
     from deepchem_mmsa.cli.rows import checked_output, compute_table, load_model, model_identity
+    from deepchem_mmsa.inference import has_dropout
 
     console = Console(quiet, as_json)
     checked_output(output)
@@ -42,40 +62,86 @@ def predict(
             ExitCode.MODEL,
         )
 
+    if masks and not has_dropout(predictor.network):
+        raise Failure(
+            f"the model {model} drops nothing, so --uncertainty has nothing to sample; fine-tune "
+            "with --set head_dropout=0.2, or train several models with other seeds",
+            ExitCode.MODEL,
+        )
+    known = None if domain is None else _domain(console, predictor, domain, batch_size, jobs)
+
     def compute(table: Table, progress: Callable[[int], None]) -> tuple[pd.DataFrame, list[str]]:
-        values, reasons = predictor.predict(table.smiles, batch_size, jobs, progress)
-        return prediction_columns(predictor, values), reasons
+        # The records serve every question about a chunk.
+        asked_once = not masks and known is None
+        molecules = table.smiles if asked_once else predictor.records(table.smiles, jobs)
+        values, reasons = predictor.predict(molecules, batch_size, jobs, progress)
+        columns = prediction_columns(predictor, values)
+        if masks:
+            from deepchem_mmsa.ensemble import dropout_spread
+
+            spread = dropout_spread(predictor, molecules, masks, batch_size=batch_size)
+            columns = columns.join(prediction_columns(predictor, spread.std, "std"))
+        if known is not None:
+            columns["domain"] = known.score(molecules)
+        return columns, reasons
 
     compute_table(
         console, "predict", source, output, compute, smiles_column, format,
-        {"model": model_identity(model), "smiles_column": smiles_column},
+        {"model": model_identity(model), "smiles_column": smiles_column, "masks": masks,
+         "batch_size": batch_size if masks else None,
+         "domain": None if domain is None else model_identity(domain)},
     )  # fmt: skip
 
 
-def prediction_columns(predictor: MMSAPredictor, values: np.ndarray) -> pd.DataFrame:
-    """Return predictions as named columns.
+def _domain(
+    console: Console, predictor: MMSAPredictor, training: str, batch_size: int, jobs: int
+) -> ApplicabilityDomain:
+    """Return the domain of the molecules of a file; errors name it."""
+    from deepchem_mmsa.applicability import ApplicabilityDomain
+    from deepchem_mmsa.tables import count_rows, read_chunks
+
+    if training == "-":
+        raise typer.BadParameter("--domain must be a file; standard input is for IN")
+    molecules = []
+    with console.progress("domain", count_rows(training)) as progress:
+        for table in read_chunks(training, 1000):
+            molecules += predictor.records(table.smiles, jobs)
+            progress(len(molecules))
+    try:
+        return ApplicabilityDomain(predictor, "training", batch_size).fit(molecules)
+    except ValueError as error:
+        raise Failure(f"--domain {training}: {error}", ExitCode.INPUT) from error
+
+
+def prediction_columns(
+    predictor: MMSAPredictor, values: np.ndarray, name: str | None = None
+) -> pd.DataFrame:
+    """Return predictions, or what has their shape, as named columns.
 
     Parameters
     ----------
     predictor : MMSAPredictor
     values : np.ndarray
         ``[N, T, C]`` or ``[N, T]``.
+    name : str, optional
+        ``predicted`` for values and ``probability`` for classes if left out.
 
     Returns
     -------
     pandas.DataFrame
-        ``predicted_TASK`` for values; ``probability_TASK`` of class 1, or with more than two
-        classes ``probability_TASK_CLASS`` for each.
+        ``NAME_TASK`` for values, and for two classes of class 1; with more than two classes
+        ``NAME_TASK_CLASS`` for each.
     """
     import pandas as pd
 
+    name = name or ("predicted" if values.ndim == 2 else "probability")
     columns = {}
     for t, task in enumerate(predictor.tasks):
         if values.ndim == 2:
-            columns[f"predicted_{task}"] = values[:, t]
+            columns[f"{name}_{task}"] = values[:, t]
         elif values.shape[2] == 2:
-            columns[f"probability_{task}"] = values[:, t, 1]
+            columns[f"{name}_{task}"] = values[:, t, 1]
         else:
             for c in range(values.shape[2]):
-                columns[f"probability_{task}_{c}"] = values[:, t, c]
+                columns[f"{name}_{task}_{c}"] = values[:, t, c]
     return pd.DataFrame(columns)

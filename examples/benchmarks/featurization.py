@@ -34,6 +34,7 @@ from joblib import Parallel, delayed
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDepictor, rdDistGeom
 from rdkit.Chem.Draw import rdMolDraw2D
+from timing import in_turns, ratio
 
 from deepchem_mmsa import MMSAFeaturizer
 from deepchem_mmsa.molecule import MoleculeViews
@@ -61,28 +62,6 @@ def bare_rdkit(smiles: Sequence[str], pictures: bool) -> None:
         with_hydrogens = Chem.AddHs(molecule)
         if rdDistGeom.EmbedMolecule(with_hydrogens, parameters) == 0:
             np.asarray(with_hydrogens.GetConformer().GetPositions())
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    """Time of one call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def in_turns(repeats: int, **contenders: Callable[[], Any]) -> dict[str, list[float]]:
-    """Time contenders that take turns, so that all meet the same state of the machine."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(repeats):
-        order = list(contenders) if turn % 2 == 0 else list(contenders)[::-1]
-        for name in order:
-            times[name].append(seconds(contenders[name]))
-    return times
-
-
-def ratio(times: dict[str, list[float]], above: str, below: str) -> float:
-    """Median over the turns of one contender's time ÷ another's of the same turn."""
-    return statistics.median(a / b for a, b in zip(times[above], times[below]))
 
 
 def beside_rdkit(smiles: Sequence[str], repeats: int) -> dict[str, float]:

@@ -21,7 +21,6 @@ import json
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 import deepchem as dc
 import numpy as np
 import torch
+from timing import in_turns, ratio
 from torch import Tensor, nn
 
 from deepchem_mmsa import MMSAConfig, MMSAFeaturizer, MMSAModel, losses
@@ -47,26 +47,6 @@ from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.tables import read_table
 
 VIEWS = ("image", "graph", "geometry")
-
-
-def in_turns(repeats: int, contenders: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
-    """Return seconds of contenders that take turns, after one call each that does not count."""
-    for work in contenders.values():
-        work()
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(repeats):
-        for name in list(contenders)[:: 1 if turn % 2 == 0 else -1]:
-            start = time.perf_counter()
-            contenders[name]()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            times[name].append(time.perf_counter() - start)
-    return times
-
-
-def ratio(times: dict[str, list[float]], above: str, below: str) -> float:
-    """Return the median over the turns of one contender's time ÷ another's of the same turn."""
-    return statistics.median(a / b for a, b in zip(times[above], times[below]))
 
 
 def stepper(module: nn.Module, forward: Callable[[], Tensor]) -> Callable[[], None]:
@@ -116,7 +96,7 @@ def loop(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str, 
             generator = model.default_generator(data, 1, mode="predict")
             model.fit_generator(generator, checkpoint_interval=0)
 
-        times = in_turns(repeats, {"bare": in_memory, "fit": by_fit})
+        times = in_turns(repeats, **{"bare": in_memory, "fit": by_fit})
         found[f"fit_over_bare_{name}"] = ratio(times, "bare", "fit")
         found[f"molecules_per_second_{name}"] = len(data) / statistics.median(times["fit"])
     for part, share in shares(data, config, repeats, device).items():
@@ -151,7 +131,7 @@ def shares(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str
     contenders["structure"] = structure_step(network, config)
     contenders["optimizer"] = optimizer.step
     contenders["collating"] = lambda: collate(records)
-    times = {k: statistics.median(v) for k, v in in_turns(repeats, contenders).items()}
+    times = {k: statistics.median(v) for k, v in in_turns(repeats, **contenders).items()}
     whole = sum(v for k, v in times.items() if k != "collating")  # which runs beside
     return {k: v / whole for k, v in times.items()}
 
@@ -181,8 +161,7 @@ def gin(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str, f
         return pool(theirs(with_loops, *categories), graph.n_atoms, "mean")
 
     times = in_turns(
-        repeats,
-        {"ours": stepper(ours, lambda: ours(graph)), "dgllife": stepper(theirs, their_forward)},
+        repeats, ours=stepper(ours, lambda: ours(graph)), dgllife=stepper(theirs, their_forward)
     )
     return {"gin_over_dgllife": ratio(times, "dgllife", "ours")}
 
@@ -194,7 +173,7 @@ def geometry(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[s
     for name in ("comenet", "schnet"):
         encoder = make_geometry_encoder(name, cutoff=8.0, width=256, n_layers=4).to(device)
         steps[name] = stepper(encoder, lambda encoder=encoder: encoder(conformers))
-    return {"comenet_over_schnet": ratio(in_turns(repeats, steps), "schnet", "comenet")}
+    return {"comenet_over_schnet": ratio(in_turns(repeats, **steps), "schnet", "comenet")}
 
 
 def structure_step(network: MMSANetwork, config: MMSAConfig) -> Callable[[], None]:
@@ -233,7 +212,7 @@ def structure(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[
     batch = Collator(chosen.modalities, chosen.image_size)(data.X[: chosen.batch_size]).to(device)
     network.structure_on = True
     step = stepper(network, lambda: network(batch)[1])
-    times = in_turns(repeats, {"part": part, "step": step})
+    times = in_turns(repeats, **{"part": part, "step": step})
     return {
         "structure_share_of_a_step": ratio(times, "part", "step"),
         "batch": float(len(batch)),
@@ -281,7 +260,7 @@ def image(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str,
         except RuntimeError as error:
             print(f"image {name}: {str(error).splitlines()[0]}", flush=True)
             del forms[name]
-    times = in_turns(repeats, forms)
+    times = in_turns(repeats, **forms)
     found["plain_molecules_per_second"] = n / statistics.median(times["plain"])
     return {**found, **{f"{k}_over_plain": ratio(times, "plain", k) for k in forms if k != "plain"}}
 

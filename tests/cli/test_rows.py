@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 
 from deepchem_mmsa import MMSAPredictor
+from deepchem_mmsa.applicability import ApplicabilityDomain
 from deepchem_mmsa.cli import rows
+from deepchem_mmsa.ensemble import dropout_spread
 
 SMILES = ["CCO", "C1CC", "", "c1ccccc1", "CCN"]
 
@@ -39,6 +41,38 @@ def test_a_regression_speaks_in_the_units_of_its_label(mmsa, models, table):
     assert done.exit_code == 0
     assert done.stdout.splitlines()[0] == "id,SMILES,status,predicted_logS,mmsa_status,reason"
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("mode", ["classification", "regression"])
+def test_predictions_say_how_far_to_trust_them(mmsa_json, models, table, tmp_path, mode):
+    training = tmp_path / "training.smi"
+    training.write_text("\n".join("C" * n + end for n in range(2, 14) for end in "CON"))
+    out = tmp_path / "out.csv"
+    mmsa_json("predict", table, "--model", models[mode], "--output", out,
+              "--uncertainty", "7", "--domain", training)  # fmt: skip
+    frame = pd.read_csv(out, skip_blank_lines=False)
+    predictor = MMSAPredictor.from_pretrained(models[mode])
+    expected = dropout_spread(predictor, SMILES, masks=7)
+    names = ["std_a", "std_b"] if mode == "classification" else ["std_logS"]
+    std = expected.std[:, :, 1] if mode == "classification" else expected.std
+    assert np.allclose(frame[names], std, atol=1e-6, equal_nan=True)
+    domain = ApplicabilityDomain(predictor, anchors="training").fit(
+        training.read_text().splitlines()
+    )
+    assert np.allclose(frame["domain"], domain.score(SMILES), equal_nan=True)
+    assert frame["domain"].isna().tolist() == [False, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    "domain, said, code",
+    [("-", "must be a file", 2), ("few.smi", "at least 16 are needed", 3), ("none.smi", "none", 3)],
+)
+def test_a_domain_of_too_little_is_refused(mmsa, models, table, tmp_path, domain, said, code):
+    (tmp_path / "few.smi").write_text("CCO\nCCN\n")
+    given = domain if domain == "-" else tmp_path / domain
+    done = mmsa("predict", table, "--model", models["regression"], "--domain", given)
+    assert done.exit_code == code
+    assert said in done.stderr
 
 
 def test_embeddings_do_not_depend_on_format_chunk_or_batch(

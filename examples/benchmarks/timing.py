@@ -1,0 +1,42 @@
+"""Timing side by side: contenders take turns, and what counts is the median of their ratios.
+
+So all meet the same state of the machine, and a change of it meets all.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Time of one call; what was sent to a GPU is waited for."""
+    start = time.perf_counter()
+    work()
+    _wait_for_gpu()
+    return time.perf_counter() - start
+
+
+def _wait_for_gpu() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def in_turns(repeats: int, **contenders: Callable[[], Any]) -> dict[str, list[float]]:
+    """Return seconds of contenders that take turns, after one call each that does not count."""
+    for work in contenders.values():
+        work()
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(repeats):
+        for name in list(contenders)[:: 1 if turn % 2 == 0 else -1]:
+            times[name].append(seconds(contenders[name]))
+    return times
+
+
+def ratio(times: dict[str, list[float]], above: str, below: str) -> float:
+    """Return the median over the turns of one contender's time ÷ another's of the same turn."""
+    return statistics.median(a / b for a, b in zip(times[above], times[below]))
