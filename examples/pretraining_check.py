@@ -7,7 +7,8 @@ code of one view find the same molecule among the codes of another view (chance 
 fingerprint and descriptors have to be told from the other views is what teaches the picture's
 encoder more than ten further epochs do (docs/experiments.md). Reports whether anything collapsed,
 and draws fine-tuning from the pre-trained weights beside fine-tuning from scratch, without the
-fingerprint: RDKit's descriptors tell solubility to both alike. Writes ``check.json``, the model and ``finetuning.png`` into ``runs/check``.
+fingerprint: RDKit's descriptors tell solubility to both alike. Writes ``check.json``, the model
+and ``finetuning.png`` into ``runs/check``.
 """
 
 from __future__ import annotations
