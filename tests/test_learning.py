@@ -1,6 +1,7 @@
 """It learns: the pre-training check at its full size (a quarter of an hour on two cores)."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,13 +9,15 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+# All threads of the machine, unlike the other tests.
+THREADS = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
 
 
 @pytest.fixture(scope="module")
 def check(tmp_path_factory):
     folder = tmp_path_factory.mktemp("check")
     command = [sys.executable, str(EXAMPLES / "pretraining_check.py"), "--output", str(folder)]
-    subprocess.run(command, check=True, cwd=folder)
+    subprocess.run(command, check=True, cwd=folder, env=THREADS)
     return json.loads((folder / "check.json").read_text())
 
 
@@ -40,7 +43,8 @@ def test_fine_tuning_starts_ahead(check):
 
 @pytest.mark.slow
 def test_the_first_run_beats_the_mean(tmp_path):
-    subprocess.run([sys.executable, str(EXAMPLES / "first_run.py")], check=True, cwd=tmp_path)
+    command = [sys.executable, str(EXAMPLES / "first_run.py")]
+    subprocess.run(command, check=True, cwd=tmp_path, env=THREADS)
     output = tmp_path / "runs" / "first"
     rmse = {row["model"]: row["rmse"] for row in json.loads((output / "results.json").read_text())}
     assert rmse["MMSA"] < 0.7 * rmse["mean"]
