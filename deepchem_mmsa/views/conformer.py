@@ -23,7 +23,7 @@ DEFAULT_TIMEOUT = 5.0
 #: Largest molecules that are tried, in atoms without added hydrogens. RDKit looks at the clock
 #: only between attempts, of which one takes 2 s for 360 atoms and 9 s for 480; and the record of
 #: a larger one would pass 8 KB.
-MAX_EMBEDDED_ATOMS = 300
+MAX_EMBEDDED_ATOMS = 330
 #: Distance between the nearest faces of neighbouring fragments' bounding boxes, Å.
 FRAGMENT_GAP = 3.5
 #: Coordinates are multiples of this many Å (exactly, in float32): it takes a third off a record,

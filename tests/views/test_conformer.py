@@ -225,7 +225,7 @@ def test_fallbacks_are_reached_in_order(monkeypatch):
 
 
 def test_impossible_and_too_large_molecules_say_why():
-    with pytest.raises(ConformerError, match="301 heavy atoms; up to 300"):
+    with pytest.raises(ConformerError, match="331 heavy atoms; up to 330"):
         conformer(canonical("C" * (MAX_EMBEDDED_ATOMS + 1)))
     start = time.perf_counter()
     with pytest.raises(ConformerError, match="attempts, mostly"):
@@ -262,5 +262,5 @@ def test_the_tail_of_sider_is_bounded(moleculenet):
             failures.append(str(error))
         seconds.append(time.process_time() - start)
     assert len(failures) <= 0.01 * len(seconds), failures
-    assert np.mean(seconds) <= 4 * np.median(seconds)
+    assert np.mean(seconds) <= 3 * np.median(seconds)
     assert max(seconds) < 15
