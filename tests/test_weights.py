@@ -2,6 +2,7 @@
 
 import json
 
+import deepchem as dc
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from deepchem_mmsa import MMSAModel, MMSAPredictor
 from deepchem_mmsa.checkpoint import WEIGHTS, shipped_models
 from deepchem_mmsa.predictor import DEFAULT_MODEL
 from deepchem_mmsa.views import FEATURE_VERSION
+from tests.conftest import DRUGS
 from tests.fixtures import SMILES
 
 
@@ -41,8 +43,28 @@ def test_embeddings_in_one_line():
 
 @pytest.mark.parametrize("views", [("graph",), ("image",), ("fingerprint", "geometry")])
 def test_a_subset_of_the_views_serves(views):
-    model = MMSAModel.from_pretrained(DEFAULT_MODEL, modalities=views)
+    model = MMSAModel.from_pretrained("mmsa-base", modalities=views)
     assert np.isfinite(MMSAPredictor(model.model).embed(SMILES[:3]).values).all()
+
+
+def test_the_small_model_is_two_views_of_the_base_model():
+    part = MMSAModel.from_pretrained("mmsa-base", modalities=("graph", "fingerprint"))
+    expected = MMSAPredictor(part.model).embed(SMILES).values
+    assert np.array_equal(deepchem_mmsa.embed(SMILES, "mmsa-small"), expected, equal_nan=True)
+
+
+def test_views_of_a_molecule_find_each_other():
+    """What the model card says of molecules that pre-training held out, on molecules of here."""
+    model = MMSAModel.from_pretrained("mmsa-base")
+    records = MMSAPredictor(model.model).records(DRUGS)
+    X = np.empty(len(records), dtype=object)
+    X[:] = records
+    codes, available = model.predict_codes(dc.data.NumpyDataset(X))
+    whole = available.all(1)
+    codes = codes[whole] / np.linalg.norm(codes[whole], axis=-1, keepdims=True)
+    image, graph = codes[:, 0], codes[:, 1]
+    found = ((image @ graph.T).argmax(1) == np.arange(whole.sum())).mean()
+    assert found >= 0.5  # chance is 0.02; these drugs are odder than what it learnt from
 
 
 def test_fine_tuning_starts_from_it():
