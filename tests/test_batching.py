@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from deepchem_mmsa.batching import Collator, Prefetcher
 from deepchem_mmsa.molecule import MODALITIES
+from deepchem_mmsa.views import ViewSettings, molecule_views
 
 
 @settings(max_examples=25, deadline=None)
@@ -50,6 +51,12 @@ def test_hydrogens_are_an_option(molecules):
     assert (bare.atomic_numbers != 1).all()
     assert len(whole.atomic_numbers) == len(record.atomic_numbers)
     assert len(bare.atomic_numbers) == len(record.atoms)
+
+
+def test_a_dummy_atom_is_no_hydrogen():
+    record = molecule_views("*CC", ViewSettings(("graph", "geometry")))
+    conformers = Collator(("geometry",))([record]).inputs["geometry"]
+    assert sorted(conformers.atomic_numbers.tolist()) == [0, 6, 6]
 
 
 def test_an_empty_modality_is_well_formed(molecules):

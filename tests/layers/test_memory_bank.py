@@ -248,6 +248,7 @@ def test_codes_that_are_not_finite_are_named():
             {"warmup": 0},
             {"temperature": 0.0},
             {"decay": 1.0},
+            {"decay": -0.1},
             {"update": "soft"},
             {"n_exemplars": -1},
             {"dead_after": 0},
