@@ -131,9 +131,10 @@ def load_state(path: str | os.PathLike, device: torch.device | str = "cpu") -> d
     except FileNotFoundError:
         raise
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
+        said = str(error).partition("\n")[0] or "no more is said"
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}); restore another one, see get_checkpoints()"
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}: {said}); "
+            "restore another one, see get_checkpoints()"
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(

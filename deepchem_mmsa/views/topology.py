@@ -165,8 +165,8 @@ def canonical_order(molecule: object) -> tuple[Chem.Mol, list[int] | None]:
     else:
         current = read_smiles(molecule)
         start = list(range(current.GetNumAtoms()))
-        for atom in current.GetAtoms():
-            atom.SetAtomMapNum(0)
+        for index in start:  # a quarter faster than over GetAtoms(), here and below
+            current.GetAtomWithIdx(index).SetAtomMapNum(0)
     if not 0 < current.GetNumAtoms() <= MAX_ATOMS:
         raise ValueError(f"a molecule of {current.GetNumAtoms()} atoms; 1 to {MAX_ATOMS} are read")
     order: list[int] | None = start
@@ -238,7 +238,7 @@ def topology(molecule: Chem.Mol) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     cip = _cip_labels(molecule)
     atoms = []
-    for index in range(molecule.GetNumAtoms()):  # a quarter faster than over GetAtoms()
+    for index in range(molecule.GetNumAtoms()):
         atom = molecule.GetAtomWithIdx(index)
         number = atom.GetAtomicNum()
         atoms.append((
@@ -276,7 +276,8 @@ def _cip_labels(molecule: Chem.Mol) -> dict[int, int]:
     It is asked only about centres that are there, and its steps are bounded, for it can take
     hours over highly symmetric cages; those keep no label rather than RDKit's older, wrong one.
     """
-    centres = [atom.GetIdx() for atom in molecule.GetAtoms() if atom.GetChiralTag() in _CHIRALITY]
+    every = ((i, molecule.GetAtomWithIdx(i)) for i in range(molecule.GetNumAtoms()))
+    centres = [index for index, atom in every if atom.GetChiralTag() in _CHIRALITY]
     if not centres:
         return {}
     labelled = Chem.Mol(molecule)
