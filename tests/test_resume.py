@@ -69,9 +69,7 @@ def test_a_truncated_checkpoint_is_never_taken_for_a_whole_one(tmp_path_factory,
 
 @settings(max_examples=60, deadline=None)
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-@example(
-    place=0.2643366060785106, bit=2
-)  # an EOFError that says nothing
+@example(place=0.2643366060785106, bit=2)  # an EOFError that says nothing
 def test_a_flipped_bit_never_becomes_a_weight(tmp_path_factory, place, bit):
     path = tmp_path_factory.mktemp("t") / "checkpoint1.pt"
     state = {"weights": torch.arange(300.0), "history": [{"loss": 1.0}]}
