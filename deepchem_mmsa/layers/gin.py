@@ -2,7 +2,8 @@
 
 dgllife makes one vector per edge, self-loops included, and computes every atom. Here the bonds are
 one small matrix product, the self-loop is a term, and atoms that the network cannot tell apart
-are computed once.
+are computed once; without gradients nothing is done twice for them, and the last matrix product
+comes after the mean over atoms, with which it can change places.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from deepchem_mmsa.layers.graph_embedding import (
     embedding_tables,
     joined_tables,
 )
-from deepchem_mmsa.layers.message_passing import BatchedGraph, aggregate
+from deepchem_mmsa.layers.message_passing import BatchedGraph, EdgeList, aggregate
 
 __all__ = ["GIN"]
 
@@ -44,7 +45,13 @@ class SharedRows:
 
 
 @torch.no_grad()
-def shared_rows(graph: BatchedGraph, n_atom: int, n_bond: int, depth: int) -> list[SharedRows]:
+def shared_rows(
+    graph: BatchedGraph,
+    n_atom: int,
+    n_bond: int,
+    depth: int,
+    max_fraction: float = MAX_SHARED_FRACTION,
+) -> list[SharedRows]:
     """Find the atoms that a message-passing network cannot tell apart, for every depth.
 
     An atom's kind after ``t`` steps is a 64-bit hash of its kind and those of its neighbours and
@@ -58,25 +65,33 @@ def shared_rows(graph: BatchedGraph, n_atom: int, n_bond: int, depth: int) -> li
         Columns that the network reads.
     depth : int
         Steps.
+    max_fraction : float
+        Of distinct rows, up to which they are shared.
 
     Returns
     -------
     list of SharedRows
-        One per step; the list ends where sharing no longer pays.
+        Of the inputs, then one per step; the list ends where sharing no longer pays.
     """
     kind = _hash_rows(graph.atoms[:, :n_atom])
     bonds = torch.zeros_like(kind).index_add(0, graph.dst, _hash_rows(graph.bonds[:, :n_bond]))
-    steps = []
+    steps = [_rows_of(kind)]
     for _ in range(depth):
         neighbours = torch.zeros_like(kind).index_add(0, graph.dst, kind.index_select(0, graph.src))
         kind = _mix(kind + 3 * neighbours + 5 * bonds)
-        kinds, row_of_atom = torch.unique(kind, return_inverse=True)
-        if len(kinds) > MAX_SHARED_FRACTION * len(kind):
+        rows = _rows_of(kind)
+        if len(rows.first) > max_fraction * len(kind):
             break
-        atoms = torch.arange(len(kind), device=kind.device)
-        first = torch.full_like(kinds, len(kind)).scatter_reduce(0, row_of_atom, atoms, "amin")
-        steps.append(SharedRows(first, row_of_atom))
+        steps.append(rows)
     return steps
+
+
+def _rows_of(kind: Tensor) -> SharedRows:
+    """Group atoms of one kind; an atom stands for its kind."""
+    kinds, row_of_atom = torch.unique(kind, return_inverse=True)
+    atoms = torch.arange(len(kind), device=kind.device)
+    first = torch.full_like(kinds, len(kind)).scatter_reduce(0, row_of_atom, atoms, "amin")
+    return SharedRows(first, row_of_atom)
 
 
 def _hash_rows(categories: Tensor) -> Tensor:
@@ -214,9 +229,9 @@ class GIN(GraphEncoder):
         """
         if len(graph.atoms) == 0:
             return self.no_atoms()
-        h = embed_sum(self.node_embeddings, graph.atoms)
-        bond_counts = bond_counts_of(graph, self.bond_vocabularies, self_loop=True).to(h.dtype)
         shared = self._shared_rows(graph)
+        h = self._embedded(graph, shared.pop(0) if shared else None)
+        bond_counts = bond_counts_of(graph, self.bond_vocabularies, self_loop=True).to(h.dtype)
         last = len(self.gnn_layers) - 1
         for index, layer in enumerate(self.gnn_layers):
             h = layer(graph, h, bond_counts, shared[index] if index < len(shared) else None)
@@ -225,9 +240,70 @@ class GIN(GraphEncoder):
             h = self.dropout(h)
         return h
 
-    def _shared_rows(self, graph: BatchedGraph) -> list[SharedRows]:
+    def forward(self, graph: BatchedGraph) -> Tensor:
+        """Encode molecules: ``G`` of them, maybe none, to ``[G, out_dim]``."""
+        random = self.dropout.training and self.dropout.p > 0
+        if self.training or random or torch.is_grad_enabled() or not self.share_rows:
+            return super().forward(graph)
+        return self._infer(graph)
+
+    def _infer(self, graph: BatchedGraph) -> Tensor:
+        """Do what :meth:`forward` does, on rows that stand for all atoms of a kind."""
+        if len(graph.atoms) == 0:
+            return self.readout(graph, self.no_atoms())
+        shared = self._shared_rows(graph, max_fraction=1.0)
+        atoms = graph.atoms.index_select(0, shared[0].first)
+        h = embed_sum(self.node_embeddings, atoms)
+        bond_counts = bond_counts_of(graph, self.bond_vocabularies, self_loop=True).to(h.dtype)
+        last = len(self.gnn_layers) - 1
+        for index, layer in enumerate(self.gnn_layers):
+            before, rows = shared[index], shared[index + 1]
+            neighbours = aggregate(_edges_between(graph, before, rows), _padded(h, len(rows.first)))
+            own = h.index_select(0, before.row_of_atom.index_select(0, rows.first))
+            counts = bond_counts.index_select(0, rows.first)
+            h = own + neighbours + counts @ joined_tables(layer.edge_embeddings)
+            if index < last:
+                h = functional.relu(layer.bn(layer.mlp(h)), inplace=True)
+        widen, activate, narrow = layer.mlp
+        h = activate(widen(h))
+        if self.pooling != "mean":
+            h = layer.bn(narrow(h)).index_select(0, rows.row_of_atom)
+            return self.readout(graph, h)
+        starts = graph.n_atoms.cumsum(0) - graph.n_atoms
+        h = h if h.dtype == torch.float64 else h.float()
+        mean = functional.embedding_bag(rows.row_of_atom, h, starts, mode="mean")
+        return layer.bn(narrow(mean)) * (graph.n_atoms > 0).unsqueeze(1)
+
+    def _embedded(self, graph: BatchedGraph, shared: SharedRows | None) -> Tensor:
+        """Embed the features of atoms, ``[N, width]``; equal ones once."""
+        if shared is None:
+            return embed_sum(self.node_embeddings, graph.atoms)
+        kinds = embed_sum(self.node_embeddings, graph.atoms.index_select(0, shared.first))
+        return kinds.index_select(0, shared.row_of_atom)
+
+    def _shared_rows(
+        self, graph: BatchedGraph, max_fraction: float = MAX_SHARED_FRACTION
+    ) -> list[SharedRows]:
         if not self.share_rows:
             return []
         # After the first dropout no two atoms are equal any more.
         depth = 1 if self.training and self.dropout.p > 0 else len(self.gnn_layers)
-        return shared_rows(graph, len(self.atom_vocabularies), len(self.bond_vocabularies), depth)
+        n_atom, n_bond = len(self.atom_vocabularies), len(self.bond_vocabularies)
+        return shared_rows(graph, n_atom, n_bond, depth, max_fraction)
+
+
+def _edges_between(graph: BatchedGraph, before: SharedRows, rows: SharedRows) -> EdgeList:
+    """Edges from the rows of one step to those of the next, through the atoms that stand for them.
+
+    Colour refinement only splits kinds, so there are at least as many rows as before.
+    """
+    place = torch.full((len(graph.atoms),), -1, device=graph.dst.device)
+    place[rows.first] = torch.arange(len(rows.first), device=place.device)
+    target = place.index_select(0, graph.dst)
+    kept = (target >= 0).nonzero()[:, 0]
+    source = before.row_of_atom.index_select(0, graph.src.index_select(0, kept))
+    return EdgeList(source, target.index_select(0, kept), len(rows.first))
+
+
+def _padded(rows: Tensor, n: int) -> Tensor:
+    return functional.pad(rows, (0, 0, 0, n - len(rows)))

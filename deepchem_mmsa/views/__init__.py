@@ -27,7 +27,7 @@ from deepchem_mmsa.views.depiction import DEFAULT_SIZE, MAX_SIZE, MIN_SIZE, Depi
 from deepchem_mmsa.views.fingerprint import Fingerprint, FingerprintError
 from deepchem_mmsa.views.fingerprint import fingerprint as make_fingerprint
 from deepchem_mmsa.views.isolation import AVAILABLE, Lost, isolated
-from deepchem_mmsa.views.topology import canonical, canonical_order
+from deepchem_mmsa.views.topology import canonical_order, canonical_with_smiles
 from deepchem_mmsa.views.topology import topology as make_topology
 
 __all__ = [
@@ -326,7 +326,7 @@ def _make(task: _Task, settings: ViewSettings) -> MoleculeViews:
     if task.reason:
         return _flagged(task.smiles, task.reason, settings)
     try:
-        molecule = canonical(task.smiles)
+        molecule, smiles = canonical_with_smiles(task.smiles)
     except ValueError as error:
         return _flagged(task.smiles, error, settings)
     image = atoms = bond_atoms = bonds = None
@@ -352,7 +352,6 @@ def _make(task: _Task, settings: ViewSettings) -> MoleculeViews:
             chemical = make_fingerprint(molecule)
         except FingerprintError as error:
             reasons["fingerprint"] = str(error)
-    smiles = Chem.MolToSmiles(molecule)
     numbers, coordinates = points if points is not None else (None, None)
     return MoleculeViews(
         smiles, image, atoms, bond_atoms, bonds, numbers, coordinates, reasons,

@@ -127,8 +127,10 @@ def canonical(molecule: object) -> Chem.Mol:
     >>> [atom.GetSymbol() for atom in canonical("OCC").GetAtoms()]
     ['C', 'C', 'O']
     """
+    if not isinstance(molecule, Chem.Mol):
+        return canonical_with_smiles(molecule)[0]
     ordered, order = canonical_order(molecule)
-    if order is None or not isinstance(molecule, Chem.Mol):
+    if order is None:
         return ordered
     source = conformer_3d(molecule)
     if source is not None:
@@ -163,17 +165,65 @@ def canonical_order(molecule: object) -> tuple[Chem.Mol, list[int] | None]:
     if isinstance(molecule, Chem.Mol):
         current, start = _sanitized_heavy(molecule)
     else:
-        current = read_smiles(molecule)
+        current = _read_unmapped(molecule)
         start = list(range(current.GetNumAtoms()))
-        for index in start:  # a quarter faster than over GetAtoms(), here and below
-            current.GetAtomWithIdx(index).SetAtomMapNum(0)
+    ordered, _, order = _settled(current, start)
+    return ordered, order
+
+
+def canonical_with_smiles(smiles: object) -> tuple[Chem.Mol, str]:
+    """Do what :func:`canonical` does for a SMILES, and say how the result is written.
+
+    Parameters
+    ----------
+    smiles : object
+        As of :func:`read_smiles`.
+
+    Returns
+    -------
+    tuple of (rdkit.Chem.Mol, str)
+        The molecule in canonical order, and its canonical SMILES.
+
+    Raises
+    ------
+    ValueError
+        As :func:`canonical` does.
+
+    Examples
+    --------
+    >>> canonical_with_smiles("OCC")[1]
+    'CCO'
+    """
+    molecule = _read_unmapped(smiles)
+    ordered, written, _ = _settled(molecule, None, str(smiles))
+    return ordered, written
+
+
+def _read_unmapped(smiles: object) -> Chem.Mol:
+    """Parse a SMILES and drop its atom-map numbers."""
+    molecule = read_smiles(smiles)
+    if ":" in str(smiles):  # without one there is no such number
+        for index in range(molecule.GetNumAtoms()):
+            molecule.GetAtomWithIdx(index).SetAtomMapNum(0)
+    return molecule
+
+
+def _settled(
+    current: Chem.Mol, order: list[int] | None, text: str = ""
+) -> tuple[Chem.Mol, str, list[int] | None]:
+    """Write and read a molecule, read from `text`, until that changes nothing.
+
+    The order of its atoms is followed if given.
+    """
     if not 0 < current.GetNumAtoms() <= MAX_ATOMS:
         raise ValueError(f"a molecule of {current.GetNumAtoms()} atoms; 1 to {MAX_ATOMS} are read")
-    order: list[int] | None = start
     seen: dict[str, tuple[Chem.Mol, list[int] | None]] = {}
     smiles = Chem.MolToSmiles(current)
+    if smiles == text:
+        return current, smiles, order
     for _ in range(_CANONICAL_ROUNDS):
-        written = list(current.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"])
+        if order is not None:
+            written = list(current.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"])
         current = read_smiles(smiles)
         if order is not None:
             fits = len(written) == current.GetNumAtoms()
@@ -181,12 +231,13 @@ def canonical_order(molecule: object) -> tuple[Chem.Mol, list[int] | None]:
         seen[smiles] = (current, order)
         again = Chem.MolToSmiles(current)
         if again == smiles:
-            return current, order
+            return current, smiles, order
         smiles = again
         if smiles in seen:
             break
     # A cycle of writings: any fixed choice among them is as canonical as another.
-    return seen[min(seen)]
+    current, order = seen[min(seen)]
+    return current, Chem.MolToSmiles(current), order
 
 
 def conformer_3d(molecule: Chem.Mol) -> Chem.Conformer | None:
@@ -236,48 +287,48 @@ def topology(molecule: Chem.Mol) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     >>> atoms[:, 0].tolist(), bond_atoms.tolist(), bonds[:, 0].tolist()
     ([5, 7], [[0, 1]], [1])
     """
-    cip = _cip_labels(molecule)
-    atoms = []
-    for index in range(molecule.GetNumAtoms()):
-        atom = molecule.GetAtomWithIdx(index)
-        number = atom.GetAtomicNum()
-        atoms.append((
-            number - 1 if number else DUMMY_ATOM,
-            _CHIRALITY.get(atom.GetChiralTag(), 0),
-            min(max(atom.GetFormalCharge(), -5), 5) + 5,
-            _HYBRIDIZATION.get(atom.GetHybridization(), 0),
-            atom.GetIsAromatic(),
-            min(atom.GetTotalNumHs(includeNeighbors=True), 8),
-            atom.IsInRing(),
-            cip.get(index, 0),
-            min(atom.GetNumRadicalElectrons(), 3),
-        ))  # fmt: skip
-    ends, bonds = [], []
-    for index in range(molecule.GetNumBonds()):
-        bond = molecule.GetBondWithIdx(index)
-        ends.append((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()))
-        bonds.append((
-            _BOND_TYPE.get(bond.GetBondType(), _OTHER_BOND),
-            _DIRECTION.get(bond.GetBondDir(), 0),
-            bond.GetIsConjugated(),
-            bond.IsInRing(),
-            _STEREO.get(bond.GetStereo(), 0),
-        ))  # fmt: skip
+    # Column by column through unbound methods: a third faster than an atom at a time.
+    atoms = [molecule.GetAtomWithIdx(i) for i in range(molecule.GetNumAtoms())]
+    bonds = [molecule.GetBondWithIdx(i) for i in range(molecule.GetNumBonds())]
+    tags = list(map(Chem.Atom.GetChiralTag, atoms))
+    cip = _cip_labels(molecule, [i for i, tag in enumerate(tags) if tag in _CHIRALITY])
+    atom_columns = (
+        [number - 1 if number else DUMMY_ATOM for number in map(Chem.Atom.GetAtomicNum, atoms)],
+        [_CHIRALITY.get(tag, 0) for tag in tags],
+        [min(max(charge, -5), 5) + 5 for charge in map(Chem.Atom.GetFormalCharge, atoms)],
+        [_HYBRIDIZATION.get(kind, 0) for kind in map(Chem.Atom.GetHybridization, atoms)],
+        list(map(Chem.Atom.GetIsAromatic, atoms)),
+        [min(atom.GetTotalNumHs(True), 8) for atom in atoms],
+        list(map(Chem.Atom.IsInRing, atoms)),
+        [cip.get(index, 0) for index in range(len(atoms))],
+        [min(number, 3) for number in map(Chem.Atom.GetNumRadicalElectrons, atoms)],
+    )
+    ends = (
+        list(map(Chem.Bond.GetBeginAtomIdx, bonds)),
+        list(map(Chem.Bond.GetEndAtomIdx, bonds)),
+    )
+    bond_columns = (
+        [_BOND_TYPE.get(kind, _OTHER_BOND) for kind in map(Chem.Bond.GetBondType, bonds)],
+        [_DIRECTION.get(direction, 0) for direction in map(Chem.Bond.GetBondDir, bonds)],
+        list(map(Chem.Bond.GetIsConjugated, bonds)),
+        list(map(Chem.Bond.IsInRing, bonds)),
+        [_STEREO.get(stereo, 0) for stereo in map(Chem.Bond.GetStereo, bonds)],
+    )
+    assert len(atom_columns) == len(ATOM_FEATURES)
+    assert len(bond_columns) == len(BOND_FEATURES)
     return (
-        np.array(atoms, dtype=np.uint8).reshape(-1, len(ATOM_FEATURES)),
-        np.array(ends, dtype=np.uint16).reshape(-1, 2),
-        np.array(bonds, dtype=np.uint8).reshape(-1, len(BOND_FEATURES)),
+        np.array(atom_columns, dtype=np.uint8).T.copy(),
+        np.array(ends, dtype=np.uint16).T.copy(),
+        np.array(bond_columns, dtype=np.uint8).T.copy(),
     )
 
 
-def _cip_labels(molecule: Chem.Mol) -> dict[int, int]:
+def _cip_labels(molecule: Chem.Mol, centres: list[int]) -> dict[int, int]:
     """Vocabulary index of each tetrahedral centre's R or S, by the accurate algorithm.
 
     It is asked only about centres that are there, and its steps are bounded, for it can take
     hours over highly symmetric cages; those keep no label rather than RDKit's older, wrong one.
     """
-    every = ((i, molecule.GetAtomWithIdx(i)) for i in range(molecule.GetNumAtoms()))
-    centres = [index for index, atom in every if atom.GetChiralTag() in _CHIRALITY]
     if not centres:
         return {}
     labelled = Chem.Mol(molecule)

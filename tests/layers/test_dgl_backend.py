@@ -67,14 +67,18 @@ def test_broken_dgl_gives_one_sentence_with_the_remedy(tmp_path, content, cause)
         "from deepchem_mmsa.layers.message_passing import EdgeList, aggregate\n"
         "one = torch.tensor([0])\n"
         "print(aggregate(EdgeList(one, one, 1), torch.ones(1, 1)).item())\n"
+        "print('trained', file=sys.stderr)\n"
+        "print(aggregate(EdgeList(one, one, 1), torch.ones(1, 1, requires_grad=True)).item())\n"
     )
     done = run_python(code, tmp_path)
     assert done.returncode == 0, done.stderr
-    message, value = done.stdout.strip().splitlines()
+    message, *values = done.stdout.strip().splitlines()
     assert cause in message
     assert "pip install" in message
-    assert value == "1.0"  # our own encoders go on with torch
-    assert "aggregated by torch" in done.stderr
+    assert values == ["1.0", "1.0"]  # our own encoders go on with torch
+    before, after = done.stderr.split("trained")
+    assert "aggregated by torch" not in before  # sums without gradients never ask for DGL
+    assert "aggregated by torch" in after
 
 
 def test_missing_dgl_gives_the_remedy(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -99,10 +101,34 @@ def test_gin_equals_dgllife(source, features, share):
 def test_gin_shares_rows_only_while_they_are_equal():
     graph = random_graph(0, [3] * 30, few_kinds=True)
     encoder = GIN(width=16, n_layers=4, dropout=0.5)
-    assert len(encoder._shared_rows(graph)) == 1
-    assert len(encoder.eval()._shared_rows(graph)) > 1
+    assert len(encoder._shared_rows(graph)) == 2  # of the inputs and of the first step
+    assert len(encoder.eval()._shared_rows(graph)) > 2
     encoder.share_rows = False
     assert encoder._shared_rows(graph) == []
+
+
+@pytest.mark.parametrize("readout", ["mean", "sum", "max"])
+@pytest.mark.parametrize("features", ["basic", "full"])
+@QUICK
+@given(sizes=SIZES, seed=st.integers(0, 99), layers=st.integers(1, 4))
+def test_gin_gives_the_same_without_gradients(sizes, seed, layers, features, readout):
+    graph = random_graph(seed, sizes, few_kinds=True)
+    torch.manual_seed(seed)
+    encoder = GIN(features, width=8, n_layers=layers, readout=readout, dropout=0.5).double()
+    encoder.train()(random_graph(seed + 1, [9, 7, 8]))  # running statistics of some data
+    with_gradients = encoder.eval()(graph)
+    assert with_gradients.requires_grad
+    with torch.no_grad():
+        without = encoder(graph)
+    torch.testing.assert_close(without, with_gradients.detach(), rtol=0, atol=1e-11)
+
+
+def test_gin_without_gradients_still_samples_dropout():
+    encoder = GIN(width=8, n_layers=2, dropout=0.5).eval()
+    encoder.dropout.train()
+    graph = random_graph(0, [9, 7, 8])
+    with torch.no_grad():
+        assert not torch.equal(encoder(graph), encoder(graph))
 
 
 @QUICK
@@ -110,7 +136,10 @@ def test_gin_shares_rows_only_while_they_are_equal():
 def test_shared_rows_equal_refinement_by_tuples(sizes, seed):
     graph = random_graph(seed, sizes, few_kinds=True)
     kinds = [tuple(row[:2]) for row in graph.atoms.tolist()]
-    for step in shared_rows(graph, 2, 2, 3):
+    inputs, *steps = shared_rows(graph, 2, 2, 3)
+    for a, b in itertools.combinations(range(len(kinds)), 2):
+        assert (kinds[a] == kinds[b]) == bool(inputs.row_of_atom[a] == inputs.row_of_atom[b])
+    for step in steps:
         arriving = [[] for _ in kinds]
         for j, i, bond in zip(graph.src.tolist(), graph.dst.tolist(), graph.bonds.tolist()):
             arriving[i].append((kinds[j], tuple(bond[:2])))

@@ -96,6 +96,22 @@ def test_gradients_agree_with_finite_differences(message, reduce, backend):
     )
 
 
+@pytest.mark.parametrize("message", ["nodes", "mul"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@QUICK
+@given(edges=edge_lists(), seed=st.integers(0, 99))
+def test_sums_without_gradients_equal_those_of_dgl(edges, seed, dtype, message):
+    generator = torch.Generator().manual_seed(seed)
+    nodes = torch.randn(edges.n_nodes, 3, generator=generator, dtype=dtype)
+    values = torch.randn(len(edges.src), 1, generator=generator, dtype=dtype)
+    plain, dgl = (
+        aggregate(edges, nodes, values, message=message, backend=backend)
+        for backend in ("auto", "dgl")
+    )
+    exact = 0.0 if message == "nodes" else None  # the same additions in the same order
+    torch.testing.assert_close(plain, dgl, rtol=exact, atol=exact)
+
+
 @pytest.mark.parametrize("backend", ["dgl", "torch"])
 def test_edge_values_may_be_scalars(backend):
     edges = EdgeList(torch.tensor([0, 1]), torch.tensor([1, 0]), 2)
