@@ -6,11 +6,9 @@ stand in the batch. Adding a modality means adding one function here (docs/exten
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +24,6 @@ from deepchem_mmsa.molecule import (
     MoleculeViews,
 )
 from deepchem_mmsa.views.depiction import decode
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -219,63 +215,3 @@ COLLATE: dict[str, Callable[[Collator, Sequence[MoleculeViews]], Any]] = {
     "fingerprint": collate_fingerprints,
 }
 """How each modality's records become its encoder's input."""
-
-
-class Prefetcher(Generic[T]):
-    """Iterate in a background thread, some items ahead; order and values are unchanged.
-
-    Decoding a picture releases the interpreter's lock, so one thread hides the cost of
-    batches behind the arithmetic of the step before.
-
-    Parameters
-    ----------
-    items : iterable
-    depth : int
-        Items held ready.
-
-    Examples
-    --------
-    >>> list(Prefetcher(range(3)))
-    [0, 1, 2]
-    """
-
-    def __init__(self, items: Iterable[T], depth: int = 2) -> None:
-        self._items = items
-        self._depth = depth
-
-    def __iter__(self) -> Iterator[T]:
-        """Yield the items; an exception in the thread is raised here."""
-        ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=self._depth)
-        stop = threading.Event()
-
-        def put(kind: str, value: Any) -> None:
-            while not stop.is_set():
-                try:
-                    ready.put((kind, value), timeout=0.1)
-                    return
-                except queue.Full:
-                    continue
-
-        def work() -> None:
-            try:
-                for item in self._items:
-                    put("item", item)
-                    if stop.is_set():
-                        return
-                put("end", None)
-            except BaseException as error:  # handed to the consumer, who raises it
-                put("error", error)
-
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        try:
-            while True:
-                kind, value = ready.get()
-                if kind == "end":
-                    return
-                if kind == "error":
-                    raise value
-                yield value
-        finally:
-            stop.set()
-            thread.join()

@@ -28,9 +28,6 @@ from deepchem_mmsa.config import ARCHITECTURE, MMSAConfig
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-WEIGHTS = Path(__file__).parent / "weights"
-"""Where the models that ship with the package lie, a folder each."""
-
 EXTRA_STATE = "_extra_state"
 
 
@@ -292,13 +289,6 @@ def _write_json(path: Path, value: Any) -> None:
     write_atomically(path, write)
 
 
-def shipped_models() -> list[str]:
-    """Return the names of the models that come with the package."""
-    if not WEIGHTS.is_dir():
-        return []
-    return sorted(p.name for p in WEIGHTS.iterdir() if (p / "config.json").is_file())
-
-
 def load_pretrained(folder_or_name: str | os.PathLike) -> Pretrained:
     """Read an exported model; its checksum is verified and nothing in it is executed.
 
@@ -315,16 +305,7 @@ def load_pretrained(folder_or_name: str | os.PathLike) -> Pretrained:
     CheckpointError
         If its files are damaged, incomplete or of another format.
     """
-    on_hub = hub.is_hub_name(folder_or_name)
-    folder = hub.download(str(folder_or_name)) if on_hub else Path(folder_or_name)
-    if not folder.is_dir() and str(folder_or_name) in shipped_models():
-        folder = WEIGHTS / str(folder_or_name)
-    if not folder.is_dir():
-        known = ", ".join(shipped_models()) or "none"
-        raise FileNotFoundError(
-            f"no folder and no shipped model named {str(folder_or_name)!r} (shipped: {known}); "
-            "give the folder that save_pretrained wrote, or hf:owner/model for one on the hub"
-        )
+    folder = hub.find_model(folder_or_name)
     try:
         described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config = MMSAConfig.from_dict(described["config"])

@@ -1,6 +1,7 @@
-"""Models on the Hugging Face hub: what ``save_pretrained`` wrote, published and fetched by name.
+"""Where models are found: in folders, in this package, on the Hugging Face hub.
 
-Needs the extra ``hub`` (``pip install "deepchem_mmsa[hub]"``). A name is ``hf:owner/model``, or
+What ``save_pretrained`` wrote can be published on the hub and fetched by name. That needs the
+extra ``hub`` (``pip install "deepchem_mmsa[hub]"``). A name is ``hf:owner/model``, or
 ``hf:owner/model@revision``; it stands wherever the name of a shipped model may stand. Only the
 files of an export are fetched; they are checked and read like a local folder, and nothing in them
 is executed.
@@ -15,6 +16,48 @@ from types import ModuleType
 PREFIX = "hf:"
 FILES = ("config.json", "model.safetensors", "exemplars.json")
 """All that is ever fetched."""
+
+
+WEIGHTS = Path(__file__).parent / "weights"
+"""Where the models that ship with the package lie, a folder each."""
+
+
+def shipped_models() -> list[str]:
+    """Return the names of the models that come with the package."""
+    if not WEIGHTS.is_dir():
+        return []
+    return sorted(p.name for p in WEIGHTS.iterdir() if (p / "config.json").is_file())
+
+
+def find_model(folder_or_name: str | os.PathLike) -> Path:
+    """Return the folder of an exported model; one on the hub is fetched.
+
+    Parameters
+    ----------
+    folder_or_name : path-like
+        A folder that ``save_pretrained`` wrote, the name of a shipped model, or one on the hub.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is neither such a folder nor such a model.
+
+    Examples
+    --------
+    >>> find_model("mmsa-small").name
+    'mmsa-small'
+    """
+    name = str(folder_or_name)
+    folder = download(name) if is_hub_name(name) else Path(name)
+    if not folder.is_dir() and name in shipped_models():
+        folder = WEIGHTS / name
+    if not folder.is_dir():
+        known = ", ".join(shipped_models()) or "none"
+        raise FileNotFoundError(
+            f"no folder and no shipped model named {name!r} (shipped: {known}); "
+            "give the folder that save_pretrained wrote, or hf:owner/model for one on the hub"
+        )
+    return folder
 
 
 def is_hub_name(name: str | os.PathLike) -> bool:

@@ -12,9 +12,10 @@ import torch
 from deepchem.trans import undo_transforms
 from torch import Tensor
 
-from deepchem_mmsa.batching import MoleculeBatch, Prefetcher
+from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.evaluate import evaluate
 from deepchem_mmsa.inference import evaluating, has_dropout, missing_reason, sample_dropout
+from deepchem_mmsa.prefetching import Prefetcher
 from deepchem_mmsa.pretraining import LOSS_TERMS, pretraining_terms, total_loss
 from deepchem_mmsa.saving import SavableModel
 

@@ -16,16 +16,17 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
-from deepchem_mmsa.batching import Collator, MoleculeBatch, Prefetcher
+from deepchem_mmsa.batching import Collator, MoleculeBatch
 from deepchem_mmsa.checkpoint import copy_tensors, load_pretrained, tensors_of
 from deepchem_mmsa.config import MMSAConfig
 from deepchem_mmsa.inference import missing_reason
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
+from deepchem_mmsa.prefetching import Prefetcher
 from deepchem_mmsa.views import ViewSettings, many_views, molecule_views
 
 DEFAULT_MODEL = "mmsa-small"
-_CHUNKS_AHEAD = 16  # batches featurized at a time by several processes
+_BLOCK = 1024  # molecules featurized at a time by several processes
 
 
 class Predictions(NamedTuple):
@@ -213,11 +214,15 @@ class MMSAPredictor:
                 "or fine-tune it first"
             )
 
+        def blocks() -> Iterator[list[MoleculeViews]]:
+            size = batch_size if n_jobs == 1 else max(batch_size, _BLOCK)
+            for chunk in _chunks(molecules, size):
+                yield self.records(chunk, n_jobs)
+
         def batches() -> Iterator[tuple[list[MoleculeViews], MoleculeBatch]]:
-            ahead = batch_size * (1 if n_jobs == 1 else _CHUNKS_AHEAD)
-            for chunk in _chunks(molecules, ahead):
-                records = self.records(chunk, n_jobs)
-                for part in _chunks(records, batch_size):
+            # Other processes make the next block while this one is computed.
+            for block in blocks() if n_jobs == 1 else Prefetcher(blocks(), depth=1):
+                for part in _chunks(block, batch_size):
                     yield part, self._collate(part)
 
         for records, batch in Prefetcher(batches()):

@@ -22,9 +22,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from deepchem_mmsa import distributed
-from deepchem_mmsa.batching import MoleculeBatch, Prefetcher
+from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.epochs import EpochBatch, step_seed
 from deepchem_mmsa.interruption import Interruption, exception_of
+from deepchem_mmsa.prefetching import Prefetcher
 from deepchem_mmsa.pretraining import LOSS_TERMS
 from deepchem_mmsa.run_folder import RunFolder
 

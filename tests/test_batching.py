@@ -1,15 +1,12 @@
 """Batches: nothing lost, nothing mixed up, whatever is missing."""
 
-import threading
-import time
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepchem_mmsa.batching import Collator, Prefetcher
+from deepchem_mmsa.batching import Collator
 from deepchem_mmsa.molecule import MODALITIES
 from deepchem_mmsa.views import ViewSettings, molecule_views
 
@@ -80,26 +77,3 @@ def test_moves_between_devices(molecules):
     batch = Collator(MODALITIES, image_size=32)(molecules[:3]).to("meta")
     assert batch.available.device == torch.device("meta")
     assert batch.inputs["graph"].src.device == torch.device("meta")
-
-
-def test_prefetching_keeps_order_and_raises_in_place():
-    def items():
-        yield from range(20)
-        raise KeyError("broken")
-
-    seen = []
-    with pytest.raises(KeyError, match="broken"):
-        for item in Prefetcher(items()):
-            seen.append(item)
-    assert seen == list(range(20))
-
-
-def test_prefetching_stops_its_thread_when_left_early():
-    before = threading.active_count()
-    for item in Prefetcher(iter(range(10**9)), depth=2):
-        if item == 3:
-            break
-    deadline = time.time() + 5
-    while threading.active_count() > before and time.time() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() == before

@@ -18,6 +18,7 @@ PACKAGE = ROOT / "deepchem_mmsa"
 FLOORS = [
     "_version",
     "packing",
+    "prefetching",
     "molecule",
     "config",
     "views",

@@ -8,7 +8,7 @@ import pytest
 
 import deepchem_mmsa
 from deepchem_mmsa import MMSAModel, MMSAPredictor
-from deepchem_mmsa.checkpoint import WEIGHTS, shipped_models
+from deepchem_mmsa.hub import WEIGHTS, shipped_models
 from deepchem_mmsa.predictor import DEFAULT_MODEL
 from deepchem_mmsa.views import FEATURE_VERSION
 from tests.conftest import DRUGS

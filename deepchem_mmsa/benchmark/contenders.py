@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,9 +20,10 @@ from deepchem_mmsa.benchmark.baselines import (
 )
 from deepchem_mmsa.benchmark.scores import metric_of
 from deepchem_mmsa.benchmark.sets import Split, check_apart
-from deepchem_mmsa.checkpoint import WEIGHTS, load_pretrained, sha256
+from deepchem_mmsa.checkpoint import load_pretrained, sha256
 from deepchem_mmsa.config import MMSAConfig
 from deepchem_mmsa.early_stopping import EarlyStopping
+from deepchem_mmsa.hub import find_model
 from deepchem_mmsa.model import MMSAModel
 
 
@@ -128,8 +128,7 @@ class MMSA:
 
 @functools.lru_cache(maxsize=8)
 def _checksum(weights: str) -> str:
-    folder = Path(weights) if Path(weights).is_dir() else WEIGHTS / weights
-    return sha256(folder / "model.safetensors")
+    return sha256(find_model(weights) / "model.safetensors")
 
 
 @functools.lru_cache(maxsize=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from deepchem_mmsa.cli import options
@@ -11,6 +11,7 @@ from deepchem_mmsa.cli.console import Console
 if TYPE_CHECKING:
     import pandas as pd
 
+    from deepchem_mmsa.cli.rows import Compute
     from deepchem_mmsa.tables import Table
 
 
@@ -20,7 +21,7 @@ def embed(
     output: options.OutputTable = "-",
     smiles_column: options.SmilesColumn = None,
     format: options.InputFormat = None,
-    jobs: options.Jobs = 1,
+    jobs: options.AutoJobs = 0,
     batch_size: options.BatchSize = 256,
     device: options.Device = "auto",
     quiet: options.Quiet = False,
@@ -28,20 +29,35 @@ def embed(
     config: options.Config = None,
 ) -> None:
     """Embed molecules: columns embedding_0, embedding_1, ... for clustering, search or models."""
-    from deepchem_mmsa.cli.rows import checked_output, compute_table, load_model, model_identity
+    from deepchem_mmsa.cli.ahead import processes, settings_of_export
+    from deepchem_mmsa.cli.rows import (
+        checked_output,
+        compute_table,
+        load_model,
+        located,
+        model_identity,
+    )
 
     console = Console(quiet, as_json)
     checked_output(output)
-    predictor = load_model(model, device)
+    settings = settings_of_export(located(model))
+    jobs = processes(jobs, source)
 
-    def compute(table: Table, progress: Callable[[int], None]) -> tuple[pd.DataFrame, list[str]]:
-        import pandas as pd
+    def load() -> Compute:
+        predictor = load_model(model, device)
 
-        values, reasons = predictor.embed(table.smiles, batch_size, jobs, progress)
-        names = [f"embedding_{i}" for i in range(values.shape[1])]
-        return pd.DataFrame(values, columns=names), reasons
+        def compute(
+            table: Table, molecules: Sequence[object], progress: Callable[[int], None]
+        ) -> tuple[pd.DataFrame, list[str]]:
+            import pandas as pd
+
+            values, reasons = predictor.embed(molecules, batch_size, 1, progress)
+            names = [f"embedding_{i}" for i in range(values.shape[1])]
+            return pd.DataFrame(values, columns=names), reasons
+
+        return compute
 
     compute_table(
-        console, "embed", source, output, compute, smiles_column, format,
-        {"model": model_identity(model), "smiles_column": smiles_column},
+        console, "embed", source, output, load, smiles_column, format,
+        {"model": model_identity(model), "smiles_column": smiles_column}, (settings, jobs),
     )  # fmt: skip

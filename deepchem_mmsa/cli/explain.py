@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,10 +71,12 @@ def explain(
     except OSError as error:
         raise Failure(f"cannot write to {output}: {error.strerror}", ExitCode.OUTPUT) from error
 
-    def compute(table: Table, progress: Callable[[int], None]) -> tuple[pd.DataFrame, list[str]]:
+    def compute(
+        table: Table, molecules: Sequence[object], progress: Callable[[int], None]
+    ) -> tuple[pd.DataFrame, list[str]]:
         rows: list[dict[str, object]] = []
         reasons = []
-        for index, molecule in enumerate(table.smiles):
+        for index, molecule in enumerate(molecules):
             try:
                 why = explain_molecule(
                     predictor,
@@ -104,7 +106,7 @@ def explain(
         return frame.astype(dict.fromkeys(names, float)), reasons
 
     compute_table(
-        console, "explain", source, str(Path(output) / "explanations.csv"), compute,
+        console, "explain", source, str(Path(output) / "explanations.csv"), lambda: compute,
         smiles_column, format,
         {"model": model_identity(model), "task": task, "target": target, "svg": svg,
          "smiles_column": smiles_column, "reference": reference and model_identity(reference)},

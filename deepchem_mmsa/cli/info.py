@@ -48,7 +48,7 @@ def _surroundings() -> dict[str, Any]:
     """Return what a report of a fault should begin with."""
     import torch
 
-    from deepchem_mmsa.checkpoint import shipped_models
+    from deepchem_mmsa.hub import shipped_models
     from deepchem_mmsa.layers.dgl_backend import dgl_supports
 
     versions = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,7 +29,7 @@ def neighbors(
     output: options.OutputTable = "-",
     smiles_column: options.SmilesColumn = None,
     format: options.InputFormat = None,
-    jobs: options.Jobs = 1,
+    jobs: options.AutoJobs = 0,
     batch_size: options.BatchSize = 256,
     device: options.Device = "auto",
     quiet: options.Quiet = False,
@@ -40,6 +40,7 @@ def neighbors(
     import numpy as np
     from sklearn.neighbors import NearestNeighbors
 
+    from deepchem_mmsa.cli.ahead import processes
     from deepchem_mmsa.cli.rows import (
         checked_output,
         compute_table,
@@ -53,6 +54,7 @@ def neighbors(
     checked_output(output)
     if reference == "-":
         raise typer.BadParameter("--reference must be a file; standard input is for IN")
+    jobs = processes(jobs, reference)
     predictor = load_model(model, device)
     texts: list[str] = []
     vectors = []
@@ -74,10 +76,12 @@ def neighbors(
     k = min(count, len(rows))
     search = NearestNeighbors(n_neighbors=k, metric="cosine").fit(known[rows])
 
-    def compute(table: Table, progress: Callable[[int], None]) -> tuple[pd.DataFrame, list[str]]:
+    def compute(
+        table: Table, molecules: Sequence[object], progress: Callable[[int], None]
+    ) -> tuple[pd.DataFrame, list[str]]:
         import pandas as pd
 
-        values, reasons = predictor.embed(table.smiles, batch_size, jobs, progress)
+        values, reasons = predictor.embed(molecules, batch_size, 1, progress)
         there = ~np.isnan(values).any(axis=1)
         columns: dict[str, object] = {}
         distances, found = np.ones((len(values), k)), np.zeros((len(values), k), dtype=int)
@@ -92,7 +96,8 @@ def neighbors(
         return pd.DataFrame(columns), reasons
 
     compute_table(
-        console, "neighbors", source, output, compute, smiles_column, format,
+        console, "neighbors", source, output, lambda: compute, smiles_column, format,
         {"model": model_identity(model), "smiles_column": smiles_column, "count": k,
          "reference": model_identity(reference)},
+        (predictor.settings, jobs),
     )  # fmt: skip

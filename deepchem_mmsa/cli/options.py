@@ -76,7 +76,7 @@ OutputFolder = Annotated[
 
 
 def _shipped(incomplete: str) -> list[str]:
-    from deepchem_mmsa.checkpoint import shipped_models
+    from deepchem_mmsa.hub import shipped_models
 
     return [name for name in shipped_models() if name.startswith(incomplete)]
 
@@ -103,6 +103,14 @@ InputFormat = Annotated[
     typer.Option("--format", help="csv, tsv, smi, sdf or parquet; told by ending or content."),
 ]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", help="Processes that featurize; -1: all cores.")]
+AutoJobs = Annotated[
+    int,
+    typer.Option(
+        "--jobs", "-j",
+        help="Processes that featurize; -1: all cores; 0: all cores where IN is a file of more "
+        "than 64 KB, else this process.",
+    ),
+]  # fmt: skip
 BatchSize = Annotated[int, typer.Option(min=1, help="Molecules per pass through the network.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]

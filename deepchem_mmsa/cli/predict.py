@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from deepchem_mmsa.applicability import ApplicabilityDomain
+    from deepchem_mmsa.cli.rows import Compute
     from deepchem_mmsa.predictor import MMSAPredictor
     from deepchem_mmsa.tables import Table
 
@@ -41,7 +42,7 @@ def predict(
     ] = None,
     smiles_column: options.SmilesColumn = None,
     format: options.InputFormat = None,
-    jobs: options.Jobs = 1,
+    jobs: options.AutoJobs = 0,
     batch_size: options.BatchSize = 256,
     device: options.Device = "auto",
     quiet: options.Quiet = False,
@@ -49,11 +50,57 @@ def predict(
     config: options.Config = None,
 ) -> None:
     """Predict the labels of molecules: probabilities, or values in the units of the labels."""
-    from deepchem_mmsa.cli.rows import checked_output, compute_table, load_model, model_identity
-    from deepchem_mmsa.inference import has_dropout
+    from deepchem_mmsa.cli.ahead import processes, settings_of_export
+    from deepchem_mmsa.cli.rows import (
+        checked_output,
+        compute_table,
+        located,
+        model_identity,
+    )
 
     console = Console(quiet, as_json)
     checked_output(output)
+    if domain == "-":
+        raise typer.BadParameter("--domain must be a file; standard input is for IN")
+    settings = settings_of_export(located(model))
+    jobs = processes(jobs, source)
+
+    def load() -> Compute:
+        predictor = _loaded(model, device, masks)
+        known = None if domain is None else _domain(console, predictor, domain, batch_size, jobs)
+
+        def compute(
+            table: Table, molecules: Sequence[object], progress: Callable[[int], None]
+        ) -> tuple[pd.DataFrame, list[str]]:
+            if masks or known is not None:  # the records serve every question about a chunk
+                molecules = predictor.records(molecules)
+            values, reasons = predictor.predict(molecules, batch_size, 1, progress)
+            columns = prediction_columns(predictor, values)
+            if masks:
+                from deepchem_mmsa.ensemble import dropout_spread
+
+                spread = dropout_spread(predictor, molecules, masks, batch_size=batch_size)
+                columns = columns.join(prediction_columns(predictor, spread.std, "std"))
+            if known is not None:
+                columns["domain"] = known.score(molecules)
+            return columns, reasons
+
+        return compute
+
+    compute_table(
+        console, "predict", source, output, load, smiles_column, format,
+        {"model": model_identity(model), "smiles_column": smiles_column, "masks": masks,
+         "batch_size": batch_size if masks else None,
+         "domain": None if domain is None else model_identity(domain)},
+        (settings, jobs),
+    )  # fmt: skip
+
+
+def _loaded(model: str, device: str, masks: int) -> MMSAPredictor:
+    """Return the model, if it predicts labels and can do what is asked of it."""
+    from deepchem_mmsa.cli.rows import load_model
+    from deepchem_mmsa.inference import has_dropout
+
     predictor = load_model(model, device)
     if predictor.config.mode == "pretraining":
         raise Failure(
@@ -61,36 +108,13 @@ def predict(
             f"(mmsa finetune ... --from-model {model}), or ask it for embeddings (mmsa embed)",
             ExitCode.MODEL,
         )
-
     if masks and not has_dropout(predictor.network):
         raise Failure(
             f"the model {model} drops nothing, so --uncertainty has nothing to sample; fine-tune "
             "with --set head_dropout=0.2, or train several models with other seeds",
             ExitCode.MODEL,
         )
-    known = None if domain is None else _domain(console, predictor, domain, batch_size, jobs)
-
-    def compute(table: Table, progress: Callable[[int], None]) -> tuple[pd.DataFrame, list[str]]:
-        # The records serve every question about a chunk.
-        asked_once = not masks and known is None
-        molecules = table.smiles if asked_once else predictor.records(table.smiles, jobs)
-        values, reasons = predictor.predict(molecules, batch_size, jobs, progress)
-        columns = prediction_columns(predictor, values)
-        if masks:
-            from deepchem_mmsa.ensemble import dropout_spread
-
-            spread = dropout_spread(predictor, molecules, masks, batch_size=batch_size)
-            columns = columns.join(prediction_columns(predictor, spread.std, "std"))
-        if known is not None:
-            columns["domain"] = known.score(molecules)
-        return columns, reasons
-
-    compute_table(
-        console, "predict", source, output, compute, smiles_column, format,
-        {"model": model_identity(model), "smiles_column": smiles_column, "masks": masks,
-         "batch_size": batch_size if masks else None,
-         "domain": None if domain is None else model_identity(domain)},
-    )  # fmt: skip
+    return predictor
 
 
 def _domain(
@@ -100,8 +124,6 @@ def _domain(
     from deepchem_mmsa.applicability import ApplicabilityDomain
     from deepchem_mmsa.tables import count_rows, read_chunks
 
-    if training == "-":
-        raise typer.BadParameter("--domain must be a file; standard input is for IN")
     molecules = []
     with console.progress("domain", count_rows(training)) as progress:
         for table in read_chunks(training, 1000):

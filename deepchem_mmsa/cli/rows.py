@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from deepchem_mmsa._version import __version__
+from deepchem_mmsa.cli.ahead import records_ahead, threads_beside
 from deepchem_mmsa.cli.console import Console, ExitCode, Failure, Interrupted
+from deepchem_mmsa.hub import find_model
+from deepchem_mmsa.prefetching import Prefetcher
 from deepchem_mmsa.tables import (
     Table,
     TableError,
@@ -26,11 +32,15 @@ from deepchem_mmsa.tables import (
 
 if TYPE_CHECKING:
     from deepchem_mmsa.predictor import MMSAPredictor
+    from deepchem_mmsa.views import ViewSettings
 
 CHUNK = 1000
 """Rows computed and kept at a time."""
 
-Compute = Callable[[Table, Callable[[int], None]], tuple[pd.DataFrame, Sequence[str]]]
+_Chunk = tuple[int, Table, pd.DataFrame | None, Sequence[object]]
+Compute = Callable[
+    [Table, Sequence[object], Callable[[int], None]], tuple[pd.DataFrame, Sequence[str]]
+]
 
 
 def load_model(folder_or_name: str, device: str) -> MMSAPredictor:
@@ -50,15 +60,21 @@ def load_model(folder_or_name: str, device: str) -> MMSAPredictor:
         raise Failure(f"--device {device}: {_first_line(error)}", ExitCode.USAGE) from error
 
 
+def located(folder_or_name: str) -> Path:
+    """Return the folder of a model, without loading it."""
+    try:
+        return find_model(folder_or_name)
+    except FileNotFoundError as error:
+        raise Failure(str(error), ExitCode.MODEL) from error
+
+
 def model_identity(folder_or_name: str) -> str:
     """Return a checksum of a model, or of any file, that changes when its content does."""
-    from deepchem_mmsa.checkpoint import WEIGHTS, sha256
-
     path = Path(folder_or_name)
-    if path.is_file():
-        return sha256(path)
-    folder = path if path.is_dir() else WEIGHTS / folder_or_name
-    return sha256(folder / "config.json")  # it holds the checksum of the weights
+    if not path.is_file():
+        path = find_model(folder_or_name) / "config.json"  # it holds the checksum of the weights
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _first_line(error: BaseException) -> str:
@@ -78,10 +94,11 @@ def compute_table(
     what: str,
     source: str,
     output: str,
-    compute: Compute,
+    load: Callable[[], Compute],
     smiles_column: str | None = None,
     format: str | None = None,
     identity: dict[str, Any] | None = None,
+    ahead: tuple[ViewSettings | None, int] = (None, 1),
     chunk: int = CHUNK,
 ) -> None:
     """Compute new columns for every row of a table, and write them beside the old ones.
@@ -95,13 +112,17 @@ def compute_table(
     what : str
         Said by the progress bar.
     source, output : str
-    compute : callable
-        ``(table, progress)`` → new columns ``[n, c]`` and a reason per row, empty where the row
-        was computed.
+    load : callable
+        Returns ``compute``, which is ``(table, molecules, progress)`` → new columns ``[n, c]`` and
+        a reason per row, empty where the row was computed. Called once; other processes are at
+        work meanwhile.
     smiles_column, format : str, optional
     identity : dict, optional
         What decides the numbers besides the input (model, options): kept chunks of another
         identity are not taken up.
+    ahead : tuple of (ViewSettings, int)
+        Views, and how many processes make them for the next chunks while one is computed.
+        ``compute`` gets these records, and the table's own molecules where there is one process.
     chunk : int
         Rows computed and kept at a time.
 
@@ -121,15 +142,32 @@ def compute_table(
     failed = 0
     first = ""
 
-    with console.progress(what, total) as progress:
+    with ExitStack() as stack:
+        prepare = stack.enter_context(records_ahead(*ahead))
+        all_made = threading.Event()
+
+        def chunks() -> Iterator[_Chunk]:
+            for index, table in enumerate(read_chunks(source, chunk, smiles_column, format)):
+                frame = parts.read(index)
+                molecules = prepare(table) if prepare and frame is None else table.smiles
+                yield index, table, frame, molecules
+            all_made.set()
+
+        made = chunks()
+        if prepare:
+            made = stack.enter_context(closing(iter(Prefetcher(chunks(), depth=4))))
+        compute = load()
+        take_all_threads = stack.enter_context(threads_beside(ahead[1] if prepare else 0))
+        progress = stack.enter_context(console.progress(what, total))
 
         def frames() -> Iterator[pd.DataFrame]:
             nonlocal failed, first
             done = 0
-            for index, table in enumerate(read_chunks(source, chunk, smiles_column, format)):
-                frame = parts.read(index)
+            for index, table, frame, molecules in made:
+                if all_made.is_set():
+                    take_all_threads()
                 if frame is None:
-                    columns, reasons = compute(table, shifted(progress, done))
+                    columns, reasons = compute(table, molecules, shifted(progress, done))
                     frame = with_columns(table.frame, columns, reasons)
                     parts.keep(index, frame)
                 names = new_names(table.frame, ["status", "reason"])

@@ -8,7 +8,9 @@ comes after the mean over atoms, with which it can change places.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -256,7 +258,7 @@ class GIN(GraphEncoder):
         h = embed_sum(self.node_embeddings, atoms)
         bond_counts = bond_counts_of(graph, self.bond_vocabularies, self_loop=True).to(h.dtype)
         last = len(self.gnn_layers) - 1
-        for index, layer in enumerate(self.gnn_layers):
+        for index, layer in enumerate(cast(Iterable[GINLayer], self.gnn_layers)):
             before, rows = shared[index], shared[index + 1]
             neighbours = aggregate(_edges_between(graph, before, rows), _padded(h, len(rows.first)))
             own = h.index_select(0, before.row_of_atom.index_select(0, rows.first))
@@ -287,7 +289,7 @@ class GIN(GraphEncoder):
         if not self.share_rows:
             return []
         # After the first dropout no two atoms are equal any more.
-        depth = 1 if self.training and self.dropout.p > 0 else len(self.gnn_layers)
+        depth = 1 if self.dropout.training and self.dropout.p > 0 else len(self.gnn_layers)
         n_atom, n_bond = len(self.atom_vocabularies), len(self.bond_vocabularies)
         return shared_rows(graph, n_atom, n_bond, depth, max_fraction)
 

@@ -341,9 +341,7 @@ def _sum_bags(edges: EdgeList, nodes: Tensor, edge_values: Tensor | None) -> Ten
     """Sum the rows that each node receives, in the order of the edges, without gradients."""
     order, sources, starts = edges.bags
     weights = None if edge_values is None else edge_values.index_select(0, order)[:, 0]
-    return functional.embedding_bag(
-        sources, nodes, starts, mode="sum", per_sample_weights=weights
-    )
+    return functional.embedding_bag(sources, nodes, starts, mode="sum", per_sample_weights=weights)
 
 
 def _aggregate_torch(

@@ -8,6 +8,8 @@ imports DeepChem, so that prediction from the command line does not either.
 from __future__ import annotations
 
 import itertools
+import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -38,14 +40,20 @@ __all__ = [
     "molecule_views",
     "record_maker",
     "stream_views",
+    "warm_up",
 ]
 
 #: Goes up whenever the same molecule gives another record: caches and shards are known by it.
 FEATURE_VERSION = 2
 
-_CHUNKS = 4, 32  # molecules that a worker takes at a time: at the end of a block, and before
+# Molecules that a worker takes at a time, at the end of a block and before: each time costs a
+# fork, about as much as twenty graphs.
+_CHUNKS = 4, 32
+_CHUNKS_OF_GRAPHS = 64, 256
 _BLOCK = 1024  # molecules read ahead by several workers
+_NICE = 10  # of workers in the background
 _SECONDS = 60.0  # of processor time for one molecule, beside those for its conformer
+_warming: list[threading.Thread] = []  # those that start processes
 _MAX_REASON = 500  # characters; RDKit's messages repeat the whole input
 
 
@@ -230,7 +238,10 @@ def stream_views(
 
 @contextmanager
 def record_maker(
-    settings: ViewSettings, n_jobs: int = 1, contained: bool | None = None
+    settings: ViewSettings,
+    n_jobs: int = 1,
+    contained: bool | None = None,
+    background: bool = False,
 ) -> Iterator[Callable[[Sequence[object]], Iterator[bytes]]]:
     """Hold workers ready that make records of one block of molecules after the other.
 
@@ -238,6 +249,8 @@ def record_maker(
     ----------
     settings, n_jobs, contained
         As of :func:`many_views`.
+    background : bool, optional
+        Whether workers give way to other processes, such as this one while it computes.
 
     Yields
     ------
@@ -258,8 +271,10 @@ def record_maker(
     with ExitStack() as stack:
         workers = None
         if n_jobs != 1:
+            _await_warm_up()
             # Ray's backend knows no generators; and a list bounds how far workers run ahead.
             workers = stack.enter_context(Parallel(n_jobs=n_jobs, batch_size=1))
+        sizes = _CHUNKS_OF_GRAPHS if settings.modalities == ("graph",) else _CHUNKS
 
         def make(block: Sequence[object]) -> Iterator[bytes]:
             tasks = [_prepare(molecule, settings) for molecule in block]
@@ -267,8 +282,8 @@ def record_maker(
                 yield from _make_chunk(tasks, settings, contain)
                 return
             calls = (
-                delayed(_made_chunk)(chunk, settings, contain)
-                for chunk in _chunks(tasks, workers._effective_n_jobs())
+                delayed(_made_chunk)(chunk, settings, contain, background)
+                for chunk in _chunks(tasks, workers._effective_n_jobs(), sizes)
             )
             for part in workers(calls):
                 yield from part
@@ -276,12 +291,40 @@ def record_maker(
         yield make
 
 
-def _chunks(tasks: Sequence[_Task], n_workers: int) -> Iterator[Sequence[_Task]]:
+def warm_up(n_jobs: int) -> None:
+    """Let joblib's processes start, and import what they need, while this one does other things.
+
+    Parameters
+    ----------
+    n_jobs : int
+        As :func:`record_maker` will be asked for.
+    """
+
+    def start() -> None:
+        with record_maker(ViewSettings(("graph",)), n_jobs, contained=False) as make:
+            list(make(["C"] * 1000))
+
+    if n_jobs != 1:
+        _await_warm_up()
+        _warming[:] = [threading.Thread(target=start, daemon=True)]
+        _warming[0].start()
+
+
+def _await_warm_up() -> None:
+    """Let processes that start be there: joblib is not asked for others at the same time."""
+    for thread in list(_warming):
+        if thread is not threading.current_thread():
+            thread.join()
+
+
+def _chunks(
+    tasks: Sequence[_Task], n_workers: int, sizes: tuple[int, int]
+) -> Iterator[Sequence[_Task]]:
     """Cut tasks for workers, into smaller parts towards the end, so that all end together."""
     start = 0
     while start < len(tasks):
         size = (len(tasks) - start) // (4 * max(1, n_workers))
-        end = start + min(max(size, _CHUNKS[0]), _CHUNKS[1])
+        end = start + min(max(size, sizes[0]), sizes[1])
         yield tasks[start:end]
         start = end
 
@@ -375,8 +418,12 @@ def _make_chunk(tasks: Sequence[_Task], settings: ViewSettings, contain: bool) -
         yield data
 
 
-def _made_chunk(tasks: Sequence[_Task], settings: ViewSettings, contain: bool) -> list[bytes]:
+def _made_chunk(
+    tasks: Sequence[_Task], settings: ViewSettings, contain: bool, background: bool
+) -> list[bytes]:
     """Work of one worker."""
+    if background and hasattr(os, "nice"):
+        os.nice(max(0, _NICE - os.nice(0)))
     return list(_make_chunk(tasks, settings, contain))
 
 

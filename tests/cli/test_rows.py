@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from joblib import cpu_count
 
 from deepchem_mmsa import MMSAPredictor
 from deepchem_mmsa.applicability import ApplicabilityDomain
-from deepchem_mmsa.cli import rows
+from deepchem_mmsa.cli import ahead, rows
 from deepchem_mmsa.ensemble import dropout_spread
 
 SMILES = ["CCO", "C1CC", "", "c1ccccc1", "CCN"]
@@ -221,3 +222,41 @@ print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout) / 1024)
     assert peaks[1] < peaks[0] + 9, peaks  # MB; 18 MB of text lie between them
+
+
+@pytest.mark.parametrize("command", ["predict", "embed"])
+def test_processes_that_work_ahead_change_nothing(mmsa, models, tmp_path, monkeypatch, command):
+    monkeypatch.setattr(rows.compute_table, "__defaults__", (None, None, None, 3))
+    table = tmp_path / "many.csv"
+    smiles = ["CCO", "C1CC", "", "c1ccccc1O", "[Na+].[Cl-]", "C(", "OCC", "CC(=O)O"]
+    table.write_text("smiles\n" + "\n".join(f'"{s}"' for s in smiles) + "\n")
+    told = {}
+    for jobs in (1, 2):
+        out = tmp_path / f"{jobs}.csv"
+        done = mmsa(command, table, "-m", models["regression"], "-o", out, "--jobs", jobs)
+        assert done.exit_code == 0, done.output
+        told[jobs] = out.read_bytes()
+    assert told[1] == told[2]
+    assert told[1].count(b",failed,") == 3
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_fault_while_working_ahead_ends_the_run(mmsa, models, tmp_path):
+    table = tmp_path / "torn.csv"
+    table.write_text("smiles\nCCO\nCC,O\n")
+    done = mmsa("predict", table, "-m", models["regression"], "-o", tmp_path / "o.csv", "-j", "2")
+    assert done.exit_code == 3
+    assert "line 3 has 2 cells" in done.stderr
+    assert not (tmp_path / "o.csv").exists()
+
+
+def test_few_molecules_start_no_processes(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(ahead, "warm_up", started.append)
+    few, many = tmp_path / "few.smi", tmp_path / "many.smi"
+    few.write_text("CCO\n")
+    many.write_text("CCO\n" * (1 << 15))
+    assert ahead.processes(0, str(few)) == ahead.processes(0, "-") == 1
+    assert ahead.processes(0, str(many)) == ahead.processes(-1, str(few)) == cpu_count()
+    assert ahead.processes(3, str(few)) == 3
+    assert started == [1, 1, cpu_count(), cpu_count(), 3]

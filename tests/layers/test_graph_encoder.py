@@ -103,6 +103,8 @@ def test_gin_shares_rows_only_while_they_are_equal():
     encoder = GIN(width=16, n_layers=4, dropout=0.5)
     assert len(encoder._shared_rows(graph)) == 2  # of the inputs and of the first step
     assert len(encoder.eval()._shared_rows(graph)) > 2
+    encoder.dropout.train()  # as in sampling dropout at prediction
+    assert len(encoder._shared_rows(graph)) == 2
     encoder.share_rows = False
     assert encoder._shared_rows(graph) == []
 

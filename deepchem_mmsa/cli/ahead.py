@@ -1,0 +1,94 @@
+"""Records made by other processes while this one loads the model, and while it computes.
+
+Nothing here imports torch: it takes longer to load than a thousand graphs to make.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from deepchem_mmsa.tables import Table
+from deepchem_mmsa.views import ViewSettings, record_maker, warm_up
+
+Prepare = Callable[[Table], Sequence[object]]
+
+_FEW_BYTES = 1 << 16  # of input, about a thousand molecules: starting processes takes longer
+
+
+def processes(jobs: int, source: str) -> int:
+    """Return how many processes shall featurize, and let them start.
+
+    Parameters
+    ----------
+    jobs : int
+        As of ``--jobs``; 0 decides by the size of the input.
+    source : str
+    """
+    from joblib import cpu_count
+
+    if jobs == 0:
+        jobs = -1 if os.path.isfile(source) and os.path.getsize(source) > _FEW_BYTES else 1
+    jobs = max(1, cpu_count() + 1 + jobs) if jobs < 0 else jobs
+    warm_up(jobs)
+    return jobs
+
+
+def settings_of_export(folder: Path) -> ViewSettings | None:
+    """Return the views that an exported model reads; None if it cannot be told.
+
+    What is wrong with such a model is said by whoever loads it.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    from deepchem_mmsa.config import MMSAConfig
+
+    try:
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = MMSAConfig.from_dict(described["config"])
+        with safe_open(folder / "model.safetensors", "numpy") as weights:
+            drawn = int(weights.get_tensor("picture_size"))
+        return ViewSettings(config.modalities, drawn or config.image_size)
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError):
+        return None
+
+
+@contextmanager
+def records_ahead(settings: ViewSettings | None, jobs: int) -> Iterator[Prepare | None]:
+    """Hold processes that make the records of a table.
+
+    Yields
+    ------
+    callable or None
+        Table → records; None for one process, which has nobody to work ahead for it.
+    """
+    if jobs == 1 or settings is None:
+        yield None
+        return
+    from deepchem_mmsa.molecule import MoleculeViews
+
+    with record_maker(settings, jobs, background=True) as make:
+        yield lambda table: [MoleculeViews.from_bytes(data) for data in make(table.smiles)]
+
+
+@contextmanager
+def threads_beside(jobs: int) -> Iterator[Callable[[], None]]:
+    """Leave cores to busy processes, for torch's threads wait for each other.
+
+    Yields
+    ------
+    callable
+        Takes all threads back, once the processes have nothing more to do.
+    """
+    import torch
+    from joblib import cpu_count
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(threads, cpu_count() - jobs)))
+    try:
+        yield lambda: torch.set_num_threads(threads)
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,44 @@
+"""Iterating in the background: order, exceptions, threads."""
+
+import threading
+import time
+
+import pytest
+
+from deepchem_mmsa.prefetching import Prefetcher
+
+
+def test_keeps_order_and_raises_in_place():
+    def items():
+        yield from range(20)
+        raise KeyError("broken")
+
+    seen = []
+    with pytest.raises(KeyError, match="broken"):
+        for item in Prefetcher(items()):
+            seen.append(item)
+    assert seen == list(range(20))
+
+
+def test_stops_its_thread_when_left_early():
+    before = threading.active_count()
+    for item in Prefetcher(iter(range(10**9)), depth=2):
+        if item == 3:
+            break
+    deadline = time.time() + 5
+    while threading.active_count() > before and time.time() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
+
+
+def test_begins_before_it_is_asked_and_stops_when_closed():
+    before, begun = threading.active_count(), threading.Event()
+
+    def items():
+        begun.set()
+        yield from range(100)
+
+    iterator = iter(Prefetcher(items()))
+    assert begun.wait(5)
+    iterator.close()
+    assert threading.active_count() == before
