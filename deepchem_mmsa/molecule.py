@@ -8,6 +8,7 @@ datasets and never changes.
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
 import zlib
@@ -334,7 +335,7 @@ class MoleculeViews:
             raise ValueError("MoleculeViews record is damaged: its checksum does not fit")
         if n_atoms > _MAX_ATOMS or n_bonds > _MAX_BONDS or n_points > _MAX_POINTS:
             raise ValueError("MoleculeViews record claims more atoms than the format allows")
-        ends = np.cumsum([n_text, n_reasons, n_image, n_deflated])
+        ends = list(itertools.accumulate((n_text, n_reasons, n_image, n_deflated)))
         text = bytes(body[: ends[0]]).decode("utf-8", "surrogatepass")
         reasons = bytes(body[ends[0] : ends[1]])
         arrays: list[np.ndarray | None] = [None] * 8
@@ -408,7 +409,7 @@ def _check_array(
         wanted = "[" + ", ".join("n" if n is None else str(n) for n in shape) + "]"
         got = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else array
         raise ValueError(f"{name} must be {np.dtype(dtype)} {wanted}, got {got}")
-    if below is not None and array.size and (array.max(axis=0) >= below).any():
+    if below is not None and (array >= below).any():
         raise ValueError(f"{name} holds a value outside its vocabulary: {array.max(axis=0)}")
 
 

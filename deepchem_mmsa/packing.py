@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 
@@ -86,4 +87,4 @@ def inflate(
 
 
 def _size(dtype: str, shape: tuple[int, ...]) -> int:
-    return int(np.prod(shape)) * (1 if dtype == COLUMNS else np.dtype(dtype).itemsize)
+    return math.prod(shape) * (1 if dtype == COLUMNS else np.dtype(dtype).itemsize)

@@ -77,6 +77,9 @@ class MMSA:
     pretrained_on : str, optional
         File of the InChIKey first blocks of the pre-training molecules, one a line, gzipped or
         not: with it, a leaked test molecule is an error.
+    components : tuple of str, optional
+        Parts of the weights that are taken, as ``load_from_pretrained`` names them; all but the
+        head by default.
     """
 
     name: str
@@ -86,12 +89,15 @@ class MMSA:
     epochs: int = 100
     patience: int = 30
     pretrained_on: str | None = None
+    components: tuple[str, ...] | None = None
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments, and the checksum of the weights rather than where they lie."""
         values = asdict(self)
         values["config"] = dict(self.config)
         del values["pretrained_on"]
+        if self.components is None:  # so that cells finished before there was a choice stay so
+            del values["components"]
         if self.weights is not None:
             values["weights"] = _checksum(self.weights)
             del values["preset"]
@@ -108,8 +114,11 @@ class MMSA:
         }
         if self.weights is None:
             model = MMSAModel(self.preset, **arguments)
-        else:
+        elif self.components is None:
             model = MMSAModel.from_pretrained(self.weights, **arguments)
+        else:
+            model = MMSAModel("base", **from_scratch(self.weights, arguments))
+            model.load_from_pretrained(self.weights, components=list(self.components))
         remembered = model.model.memory.exemplars if model.model.memory is not None else []
         keys = _keys_in(self.pretrained_on) if self.pretrained_on else frozenset()
         check_apart(split, [smiles for row in remembered for smiles, _ in row], keys)
