@@ -26,7 +26,7 @@ Completeness: the contributions of all inputs sum to ``f(molecule) − f(blank)`
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -125,7 +125,7 @@ class _GraphPoints:
     """S copies of one molecular graph whose atoms and bonds are there to different degrees."""
 
     def __init__(self, encoder: GraphEncoder, graph: BatchedGraph) -> None:
-        self.encoder, self.graph = encoder, graph
+        self.encoder, self.graph, self.copies = encoder, graph, graph
         self.atoms, self.bonds = torch.ones(0), torch.ones(0)
         self.reasons: dict[str, str] = {}
         tables = encoder.get_submodule("node_embeddings").children()
@@ -149,23 +149,25 @@ class _GraphPoints:
 
     def _count_present_bonds(self, layer: nn.Module, inputs: tuple) -> tuple:
         """Blend the bonds that GIN counts in each atom with average ones (self-loops stay)."""
-        graph, h, counts, shared = inputs
+        h, step = inputs
         if self.moves_bonds:
+            graph, counts = self.copies, step.bond_counts
             columns = zip(graph.bonds.unbind(1), self.encoder.bond_vocabularies, average_bond())
             beyond_average = torch.cat(
                 [nn.functional.one_hot(c, size) - mean.to(counts) for c, size, mean in columns],
                 dim=1,
             )
             absent = (self.bonds - 1).unsqueeze(1) * beyond_average
-            counts = counts.index_add(0, graph.dst, absent)
-        return graph, h, counts, shared
+            step = replace(step, bond_counts=counts.index_add(0, graph.dst, absent))
+        return h, step
 
     def encode(self, atoms: Tensor, bonds: Tensor | None = None) -> Tensor:
         """Map presences ``[S, n_atoms]`` and ``[S, n_bonds]`` to embeddings ``[S, out_dim]``."""
         self.atoms = atoms.flatten()
         if bonds is not None:
             self.bonds = torch.cat([bonds, bonds], dim=1).flatten()  # both directions
-        return self.encoder(self._copies(len(atoms))).float()
+        self.copies = self._copies(len(atoms))
+        return self.encoder(self.copies).float()
 
     def _copies(self, n: int) -> BatchedGraph:
         graph = self.graph

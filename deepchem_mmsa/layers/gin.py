@@ -2,13 +2,14 @@
 
 dgllife makes one vector per edge, self-loops included, and computes every atom. Here the bonds are
 one small matrix product, the self-loop is a term, and atoms that the network cannot tell apart
-are computed once; without gradients nothing is done twice for them, and the last matrix product
-comes after the mean over atoms, with which it can change places.
+are computed once: there is one row for each kind of atom, and batch norm counts how many it stands
+for. Without gradients the last matrix product comes after the mean over atoms, with which it can
+change places.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
 from dataclasses import dataclass
 from typing import cast
 
@@ -26,8 +27,6 @@ from deepchem_mmsa.layers.graph_embedding import (
 from deepchem_mmsa.layers.message_passing import BatchedGraph, EdgeList, aggregate
 
 __all__ = ["GIN"]
-
-MAX_SHARED_FRACTION = 0.85  # with more distinct rows than this, gathering them costs what it saves
 
 
 @dataclass
@@ -47,13 +46,7 @@ class SharedRows:
 
 
 @torch.no_grad()
-def shared_rows(
-    graph: BatchedGraph,
-    n_atom: int,
-    n_bond: int,
-    depth: int,
-    max_fraction: float = MAX_SHARED_FRACTION,
-) -> list[SharedRows]:
+def shared_rows(graph: BatchedGraph, n_atom: int, n_bond: int, depth: int) -> list[SharedRows]:
     """Find the atoms that a message-passing network cannot tell apart, for every depth.
 
     An atom's kind after ``t`` steps is a 64-bit hash of its kind and those of its neighbours and
@@ -67,13 +60,11 @@ def shared_rows(
         Columns that the network reads.
     depth : int
         Steps.
-    max_fraction : float
-        Of distinct rows, up to which they are shared.
 
     Returns
     -------
     list of SharedRows
-        Of the inputs, then one per step; the list ends where sharing no longer pays.
+        Of the inputs, then one per step.
     """
     kind = _hash_rows(graph.atoms[:, :n_atom])
     bonds = torch.zeros_like(kind).index_add(0, graph.dst, _hash_rows(graph.bonds[:, :n_bond]))
@@ -81,10 +72,7 @@ def shared_rows(
     for _ in range(depth):
         neighbours = torch.zeros_like(kind).index_add(0, graph.dst, kind.index_select(0, graph.src))
         kind = _mix(kind + 3 * neighbours + 5 * bonds)
-        rows = _rows_of(kind)
-        if len(rows.first) > max_fraction * len(kind):
-            break
-        steps.append(rows)
+        steps.append(_rows_of(kind))
     return steps
 
 
@@ -111,6 +99,31 @@ def _mix(code: Tensor) -> Tensor:
     return code ^ (code >> 31)
 
 
+@dataclass
+class Step:
+    """What one step of message passing needs to know of the graph.
+
+    Parameters
+    ----------
+    edges : EdgeList
+        Between the rows before and the ``R`` rows after the step.
+    bond_counts : Tensor
+        ``[R, categories]``; bonds that end in each row, self-loop included.
+    total : int
+        Atoms ``N``.
+    own : Tensor, optional
+        int64 ``[R]``; the row before of each row. Without it rows are atoms, before and after.
+    rows : SharedRows, optional
+        The rows after the step; None where they are atoms.
+    """
+
+    edges: EdgeList
+    bond_counts: Tensor
+    total: int
+    own: Tensor | None = None
+    rows: SharedRows | None = None
+
+
 class GINLayer(nn.Module):
     """One step of message passing: ``h_i ← BN(MLP(Σ_{j ∈ N(i) ∪ i} h_j + e_ij))``.
 
@@ -133,28 +146,48 @@ class GINLayer(nn.Module):
         self.edge_embeddings = embedding_tables(bond_vocabularies, width)
         self.bn = nn.BatchNorm1d(width)
 
-    def forward(
-        self, graph: BatchedGraph, h: Tensor, bond_counts: Tensor, shared: SharedRows | None = None
-    ) -> Tensor:
-        """Map ``h`` ``[N, width]`` to ``[N, width]``; equal rows are computed once if known."""
-        neighbours = aggregate(graph.edges, h, message="nodes", reduce="sum")
-        bonds = bond_counts @ joined_tables(self.edge_embeddings)
-        h = h + neighbours + bonds
-        if shared is None:
-            h = self.mlp(h)
-        else:
-            h = self.mlp(h.index_select(0, shared.first)).index_select(0, shared.row_of_atom)
-        if self.training and len(h) == 1:
+    def forward(self, h: Tensor, step: Step) -> Tensor:
+        """Map the rows before the step, ``[R', width]``, to those after it, ``[R, width]``."""
+        return self.normalized(self.mlp(self.gathered(h, step)), step)
+
+    def gathered(self, h: Tensor, step: Step) -> Tensor:
+        """Return what arrives at each row, ``[R, width]``."""
+        # Refinement only splits kinds: there are no fewer rows than before.
+        padded = functional.pad(h, (0, 0, 0, step.edges.n_nodes - len(h)))
+        neighbours = aggregate(step.edges, padded, message="nodes", reduce="sum")
+        own = h if step.own is None else h.index_select(0, step.own)
+        return own + neighbours + step.bond_counts @ joined_tables(self.edge_embeddings)
+
+    def normalized(self, h: Tensor, step: Step) -> Tensor:
+        """Apply batch norm over the atoms that rows stand for."""
+        bn = self.bn
+        if not bn.training or (step.rows is None and step.total > 1):
+            return bn(h)
+        if step.total == 1:
             # The variance of one atom is undefined; its running estimate is the best there is.
             return functional.batch_norm(
-                h,
-                self.bn.running_mean,
-                self.bn.running_var,
-                self.bn.weight,
-                self.bn.bias,
-                eps=self.bn.eps,
+                h, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps
             )
-        return self.bn(h)
+        assert step.rows is not None
+        rows = h if h.dtype == torch.float64 else h.float()
+        share = torch.bincount(step.rows.row_of_atom, minlength=len(h)).to(rows.dtype) / step.total
+        mean = share @ rows
+        centred = rows - mean
+        variance = share @ centred.square()
+        _follow(bn, mean.detach(), variance.detach() * (step.total / (step.total - 1)))
+        scale = bn.weight * torch.rsqrt(variance + bn.eps)
+        return torch.addcmul(bn.bias, centred, scale).to(h.dtype)
+
+
+def _follow(bn: nn.BatchNorm1d, mean: Tensor, variance: Tensor) -> None:
+    """Update running statistics as torch's batch norm does."""
+    assert bn.running_mean is not None
+    assert bn.running_var is not None
+    assert bn.num_batches_tracked is not None
+    bn.num_batches_tracked += 1
+    momentum = bn.momentum if bn.momentum is not None else 1 / float(bn.num_batches_tracked)
+    bn.running_mean.lerp_(mean.to(bn.running_mean.dtype), momentum)
+    bn.running_var.lerp_(variance.to(bn.running_var.dtype), momentum)
 
 
 class GIN(GraphEncoder):
@@ -178,7 +211,7 @@ class GIN(GraphEncoder):
         How atoms are pooled.
     share_rows : bool
         Compute atoms with equal surroundings once per batch, as far as dropout leaves them equal.
-        Outputs and gradients of parameters are the same, only a third of the work is saved.
+        Outputs and gradients of parameters are the same, and a third of the work is saved.
         Gradients with respect to one atom's *input* then land on an equal atom: switch it off
         (it is a plain attribute) to attribute a prediction to atoms by gradients.
 
@@ -232,80 +265,84 @@ class GIN(GraphEncoder):
         if len(graph.atoms) == 0:
             return self.no_atoms()
         shared = self._shared_rows(graph)
-        h = self._embedded(graph, shared.pop(0) if shared else None)
-        bond_counts = bond_counts_of(graph, self.bond_vocabularies, self_loop=True).to(h.dtype)
+        h, rows = self._embedded(graph, shared)
         last = len(self.gnn_layers) - 1
-        for index, layer in enumerate(self.gnn_layers):
-            h = layer(graph, h, bond_counts, shared[index] if index < len(shared) else None)
+        for index, (layer, step) in enumerate(zip(self._layers, self._steps(graph, shared))):
+            if step.rows is None:
+                h, rows = _spread(h, rows), None
+            h, rows = layer(h, step), step.rows
             if index < last:
                 h = functional.relu(h, inplace=True)
-            h = self.dropout(h)
-        return h
+            if self._drops:
+                h, rows = self.dropout(_spread(h, rows)), None
+        return _spread(h, rows)
 
     def forward(self, graph: BatchedGraph) -> Tensor:
         """Encode molecules: ``G`` of them, maybe none, to ``[G, out_dim]``."""
-        random = self.dropout.training and self.dropout.p > 0
-        if self.training or random or torch.is_grad_enabled() or not self.share_rows:
+        learns = self._drops or torch.is_grad_enabled() or self._layers[0].bn.training
+        if learns or not self.share_rows or self.pooling != "mean" or len(graph.atoms) == 0:
             return super().forward(graph)
-        return self._infer(graph)
-
-    def _infer(self, graph: BatchedGraph) -> Tensor:
-        """Do what :meth:`forward` does, on rows that stand for all atoms of a kind."""
-        if len(graph.atoms) == 0:
-            return self.readout(graph, self.no_atoms())
-        shared = self._shared_rows(graph, max_fraction=1.0)
-        atoms = graph.atoms.index_select(0, shared[0].first)
-        h = embed_sum(self.node_embeddings, atoms)
-        bond_counts = bond_counts_of(graph, self.bond_vocabularies, self_loop=True).to(h.dtype)
-        last = len(self.gnn_layers) - 1
-        for index, layer in enumerate(cast(Iterable[GINLayer], self.gnn_layers)):
-            before, rows = shared[index], shared[index + 1]
-            neighbours = aggregate(_edges_between(graph, before, rows), _padded(h, len(rows.first)))
-            own = h.index_select(0, before.row_of_atom.index_select(0, rows.first))
-            counts = bond_counts.index_select(0, rows.first)
-            h = own + neighbours + counts @ joined_tables(layer.edge_embeddings)
-            if index < last:
-                h = functional.relu(layer.bn(layer.mlp(h)), inplace=True)
-        widen, activate, narrow = layer.mlp
-        h = activate(widen(h))
-        if self.pooling != "mean":
-            h = layer.bn(narrow(h)).index_select(0, rows.row_of_atom)
-            return self.readout(graph, h)
-        starts = graph.n_atoms.cumsum(0) - graph.n_atoms
+        shared = self._shared_rows(graph)
+        h, _ = self._embedded(graph, shared)
+        *steps, last_step = self._steps(graph, shared)
+        *layers, last = self._layers
+        for layer, step in zip(layers, steps):
+            h = functional.relu(layer(h, step), inplace=True)
+        widen, activate, narrow = last.mlp
+        h = activate(widen(last.gathered(h, last_step)))
         h = h if h.dtype == torch.float64 else h.float()
-        mean = functional.embedding_bag(rows.row_of_atom, h, starts, mode="mean")
-        return layer.bn(narrow(mean)) * (graph.n_atoms > 0).unsqueeze(1)
+        assert last_step.rows is not None
+        starts = graph.n_atoms.cumsum(0) - graph.n_atoms
+        mean = functional.embedding_bag(last_step.rows.row_of_atom, h, starts, mode="mean")
+        return last.bn(narrow(mean)) * (graph.n_atoms > 0).unsqueeze(1)
 
-    def _embedded(self, graph: BatchedGraph, shared: SharedRows | None) -> Tensor:
-        """Embed the features of atoms, ``[N, width]``; equal ones once."""
-        if shared is None:
-            return embed_sum(self.node_embeddings, graph.atoms)
-        kinds = embed_sum(self.node_embeddings, graph.atoms.index_select(0, shared.first))
-        return kinds.index_select(0, shared.row_of_atom)
+    @property
+    def _layers(self) -> list[GINLayer]:
+        return [cast(GINLayer, layer) for layer in self.gnn_layers]
 
-    def _shared_rows(
-        self, graph: BatchedGraph, max_fraction: float = MAX_SHARED_FRACTION
-    ) -> list[SharedRows]:
+    @property
+    def _drops(self) -> bool:
+        return self.dropout.training and self.dropout.p > 0
+
+    def _shared_rows(self, graph: BatchedGraph) -> list[SharedRows]:
+        """Rows of the inputs and of each step in which rows can be shared."""
         if not self.share_rows:
             return []
         # After the first dropout no two atoms are equal any more.
-        depth = 1 if self.dropout.training and self.dropout.p > 0 else len(self.gnn_layers)
-        n_atom, n_bond = len(self.atom_vocabularies), len(self.bond_vocabularies)
-        return shared_rows(graph, n_atom, n_bond, depth, max_fraction)
+        depth = 1 if self._drops else len(self.gnn_layers)
+        return shared_rows(graph, len(self.atom_vocabularies), len(self.bond_vocabularies), depth)
+
+    def _embedded(
+        self, graph: BatchedGraph, shared: list[SharedRows]
+    ) -> tuple[Tensor, SharedRows | None]:
+        """Embed the features of atoms, equal ones once if rows are shared."""
+        rows = shared[0] if shared else None
+        atoms = graph.atoms if rows is None else graph.atoms.index_select(0, rows.first)
+        return embed_sum(self.node_embeddings, atoms), rows
+
+    def _steps(self, graph: BatchedGraph, shared: list[SharedRows]) -> list[Step]:
+        counts = bond_counts_of(graph, self.bond_vocabularies, self_loop=True)
+        counts = counts.to(next(self.parameters()).dtype)
+        total = len(graph.atoms)
+        steps = []
+        for before, rows in itertools.pairwise(shared):
+            edges = _edges_between(graph, before, rows)
+            own = before.row_of_atom.index_select(0, rows.first)
+            steps.append(Step(edges, counts.index_select(0, rows.first), total, own, rows))
+        plain = Step(graph.edges, counts, total)
+        return steps + [plain] * (len(self.gnn_layers) - len(steps))
+
+
+def _spread(h: Tensor, rows: SharedRows | None) -> Tensor:
+    """Return the row of each atom."""
+    return h if rows is None else h.index_select(0, rows.row_of_atom)
 
 
 def _edges_between(graph: BatchedGraph, before: SharedRows, rows: SharedRows) -> EdgeList:
-    """Edges from the rows of one step to those of the next, through the atoms that stand for them.
-
-    Colour refinement only splits kinds, so there are at least as many rows as before.
-    """
+    """Edges from the rows before to the rows after, through the atoms that stand for the latter."""
     place = torch.full((len(graph.atoms),), -1, device=graph.dst.device)
     place[rows.first] = torch.arange(len(rows.first), device=place.device)
     target = place.index_select(0, graph.dst)
     kept = (target >= 0).nonzero()[:, 0]
     source = before.row_of_atom.index_select(0, graph.src.index_select(0, kept))
     return EdgeList(source, target.index_select(0, kept), len(rows.first))
-
-
-def _padded(rows: Tensor, n: int) -> Tensor:
-    return functional.pad(rows, (0, 0, 0, n - len(rows)))

@@ -47,8 +47,14 @@ def contenders(a: argparse.Namespace) -> list[Contender]:
     for name in a.models:
         if name == "mmsa":
             made.append(
-                MMSA(name, ours, weights=a.weights, pretrained_on=a.pretraining_keys,
-                     components=a.components and tuple(a.components), **limits)
+                MMSA(
+                    name,
+                    ours,
+                    weights=a.weights,
+                    pretrained_on=a.pretraining_keys,
+                    components=a.components and tuple(a.components),
+                    **limits,
+                )
             )
         elif name == "mmsa-scratch":
             config = ours if a.weights is None else from_scratch(a.weights, ours)
@@ -88,7 +94,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS[:-2]))
     parser.add_argument("--weights", help="pre-trained MMSA: a folder, or a shipped model's name")
     parser.add_argument("--components", nargs="+",
-                        help="parts of the weights that are taken, as graph fusion; default: all")  # fmt: skip
+                        help="parts of the weights that are taken; default: all")  # fmt: skip
     parser.add_argument("--pretraining-keys", help="molecules.txt.gz that pretrain.py wrote")
     parser.add_argument("--preset", default="small", help="without --weights")
     parser.add_argument("--modalities", nargs="+", help="default: those of weights or preset")

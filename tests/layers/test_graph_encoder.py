@@ -102,7 +102,7 @@ def test_gin_shares_rows_only_while_they_are_equal():
     graph = random_graph(0, [3] * 30, few_kinds=True)
     encoder = GIN(width=16, n_layers=4, dropout=0.5)
     assert len(encoder._shared_rows(graph)) == 2  # of the inputs and of the first step
-    assert len(encoder.eval()._shared_rows(graph)) > 2
+    assert len(encoder.eval()._shared_rows(graph)) == 5
     encoder.dropout.train()  # as in sampling dropout at prediction
     assert len(encoder._shared_rows(graph)) == 2
     encoder.share_rows = False
@@ -123,6 +123,26 @@ def test_gin_gives_the_same_without_gradients(sizes, seed, layers, features, rea
     with torch.no_grad():
         without = encoder(graph)
     torch.testing.assert_close(without, with_gradients.detach(), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_gin_follows_the_statistics_of_atoms_not_of_rows(momentum):
+    graph = random_graph(0, [3] * 30, few_kinds=True)
+    torch.manual_seed(0)
+    sharing, plain = (
+        GIN(width=8, n_layers=3, share_rows=share).double() for share in (True, False)
+    )
+    plain.load_state_dict(sharing.state_dict())
+    for encoder in (sharing, plain):
+        encoder.eval()  # as in the recalibration after pre-training: only the norms learn
+        for layer in encoder.gnn_layers:
+            layer.bn.momentum = momentum
+            layer.bn.train()
+        with torch.no_grad():
+            encoder(graph)
+            encoder(random_graph(1, [9, 7, 8]))
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(sharing.state_dict()[name], value, rtol=0, atol=1e-12, msg=name)
 
 
 def test_gin_without_gradients_still_samples_dropout():
