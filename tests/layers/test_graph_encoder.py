@@ -235,6 +235,7 @@ def test_no_molecules_and_single_atoms(encoder):
     out = encoder(random_graph(0, [1]))
     assert out.shape == (1, encoder.out_dim)
     assert out.isfinite().all()
+    assert torch.equal(encoder(random_graph(0, [0, 0])), torch.zeros(2, encoder.out_dim))
 
 
 @pytest.mark.parametrize("name", sorted(GRAPH_ENCODERS))
