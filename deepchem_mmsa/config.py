@@ -43,9 +43,6 @@ class MMSAConfig:
         first stage (64 is the standard network).
     image_augmentation : bool
         Whether pictures are turned, scaled, shifted and greyed a little in pre-training.
-    small_pictures : float
-        Share of a pre-training, from its start, in which pictures are seen at two thirds of their
-        side: the same epochs in less time.
     features : {"basic", "full"}
         Atom and bond features that the graph encoder reads.
     graph_width, graph_layers, graph_dropout : int, int, float
@@ -147,7 +144,6 @@ class MMSAConfig:
     image_size: int = 224
     image_width: int = 64
     image_augmentation: bool = True
-    small_pictures: float = 0.0
     graph: str = "gin"
     features: str = "basic"
     graph_width: int = 300
@@ -249,7 +245,6 @@ class MMSAConfig:
         for name in ("w_con", "w_rec", "w_mask", "w_mem", "w_desc", "w_align", "w_commit",
                      "w_balance", "weight_decay"):  # fmt: skip
             self._between(name, 0.0, math.inf)
-        self._between("small_pictures", 0.0, 1.0)
         for name in ("temperature", "memory_temperature", "cutoff", "learning_rate"):
             self._positive(name)
         for name in ("encoder_learning_rate", "clip_norm"):

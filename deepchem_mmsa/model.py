@@ -341,8 +341,6 @@ callbacks, all_losses
         if self.config.mode == "pretraining":
             staged = self.config.schedule == "staged" and total is not None
             self.model.structure_on = not staged or step >= (total or 0) // 2
-            small = self.config.small_pictures * (total or 0)
-            self.model.small_pictures_on = step < small
         epoch = getattr(batch, "epoch", self._fit_start) - self._fit_start
         rests = set(self.model.encoders) if epoch < self.config.freeze_epochs else set()
         if rests != self._resting:

@@ -143,7 +143,6 @@ class MMSANetwork(nn.Module):
 
         # Set by the training loop and by freeze_components; not part of the state.
         self.structure_on = True
-        self.small_pictures_on = False
         self.update_memory = config.mode == "pretraining"
         self.frozen: set[str] = set()
         self.autocast_dtype: torch.dtype | None = None

@@ -17,7 +17,7 @@ from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.config import MMSAConfig
 from deepchem_mmsa.layers.message_passing import BatchedGraph
 from deepchem_mmsa.molecule import ATOM_FEATURES, FINGERPRINT_SIZE, N_DESCRIPTORS
-from deepchem_mmsa.views.depiction import augment, shrunk
+from deepchem_mmsa.views.depiction import augment
 
 if TYPE_CHECKING:
     from deepchem_mmsa.network import MMSANetwork
@@ -140,8 +140,6 @@ def _masked_embeddings(
     inputs = dict(batch.inputs)
     if "image" in inputs and config.image_augmentation and network.training:
         inputs["image"] = augment(inputs["image"], torch.default_generator)
-    if "image" in inputs and network.small_pictures_on and network.training:
-        inputs["image"] = shrunk(inputs["image"], max(32, inputs["image"].shape[-1] * 2 // 3))
     atom_head = network.atom_head if config.w_mask > 0 else None
     if atom_head is None or not len(batch.rows["graph"]):
         return {m: network.encode(m, batch, x) for m, x in inputs.items()}, None

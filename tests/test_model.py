@@ -509,18 +509,6 @@ def test_a_short_pretraining_starts_the_memory_with_what_it_saw(make_model, grap
     assert model.model.memory.is_active
 
 
-def test_pictures_are_small_for_a_share_of_a_pretraining(make_model, dataset):
-    model = make_model(mode="pretraining", modalities=("image", "graph"), small_pictures=0.5,
-                       image_size=48, batch_size=8, memory_warmup=10_000)  # fmt: skip
-    seen, encoder = [], model.model.encoders["image"]
-    encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-1]))
-    steps = -(-len(dataset) // 8)
-    model.fit(dataset, nb_epoch=2)
-    training = seen[: 2 * steps]  # what follows are the statistics of clean pictures
-    assert training == [32] * steps + [48] * steps
-    assert set(seen[2 * steps :]) == {48}
-
-
 def test_class_weights_shift_the_balance(make_model, graph_dataset):
     y = (np.arange(len(graph_dataset)) % 8 == 0).astype(float)[:, None]
     data = labelled(graph_dataset, y)

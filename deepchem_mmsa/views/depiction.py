@@ -211,36 +211,6 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return light.to(images.dtype)
 
 
-def shrunk(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Reduce pictures, smoothly.
-
-    Parameters
-    ----------
-    images : torch.Tensor
-        ``[B, 3, S, S]``, uint8 or floating point, 0..255.
-    size : int
-        Their new side.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[B, 3, size, size]``, of the type of `images`.
-
-    Examples
-    --------
-    >>> import torch
-    >>> shrunk(torch.full((2, 3, 96, 96), 200, dtype=torch.uint8), 64).unique()
-    tensor([200], dtype=torch.uint8)
-    """
-    import torch
-    from torch.nn import functional
-
-    light = functional.interpolate(
-        images.float(), size=size, mode="bilinear", antialias=True, align_corners=False
-    )
-    return light.round().to(torch.uint8) if images.dtype == torch.uint8 else light.to(images.dtype)
-
-
 def _drawn(molecule: Chem.Mol, size: int) -> rdMolDraw2D.MolDraw2DCairo:
     """RDKit's drawing; every option that another program could have set globally is set here."""
     molecule.RemoveAllConformers()
