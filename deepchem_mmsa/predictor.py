@@ -27,7 +27,6 @@ from deepchem_mmsa.views import ViewSettings, many_views, molecule_views
 
 DEFAULT_MODEL = "mmsa-small"
 _BLOCK = 1024  # molecules featurized at a time by several processes
-_BATCH = 256  # of large views
 
 
 class Predictions(NamedTuple):
@@ -152,7 +151,7 @@ class MMSAPredictor:
     def predict(
         self,
         molecules: Sequence[object],
-        batch_size: int | None = None,
+        batch_size: int = 256,
         n_jobs: int = 1,
         progress: Callable[[int], None] | None = None,
     ) -> Predictions:
@@ -161,9 +160,8 @@ class MMSAPredictor:
         Parameters
         ----------
         molecules : sequence of str, rdkit.Chem.Mol or MoleculeViews
-        batch_size : int, optional
-            Molecules per pass; the numbers do not depend on it. By default 1,024 where the model
-            reads neither pictures nor conformers, 256 elsewhere.
+        batch_size : int
+            Molecules per pass; the numbers do not depend on it.
         n_jobs : int
             Processes that featurize.
         progress : callable, optional
@@ -184,7 +182,7 @@ class MMSAPredictor:
     def embed(
         self,
         molecules: Sequence[object],
-        batch_size: int | None = None,
+        batch_size: int = 256,
         n_jobs: int = 1,
         progress: Callable[[int], None] | None = None,
     ) -> Predictions:
@@ -195,7 +193,7 @@ class MMSAPredictor:
         self,
         molecules: Iterable[object],
         what: str = "predict",
-        batch_size: int | None = None,
+        batch_size: int = 256,
         n_jobs: int = 1,
     ) -> Iterator[Predictions]:
         """Yield the predictions of one batch after the other; memory stays flat.
@@ -216,20 +214,15 @@ class MMSAPredictor:
                 "or fine-tune it first"
             )
 
-        if batch_size is None:
-            large = {"image", "geometry"}.intersection(self.config.modalities)
-            batch_size = _BATCH if large else _BLOCK
-        per_pass = batch_size
-
         def blocks() -> Iterator[list[MoleculeViews]]:
-            size = per_pass if n_jobs == 1 else max(per_pass, _BLOCK)
+            size = batch_size if n_jobs == 1 else max(batch_size, _BLOCK)
             for chunk in _chunks(molecules, size):
                 yield self.records(chunk, n_jobs)
 
         def batches() -> Iterator[tuple[list[MoleculeViews], MoleculeBatch]]:
             # Other processes make the next block while this one is computed.
             for block in blocks() if n_jobs == 1 else Prefetcher(blocks(), depth=1):
-                for part in _chunks(block, per_pass):
+                for part in _chunks(block, batch_size):
                     yield part, self._collate(part)
 
         for records, batch in Prefetcher(batches()):
@@ -250,7 +243,7 @@ class MMSAPredictor:
         self,
         molecules: Sequence[object],
         what: str,
-        batch_size: int | None,
+        batch_size: int,
         n_jobs: int,
         progress: Callable[[int], None] | None,
     ) -> Predictions:

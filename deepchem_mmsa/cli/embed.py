@@ -22,7 +22,7 @@ def embed(
     smiles_column: options.SmilesColumn = None,
     format: options.InputFormat = None,
     jobs: options.AutoJobs = 0,
-    batch_size: options.AutoBatchSize = None,
+    batch_size: options.BatchSize = 256,
     device: options.Device = "auto",
     quiet: options.Quiet = False,
     as_json: options.Json = False,

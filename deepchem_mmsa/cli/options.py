@@ -112,14 +112,6 @@ AutoJobs = Annotated[
     ),
 ]  # fmt: skip
 BatchSize = Annotated[int, typer.Option(min=1, help="Molecules per pass through the network.")]
-AutoBatchSize = Annotated[
-    int | None,
-    typer.Option(
-        "--batch-size", min=1,
-        help="Molecules per pass through the network; by default 256, or 1024 where the model "
-        "reads neither pictures nor conformers.",
-    ),
-]  # fmt: skip
 Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes and no progress.")]

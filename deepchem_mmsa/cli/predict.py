@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from deepchem_mmsa.predictor import MMSAPredictor
     from deepchem_mmsa.tables import Table
 
-_BATCH = 256  # for what asks the network more than once
-
 
 def predict(
     source: options.Input,
@@ -45,7 +43,7 @@ def predict(
     smiles_column: options.SmilesColumn = None,
     format: options.InputFormat = None,
     jobs: options.AutoJobs = 0,
-    batch_size: options.AutoBatchSize = None,
+    batch_size: options.BatchSize = 256,
     device: options.Device = "auto",
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -69,11 +67,7 @@ def predict(
 
     def load() -> Compute:
         predictor = _loaded(model, device, masks)
-        known = (
-            None
-            if domain is None
-            else _domain(console, predictor, domain, batch_size or _BATCH, jobs)
-        )
+        known = None if domain is None else _domain(console, predictor, domain, batch_size, jobs)
 
         def compute(
             table: Table, molecules: Sequence[object], progress: Callable[[int], None]
@@ -85,9 +79,7 @@ def predict(
             if masks:
                 from deepchem_mmsa.ensemble import dropout_spread
 
-                spread = dropout_spread(
-                    predictor, molecules, masks, batch_size=batch_size or _BATCH
-                )
+                spread = dropout_spread(predictor, molecules, masks, batch_size=batch_size)
                 columns = columns.join(prediction_columns(predictor, spread.std, "std"))
             if known is not None:
                 columns["domain"] = known.score(molecules)
@@ -98,7 +90,7 @@ def predict(
     compute_table(
         console, "predict", source, output, load, smiles_column, format,
         {"model": model_identity(model), "smiles_column": smiles_column, "masks": masks,
-         "batch_size": (batch_size or _BATCH) if masks else None,
+         "batch_size": batch_size if masks else None,
          "domain": None if domain is None else model_identity(domain)},
         (settings, jobs),
     )  # fmt: skip

@@ -28,8 +28,6 @@ from deepchem_mmsa.layers.message_passing import BatchedGraph, EdgeList, aggrega
 
 __all__ = ["GIN"]
 
-_BLOCK = 512  # rows
-
 
 @dataclass
 class SharedRows:
@@ -289,10 +287,9 @@ class GIN(GraphEncoder):
         *steps, last_step = self._steps(graph, shared)
         *layers, last = self._layers
         for layer, step in zip(layers, steps):
-            h = torch.cat([functional.relu(layer.bn(layer.mlp(rows)), inplace=True)
-                           for rows in _blocks(layer.gathered(h, step))])  # fmt: skip
+            h = functional.relu(layer(h, step), inplace=True)
         widen, activate, narrow = last.mlp
-        h = torch.cat([activate(widen(rows)) for rows in _blocks(last.gathered(h, last_step))])
+        h = activate(widen(last.gathered(h, last_step)))
         h = h if h.dtype == torch.float64 else h.float()
         assert last_step.rows is not None
         starts = graph.n_atoms.cumsum(0) - graph.n_atoms
@@ -334,11 +331,6 @@ class GIN(GraphEncoder):
             steps.append(Step(edges, counts.index_select(0, rows.first), total, own, rows))
         plain = Step(graph.edges, counts, total)
         return steps + [plain] * (len(self.gnn_layers) - len(steps))
-
-
-def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
-    """Cut rows so that what a perceptron makes of some of them stays in a processor's cache."""
-    return rows.split(_BLOCK) if rows.device.type == "cpu" else (rows,)
 
 
 def _spread(h: Tensor, rows: SharedRows | None) -> Tensor:
