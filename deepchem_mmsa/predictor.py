@@ -128,8 +128,7 @@ class MMSAPredictor:
     @property
     def settings(self) -> ViewSettings:
         """The views that the network reads, as the featurizer has to make them."""
-        drawn = int(self.network.picture_size) or self.config.image_size
-        return ViewSettings(self.config.modalities, drawn)
+        return ViewSettings.of(self.config, int(self.network.picture_size))
 
     def records(self, molecules: Iterable[object], n_jobs: int = 1) -> list[MoleculeViews]:
         """Return the records of molecules; those that are records already stay as they are.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from deepchem_mmsa.config import MMSAConfig
 from deepchem_mmsa.tables import Table
 from deepchem_mmsa.views import ViewSettings, record_maker, warm_up
 
@@ -37,21 +38,19 @@ def processes(jobs: int, source: str) -> int:
     return jobs
 
 
-def settings_of_export(folder: Path) -> ViewSettings | None:
-    """Return the views that an exported model reads; None if it cannot be told.
+def described(folder: Path) -> tuple[MMSAConfig, ViewSettings] | None:
+    """Return an exported model's configuration and the views that it reads, without torch.
 
-    What is wrong with such a model is said by whoever loads it.
+    None if its files do not tell: what is wrong with them is said by whoever loads it.
     """
     from safetensors import SafetensorError, safe_open
 
-    from deepchem_mmsa.config import MMSAConfig
-
     try:
-        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config = MMSAConfig.from_dict(described["config"])
+        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = MMSAConfig.from_dict(told["config"])
         with safe_open(folder / "model.safetensors", "numpy") as weights:
             drawn = int(weights.get_tensor("picture_size"))
-        return ViewSettings(config.modalities, drawn or config.image_size)
+        return config, ViewSettings.of(config, drawn)
     except (OSError, KeyError, TypeError, ValueError, SafetensorError):
         return None
 
@@ -86,8 +85,9 @@ def threads_beside(jobs: int) -> Iterator[Callable[[], None]]:
     import torch
     from joblib import cpu_count
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, min(threads, cpu_count() - jobs)))
+    threads, cores = torch.get_num_threads(), cpu_count()
+    # At least half of the cores: the processes give way.
+    torch.set_num_threads(max(1, min(threads, max(cores // 2, cores - jobs))))
     try:
         yield lambda: torch.set_num_threads(threads)
     finally:

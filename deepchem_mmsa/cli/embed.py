@@ -29,7 +29,7 @@ def embed(
     config: options.Config = None,
 ) -> None:
     """Embed molecules: columns embedding_0, embedding_1, ... for clustering, search or models."""
-    from deepchem_mmsa.cli.ahead import processes, settings_of_export
+    from deepchem_mmsa.cli.ahead import described, processes
     from deepchem_mmsa.cli.rows import (
         checked_output,
         compute_table,
@@ -40,7 +40,7 @@ def embed(
 
     console = Console(quiet, as_json)
     checked_output(output)
-    settings = settings_of_export(located(model))
+    told = described(located(model))
     jobs = processes(jobs, source)
 
     def load() -> Compute:
@@ -59,5 +59,5 @@ def embed(
 
     compute_table(
         console, "embed", source, output, load, smiles_column, format,
-        {"model": model_identity(model), "smiles_column": smiles_column}, (settings, jobs),
+        {"model": model_identity(model), "smiles_column": smiles_column}, (told and told[1], jobs),
     )  # fmt: skip

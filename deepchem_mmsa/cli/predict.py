@@ -50,7 +50,7 @@ def predict(
     config: options.Config = None,
 ) -> None:
     """Predict the labels of molecules: probabilities, or values in the units of the labels."""
-    from deepchem_mmsa.cli.ahead import processes, settings_of_export
+    from deepchem_mmsa.cli.ahead import described, processes
     from deepchem_mmsa.cli.rows import (
         checked_output,
         compute_table,
@@ -62,7 +62,13 @@ def predict(
     checked_output(output)
     if domain == "-":
         raise typer.BadParameter("--domain must be a file; standard input is for IN")
-    settings = settings_of_export(located(model))
+    told = described(located(model))
+    if told and told[0].mode == "pretraining":
+        raise Failure(
+            f"the model {model} was pre-trained only and predicts no labels: fine-tune it first "
+            f"(mmsa finetune ... --from-model {model}), or ask it for embeddings (mmsa embed)",
+            ExitCode.MODEL,
+        )
     jobs = processes(jobs, source)
 
     def load() -> Compute:
@@ -92,22 +98,16 @@ def predict(
         {"model": model_identity(model), "smiles_column": smiles_column, "masks": masks,
          "batch_size": batch_size if masks else None,
          "domain": None if domain is None else model_identity(domain)},
-        (settings, jobs),
+        (told and told[1], jobs),
     )  # fmt: skip
 
 
 def _loaded(model: str, device: str, masks: int) -> MMSAPredictor:
-    """Return the model, if it predicts labels and can do what is asked of it."""
+    """Return the model, if it can do what is asked of it."""
     from deepchem_mmsa.cli.rows import load_model
     from deepchem_mmsa.inference import has_dropout
 
     predictor = load_model(model, device)
-    if predictor.config.mode == "pretraining":
-        raise Failure(
-            f"the model {model} was pre-trained only and predicts no labels: fine-tune it first "
-            f"(mmsa finetune ... --from-model {model}), or ask it for embeddings (mmsa embed)",
-            ExitCode.MODEL,
-        )
     if masks and not has_dropout(predictor.network):
         raise Failure(
             f"the model {model} drops nothing, so --uncertainty has nothing to sample; fine-tune "

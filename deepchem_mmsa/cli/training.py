@@ -72,11 +72,6 @@ def make_model(
     return model
 
 
-def settings_of(config: MMSAConfig) -> ViewSettings:
-    """Return the views that a network reads."""
-    return ViewSettings(config.modalities, config.image_size)
-
-
 def featurized(
     table: Table, config: MMSAConfig, folder: Path, jobs: int, console: Console
 ) -> tuple[ShardSet, pd.DataFrame]:
@@ -98,7 +93,7 @@ def featurized(
         ``row`` (from 1), ``smiles``, ``status``, ``reason``.
     """
     shards = make_records(
-        table.smiles, folder / "records", settings_of(config), jobs, console,
+        table.smiles, folder / "records", ViewSettings.of(config), jobs, console,
         go_on="run the same command again.",
     )  # fmt: skip
     status, reasons = fate_of_rows(shards)

@@ -17,18 +17,14 @@ from dataclasses import dataclass
 from rdkit import Chem
 from rdkit import __version__ as RDKIT_VERSION
 
-from deepchem_mmsa.molecule import DEFAULT_MODALITIES, MODALITIES, MoleculeViews
-from deepchem_mmsa.views.conformer import (
-    DEFAULT_TIMEOUT,
-    Conformer,
-    ConformerError,
-    supplied_conformer,
-)
+from deepchem_mmsa.molecule import MoleculeViews
+from deepchem_mmsa.views.conformer import Conformer, ConformerError, supplied_conformer
 from deepchem_mmsa.views.conformer import conformer as make_conformer  # not to hide its module
-from deepchem_mmsa.views.depiction import DEFAULT_SIZE, MAX_SIZE, MIN_SIZE, DepictionError, draw
+from deepchem_mmsa.views.depiction import DepictionError, draw
 from deepchem_mmsa.views.fingerprint import Fingerprint, FingerprintError
 from deepchem_mmsa.views.fingerprint import fingerprint as make_fingerprint
 from deepchem_mmsa.views.isolation import AVAILABLE, Lost, isolated
+from deepchem_mmsa.views.settings import ViewSettings
 from deepchem_mmsa.views.topology import canonical_order, canonical_with_smiles
 from deepchem_mmsa.views.topology import topology as make_topology
 
@@ -55,64 +51,6 @@ _NICE = 10  # of workers in the background
 _SECONDS = 60.0  # of processor time for one molecule, beside those for its conformer
 _warming: list[threading.Thread] = []  # those that start processes
 _MAX_REASON = 500  # characters; RDKit's messages repeat the whole input
-
-
-@dataclass(frozen=True)
-class ViewSettings:
-    """What to make of a molecule.
-
-    Parameters
-    ----------
-    modalities : sequence of str, optional
-        Any of ``"image"``, ``"graph"``, ``"geometry"``, ``"fingerprint"``, at least one; the
-        first three by default.
-    image_size : int, optional
-        Pixels per side of the picture.
-    seed : int, optional
-        Seed of the conformer.
-    conformer_timeout : float, optional
-        Seconds per molecule before its conformer is given up.
-    optimize_conformer : bool, optional
-        Relax the conformer by a force field.
-
-    Raises
-    ------
-    ValueError
-        If a value is out of its range; an unknown modality is named with the known ones.
-
-    Examples
-    --------
-    >>> ViewSettings(modalities=("picture",))
-    Traceback (most recent call last):
-    ...
-    ValueError: unknown modality 'picture': choose from image, graph, geometry, fingerprint
-    """
-
-    modalities: tuple[str, ...] = DEFAULT_MODALITIES
-    image_size: int = DEFAULT_SIZE
-    seed: int = 0
-    conformer_timeout: float = DEFAULT_TIMEOUT
-    optimize_conformer: bool = False
-
-    def __post_init__(self) -> None:
-        given = (self.modalities,) if isinstance(self.modalities, str) else tuple(self.modalities)
-        for name in given:
-            if name not in MODALITIES:
-                raise ValueError(f"unknown modality {name!r}: choose from {', '.join(MODALITIES)}")
-        if not given:
-            raise ValueError(f"no modality given: choose from {', '.join(MODALITIES)}")
-        ordered = tuple(name for name in MODALITIES if name in given)
-        object.__setattr__(self, "modalities", ordered)
-        if not MIN_SIZE <= self.image_size <= MAX_SIZE:
-            raise ValueError(
-                f"image_size must be {MIN_SIZE} to {MAX_SIZE} pixels, got {self.image_size}"
-            )
-        if not 0 <= self.seed < 1 << 31:
-            raise ValueError(f"seed must be 0 to 2147483647, got {self.seed}")
-        if not self.conformer_timeout >= 0:
-            raise ValueError(
-                f"conformer_timeout must not be negative, got {self.conformer_timeout}"
-            )
 
 
 @dataclass(frozen=True)

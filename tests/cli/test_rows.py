@@ -175,7 +175,7 @@ def test_explain_writes_a_page_per_row(mmsa, models, table, tmp_path):
     assert frame["mmsa_status"].tolist() == ["ok", "failed", "failed", "ok", "ok"]
 
 
-def test_neither_deepchem_nor_dgllife_is_loaded(models, table, tmp_path):
+def test_neither_deepchem_nor_dgl_is_loaded(models, table, tmp_path):
     code = f"""
 import sys
 from deepchem_mmsa.cli import app
@@ -188,7 +188,7 @@ for command in (
         app([command[0], {str(table)!r}, *command[1:]])
     except SystemExit as ended:
         assert not ended.code, ended.code
-print([m for m in ("deepchem", "dgllife") if m in sys.modules])
+print([m for m in ("deepchem", "dgl", "dgllife") if m in sys.modules])
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
@@ -260,3 +260,37 @@ def test_few_molecules_start_no_processes(tmp_path, monkeypatch):
     assert ahead.processes(0, str(many)) == ahead.processes(-1, str(few)) == cpu_count()
     assert ahead.processes(3, str(few)) == 3
     assert started == [1, 1, cpu_count(), cpu_count(), 3]
+
+
+def test_a_model_that_predicts_nothing_starts_no_processes(mmsa, models, table, monkeypatch):
+    monkeypatch.setattr(ahead, "warm_up", lambda jobs: pytest.fail("processes were started"))
+    done = mmsa("predict", table, "-m", models["pretraining"], "--jobs", 2)
+    assert done.exit_code == 4
+    assert "was pre-trained only" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "cores, jobs, threads", [(2, 2, 1), (2, 0, 2), (16, 16, 8), (16, 4, 12), (1, 2, 1)]
+)
+def test_torch_keeps_half_of_the_cores_beside_processes(monkeypatch, cores, jobs, threads):
+    asked = []
+    monkeypatch.setattr("joblib.cpu_count", lambda: cores)
+    monkeypatch.setattr("torch.get_num_threads", lambda: cores)
+    monkeypatch.setattr("torch.set_num_threads", asked.append)
+    with ahead.threads_beside(jobs) as take_all:
+        assert asked == [threads]
+        take_all()
+    assert asked == [threads, cores, cores]
+
+
+def test_the_domain_is_learnt_while_records_are_made(mmsa, models, tmp_path):
+    table = tmp_path / "many.csv"
+    table.write_text("smiles\n" + "\n".join("C" * n + "O" for n in range(1, 60)) + "\n")
+    told = []
+    for jobs in (1, 2):
+        out = tmp_path / f"{jobs}.csv"
+        done = mmsa("predict", table, "-m", models["regression"], "--domain", table, "-o", out,
+                    "--jobs", jobs)  # fmt: skip
+        assert done.exit_code == 0, done.output
+        told.append(out.read_bytes())
+    assert told[0] == told[1]

@@ -1,0 +1,84 @@
+"""What to make of a molecule: which views, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from deepchem_mmsa.molecule import DEFAULT_MODALITIES, MODALITIES
+from deepchem_mmsa.views.conformer import DEFAULT_TIMEOUT
+from deepchem_mmsa.views.depiction import DEFAULT_SIZE, MAX_SIZE, MIN_SIZE
+
+if TYPE_CHECKING:
+    from deepchem_mmsa.config import MMSAConfig
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """What to make of a molecule.
+
+    Parameters
+    ----------
+    modalities : sequence of str, optional
+        Any of ``"image"``, ``"graph"``, ``"geometry"``, ``"fingerprint"``, at least one; the
+        first three by default.
+    image_size : int, optional
+        Pixels per side of the picture.
+    seed : int, optional
+        Seed of the conformer.
+    conformer_timeout : float, optional
+        Seconds per molecule before its conformer is given up.
+    optimize_conformer : bool, optional
+        Relax the conformer by a force field.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of its range; an unknown modality is named with the known ones.
+
+    Examples
+    --------
+    >>> ViewSettings(modalities=("picture",))
+    Traceback (most recent call last):
+    ...
+    ValueError: unknown modality 'picture': choose from image, graph, geometry, fingerprint
+    """
+
+    modalities: tuple[str, ...] = DEFAULT_MODALITIES
+    image_size: int = DEFAULT_SIZE
+    seed: int = 0
+    conformer_timeout: float = DEFAULT_TIMEOUT
+    optimize_conformer: bool = False
+
+    def __post_init__(self) -> None:
+        given = (self.modalities,) if isinstance(self.modalities, str) else tuple(self.modalities)
+        for name in given:
+            if name not in MODALITIES:
+                raise ValueError(f"unknown modality {name!r}: choose from {', '.join(MODALITIES)}")
+        if not given:
+            raise ValueError(f"no modality given: choose from {', '.join(MODALITIES)}")
+        ordered = tuple(name for name in MODALITIES if name in given)
+        object.__setattr__(self, "modalities", ordered)
+        if not MIN_SIZE <= self.image_size <= MAX_SIZE:
+            raise ValueError(
+                f"image_size must be {MIN_SIZE} to {MAX_SIZE} pixels, got {self.image_size}"
+            )
+        if not 0 <= self.seed < 1 << 31:
+            raise ValueError(f"seed must be 0 to 2147483647, got {self.seed}")
+        if not self.conformer_timeout >= 0:
+            raise ValueError(
+                f"conformer_timeout must not be negative, got {self.conformer_timeout}"
+            )
+
+    @classmethod
+    def of(cls, config: MMSAConfig, drawn: int = 0) -> Self:
+        """Return the views that a network reads.
+
+        Parameters
+        ----------
+        config : MMSAConfig
+        drawn : int, optional
+            Side of the pictures that it was trained on, where that is known; they are drawn at
+            this size and resampled to the one that the encoder sees.
+        """
+        return cls(config.modalities, drawn or config.image_size)
