@@ -2,8 +2,8 @@
 
 Every network of this package sends messages through :func:`aggregate` (along edges) and
 :func:`pool` (from the atoms to their molecule). On a device that DGL supports the fused kernels
-of DGL do the work in training; elsewhere, and for sums without gradients, where it is faster
-still, torch does. All are tested equal, values and gradients.
+of DGL do the work; elsewhere, and for plain sums on a CPU, where it is faster still, torch does.
+All are tested equal, values and gradients.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class EdgeList:
     _dgl: Any = field(default=None, init=False, repr=False)
     _in_degree: Tensor | None = field(default=None, init=False, repr=False)
     _bags: tuple[Tensor, Tensor, Tensor] | None = field(default=None, init=False, repr=False)
+    _reverse: EdgeList | None = field(default=None, init=False, repr=False)
 
     @property
     def in_degree(self) -> Tensor:
@@ -71,6 +72,13 @@ class EdgeList:
             starts = self.in_degree.cumsum(0) - self.in_degree
             self._bags = order, self.src.index_select(0, order), starts
         return self._bags
+
+    @property
+    def reverse(self) -> EdgeList:
+        """The same edges the other way round, built once: what gradients run along."""
+        if self._reverse is None:
+            self._reverse = EdgeList(self.dst, self.src, self.n_nodes)
+        return self._reverse
 
     def dgl(self) -> Any:
         """Return the same edges as a ``DGLGraph``, built once.
@@ -278,8 +286,8 @@ def aggregate(
         gradient to different ones.
     backend : {"auto", "dgl", "torch"}
         ``"auto"`` takes DGL where it supports the device, which is faster on a CPU, except for
-        sums on the CPU that need no gradient and whose edge values are scalars: torch sums them
-        in the same order in half the time, and DGL need not be loaded for them.
+        sums on the CPU whose edge values are scalars without gradient: torch sums them in the
+        same order in half the time, no graph has to be built, and DGL need not be loaded.
 
     Returns
     -------
@@ -320,28 +328,39 @@ def aggregate(
         edge_values = edge_values.to(nodes.dtype)
 
     summed = message != "add" and reduce == "sum" and _sums_bags(nodes, edge_values)
-    if summed and nodes is not None and backend != "dgl":
-        return _sum_bags(edges, nodes, edge_values).to(out_dtype)
-    if backend == "auto":
-        backend = "dgl" if dgl_supports(edges.src.device) else "torch"
+    if summed and backend != "dgl":
+        return _BagSum.apply(nodes, edges, edge_values).to(out_dtype)
+    dgl = dgl_supports(edges.src.device) if backend == "auto" else backend == "dgl"
     # Without edges the gradient of DGL's maximum indexes an empty tensor.
-    kernel = _aggregate_dgl if backend == "dgl" and len(edges.src) else _aggregate_torch
+    kernel = _aggregate_dgl if dgl and len(edges.src) else _aggregate_torch
     return kernel(edges, nodes, edge_values, message, reduce).to(out_dtype)
 
 
 def _sums_bags(nodes: Tensor | None, edge_values: Tensor | None) -> bool:
-    """Whether these are messages that :func:`_sum_bags` sums."""
-    operands = [x for x in (nodes, edge_values) if x is not None]
-    free = not torch.is_grad_enabled() or not any(x.requires_grad for x in operands)
+    """Whether these are messages that :class:`_BagSum` sums."""
     scalar = edge_values is None or edge_values.shape[1:] == (1,)
-    return nodes is not None and nodes.device.type == "cpu" and free and scalar
+    learnt = edge_values is not None and edge_values.requires_grad and torch.is_grad_enabled()
+    return nodes is not None and nodes.device.type == "cpu" and scalar and not learnt
 
 
-def _sum_bags(edges: EdgeList, nodes: Tensor, edge_values: Tensor | None) -> Tensor:
-    """Sum the rows that each node receives, in the order of the edges, without gradients."""
-    order, sources, starts = edges.bags
-    weights = None if edge_values is None else edge_values.index_select(0, order)[:, 0]
-    return functional.embedding_bag(sources, nodes, starts, mode="sum", per_sample_weights=weights)
+class _BagSum(torch.autograd.Function):
+    """The sum of the rows that each node receives, in the order of the edges."""
+
+    @staticmethod
+    def forward(ctx: Any, nodes: Tensor, edges: EdgeList, values: Tensor | None) -> Tensor:
+        """Map nodes [n_nodes, d], with edge values [E, 1], to [n_nodes, d]."""
+        ctx.edges, ctx.values = edges, values
+        order, sources, starts = edges.bags
+        weights = None if values is None else values.detach().index_select(0, order)[:, 0]
+        return functional.embedding_bag(
+            sources, nodes.detach().contiguous(), starts, mode="sum", per_sample_weights=weights
+        )
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """Send the gradient back along the edges."""
+        return _BagSum.apply(gradient, ctx.edges.reverse, ctx.values), None, None
 
 
 def _aggregate_torch(

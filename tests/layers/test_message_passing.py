@@ -112,7 +112,26 @@ def test_sums_without_gradients_equal_those_of_dgl(edges, seed, dtype, message):
     torch.testing.assert_close(plain, dgl, rtol=exact, atol=exact)
 
 
-@pytest.mark.parametrize("backend", ["dgl", "torch"])
+@pytest.mark.parametrize("message", ["nodes", "mul"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@QUICK
+@given(edges=edge_lists(), seed=st.integers(0, 99))
+def test_gradients_of_sums_equal_those_of_dgl(edges, seed, dtype, message):
+    generator = torch.Generator().manual_seed(seed)
+    nodes = torch.randn(edges.n_nodes, 3, generator=generator, dtype=dtype, requires_grad=True)
+    values = torch.randn(len(edges.src), 1, generator=generator, dtype=dtype)
+    weight = torch.randn(edges.n_nodes, 3, generator=generator, dtype=dtype)
+    plain, dgl = (
+        torch.autograd.grad(
+            (aggregate(edges, nodes, values, message=message, backend=backend) * weight).sum(),
+            nodes,
+        )[0]
+        for backend in ("auto", "dgl")
+    )
+    torch.testing.assert_close(plain, dgl)
+
+
+@pytest.mark.parametrize("backend", ["auto", "dgl", "torch"])
 def test_edge_values_may_be_scalars(backend):
     edges = EdgeList(torch.tensor([0, 1]), torch.tensor([1, 0]), 2)
     nodes, values = torch.tensor([[1.0, 2], [3, 4]]), torch.tensor([[10.0], [100.0]])
