@@ -17,23 +17,14 @@ _DROPOUT = (nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Dropout1d, n
 
 
 @contextmanager
-def evaluating(network: MMSANetwork, bf16: bool = False) -> Iterator[None]:
-    """Set evaluation mode without gradients, and give the network back as it was.
-
-    Parameters
-    ----------
-    network : MMSANetwork
-    bf16 : bool
-        Whether encoders compute in bf16; the default is fp32.
-    """
-    was_training, was_dtype = network.training, network.autocast_dtype
+def evaluating(network: MMSANetwork) -> Iterator[None]:
+    """Set evaluation mode without gradients, and give the network back as it was."""
+    was_training = network.training
     network.eval()
-    network.autocast_dtype = torch.bfloat16 if bf16 else None
     try:
         with torch.no_grad():
             yield
     finally:
-        network.autocast_dtype = was_dtype
         network.train(was_training)
 
 

@@ -328,7 +328,7 @@ callbacks, all_losses
 
     def _run(self, batches: Iterable, run: training.Run, steps: int | None) -> float:
         self.model.train()
-        self.model.autocast_dtype = training_precision(self.config, self.device)
+        self.model.training_dtype = training_precision(self.config, self.device)
         try:
             return training.train(self, batches, run, steps, self._fit_step)
         finally:
@@ -347,7 +347,7 @@ callbacks, all_losses
             self._resting = rests
             self._rest()
             self.model.train()
-        self.model.autocast_dtype = training_precision(self.config, self.device)
+        self.model.training_dtype = training_precision(self.config, self.device)
 
     def _learn_labels(self, dataset: Any) -> None:
         """Check the labels; take task names, scale and class weights from the first set."""

@@ -145,7 +145,7 @@ class MMSANetwork(nn.Module):
         self.structure_on = True
         self.update_memory = config.mode == "pretraining"
         self.frozen: set[str] = set()
-        self.autocast_dtype: torch.dtype | None = None
+        self.training_dtype: torch.dtype | None = None
         self.statistics: dict[str, float] = {}
         self.shared_seed: int | None = None
 
@@ -237,7 +237,9 @@ class MMSANetwork(nn.Module):
     @contextmanager
     def _encoding(self, modality: str, device: torch.device) -> Iterator[None]:
         """Set the encoders' precision; frozen ones give no gradient."""
-        dtype = self.autocast_dtype
+        dtype = torch.bfloat16 if self.config.precision == "bf16" else None
+        if self.training:
+            dtype = self.training_dtype
         learning = torch.is_grad_enabled() and modality not in self.frozen
         with (
             torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -37,9 +36,6 @@ class PredictingModel(SavableModel):
     """
 
     failures: list[tuple[int, str, str]]
-
-    def _evaluating(self) -> AbstractContextManager[None]:
-        return evaluating(self.model, self.config.precision == "bf16")
 
     def _predict(
         self,
@@ -76,7 +72,7 @@ class PredictingModel(SavableModel):
         self.failures = []
         n = 0
         prepared = ((b[0][0], self._prepare_batch((b[0], None, None))[0]) for b in generator)
-        with self._evaluating():
+        with evaluating(self.model):
             for records, inputs in Prefetcher(prepared):
                 missing = ~inputs.available.any(1)
                 outputs = [
@@ -108,7 +104,7 @@ class PredictingModel(SavableModel):
         In pre-training the random parts (masks, subsets) are the same at every call.
         """
         total, count = 0.0, 0.0
-        with self._evaluating(), torch.random.fork_rng(devices=[]):
+        with evaluating(self.model), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             for batch in self.default_generator(dataset, mode="predict"):
                 inputs, labels, weights = self._prepare_batch(batch)

@@ -30,8 +30,10 @@ SMALL = {
     "geometry_layers": 1, "embedding_dim": 16, "n_anchors": 8, "n_neighbors": 4, "head_width": 16,
     "batch_size": 16, "progress": False,
 }  # fmt: skip
-# Nothing random before the codes, so that one process with all molecules computes the same.
+# Nothing random before the codes and no rounding to three digits (which "auto" takes where the
+# processor does), so that one process with all molecules computes the same.
 CALM = {
+    "precision": "fp32",
     "graph_dropout": 0.0, "head_dropout": 0.0, "w_mask": 0.0, "image_augmentation": False,
     "memory_warmup": 32,
 }  # fmt: skip

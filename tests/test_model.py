@@ -157,7 +157,7 @@ def test_prediction_does_not_depend_on_the_company(trained, dataset, data):
 
 @pytest.mark.parametrize("modalities", [(m,) for m in MODALITIES] + [MODALITIES])
 def test_prediction_does_not_depend_on_threads_or_much_on_precision(
-    make_model, dataset, modalities
+    make_model, dataset, modalities, tmp_path
 ):
     """fp32: 1e-5 of itself at any thread count. bf16 keeps 8 bits of a number: 0.03 of 1."""
     model = make_model(mode="classification", n_tasks=2, modalities=modalities)
@@ -171,8 +171,8 @@ def test_prediction_does_not_depend_on_threads_or_much_on_precision(
     finally:
         torch.set_num_threads(threads)
     np.testing.assert_allclose(three, one, atol=1e-5)
-    model.config = model.config.replace(precision="bf16")
-    coarse = model.predict(dataset)
+    model.save_pretrained(tmp_path)
+    coarse = MMSAModel.from_pretrained(tmp_path, precision="bf16").predict(dataset)
     assert 0 < abs(coarse - one).max() < 0.03
 
 
@@ -599,6 +599,9 @@ def test_a_module_of_ones_own(make_model, graph_dataset, tmp_path):
     [
         {"graph": "gcn"}, {"graph": "gat"}, {"graph": "attentivefp"}, {"features": "full"},
         {"modalities": ("geometry",), "geometry": "schnet"},
+        {"graph": "gcn", "precision": "bf16"}, {"graph": "gat", "precision": "bf16"},
+        {"graph": "attentivefp", "precision": "bf16"},
+        {"modalities": ("geometry",), "geometry": "schnet", "precision": "bf16"},
         {"modalities": ("geometry",), "hydrogens": True},
         {"fusion": "attention", "modalities": MODALITIES},
         {"hypergraph_norm": "sym"}, {"hypergraph_scope": "memory"}, {"memory_update": "gradient"},

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import deepchem as dc
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
@@ -45,6 +46,18 @@ def test_gives_the_numbers_of_the_model(model, predictor, dataset):
         predictor.embed(list(dataset.X)).values, model.predict_embedding(dataset), atol=1e-6
     )
     assert predictor.tasks == ["solubility", "permeability"]
+
+
+def test_a_network_trained_in_half_precision_predicts_in_single(
+    make_model, graph_dataset, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("deepchem_mmsa.model.training_precision", lambda *_: torch.bfloat16)
+    trained = make_model(mode="regression")
+    trained.fit(graph_dataset, nb_epoch=1)
+    trained.save_pretrained(tmp_path)
+    expected = MMSAPredictor.from_pretrained(tmp_path).predict(SMILES).values
+    np.testing.assert_array_equal(MMSAPredictor(trained.model).predict(SMILES).values, expected)
+    np.testing.assert_allclose(trained.predict(graph_dataset), expected, atol=1e-6)
 
 
 @settings(max_examples=10, deadline=None)

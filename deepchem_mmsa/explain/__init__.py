@@ -165,7 +165,7 @@ def _own_predictor(model: Any) -> MMSAPredictor:
             f"explain needs an MMSAPredictor, MMSAModel or MMSANetwork, not {type(model).__name__}"
         )
     own = copy.deepcopy(network).eval().requires_grad_(False)
-    own.autocast_dtype = None
+    own.config = own.config.replace(precision="fp32")
     return MMSAPredictor(own, {"tasks": getattr(model, "tasks", None)})
 
 

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-__all__ = ["dgl_supports", "import_dgl", "import_dgllife"]
+__all__ = ["dgl_supports", "import_dgl", "import_dgllife", "run_dgllife"]
 
 logger = logging.getLogger(__name__)
 
@@ -202,3 +203,25 @@ def _first_line(error: BaseException) -> str:
     """First line of an error message, so that the report stays one sentence."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else "no message"
+
+
+def run_dgllife(network: nn.Module, graph: Any, *inputs: Tensor) -> Any:
+    """Run a network of dgllife, in single precision at least.
+
+    Under autocast its nodes would be half and its edges single, which DGL's kernels refuse.
+
+    Parameters
+    ----------
+    network : nn.Module
+    graph : dgl.DGLGraph
+    *inputs : Tensor
+        What the network takes beside the graph.
+
+    Returns
+    -------
+    Tensor
+        What it gives.
+    """
+    whole = [x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in inputs]
+    with torch.autocast(inputs[0].device.type, enabled=False):
+        return network(graph, *whole)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepchem_mmsa.layers.dgl_backend import import_dgllife
+from deepchem_mmsa.layers.dgl_backend import import_dgllife, run_dgllife
 from deepchem_mmsa.layers.filtered_sum import FilterEdges, by_size, filtered_sum
 from deepchem_mmsa.layers.geometry_basis import (
     BesselBasis,
@@ -358,7 +358,7 @@ class SchNet(GeometryEncoder):
         vectors = positions.index_select(0, src) - positions.index_select(0, dst)
         distances = (vectors.square().sum(1, keepdim=True) + 1e-12).sqrt()
         graph = EdgeList(src, dst, len(conformers.atomic_numbers)).dgl()
-        return self.gnn(graph, conformers.atomic_numbers, distances)
+        return run_dgllife(self.gnn, graph, conformers.atomic_numbers, distances)
 
 
 GEOMETRY_ENCODERS: dict[str, Callable[..., GeometryEncoder]] = {

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from deepchem_mmsa.layers.dgl_backend import import_dgl, import_dgllife
+from deepchem_mmsa.layers.dgl_backend import import_dgl, import_dgllife, run_dgllife
 from deepchem_mmsa.layers.gin import GIN
 from deepchem_mmsa.layers.graph_embedding import (
     GraphEncoder,
@@ -102,7 +102,7 @@ class GCN(_DGLLifeEncoder):
         counts = bond_counts_of(graph, self.bond_vocabularies, self_loop=False)
         atoms = self._atom_inputs(graph)
         atoms = atoms + counts.to(atoms.dtype) @ joined_tables(self.edge_embeddings)
-        return self.gnn(self._dgl_graph(graph), atoms)
+        return run_dgllife(self.gnn, self._dgl_graph(graph), atoms)
 
 
 class GAT(GCN):
@@ -192,13 +192,13 @@ class AttentiveFP(_DGLLifeEncoder):
         if len(graph.atoms) == 0:
             return self.no_atoms()
         bonds = embed_sum(self.edge_embeddings, graph.bonds)
-        return self.gnn(self._dgl_graph(graph), self._atom_inputs(graph), bonds)
+        return run_dgllife(self.gnn, self._dgl_graph(graph), self._atom_inputs(graph), bonds)
 
     def readout(self, graph: BatchedGraph, atoms: Tensor) -> Tensor:
         """Pool the atoms of each molecule by attention: ``[G, out_dim]``."""
         if len(atoms) == 0:
             return atoms.new_zeros((graph.n_molecules, self.out_dim))
-        return self.attentive_readout(graph.dgl(), atoms)
+        return run_dgllife(self.attentive_readout, graph.dgl(), atoms)
 
 
 GRAPH_ENCODERS: dict[str, Callable[..., GraphEncoder]] = {

@@ -77,7 +77,7 @@ def loop(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str, 
         triples = list(epoch_batches(data, config.batch_size, [0], seed=None))
         ready = [bare._prepare_batch(batch) for batch in triples]
         optimizer = torch.optim.AdamW(bare.model.parameters(), lr=chosen.learning_rate)
-        bare.model.autocast_dtype = training_precision(chosen, bare.device)
+        bare.model.training_dtype = training_precision(chosen, bare.device)
 
         def in_memory(
             bare: MMSAModel = bare, ready: list = ready, optimizer: Any = optimizer
@@ -110,7 +110,7 @@ def shares(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str
     network, records = model.model.train(), data.X[: config.batch_size]
     collate = Collator(config.modalities, config.image_size, config.hydrogens)
     batch = collate(records).to(device)
-    network.autocast_dtype = training_precision(config, model.device)
+    network.training_dtype = training_precision(config, model.device)
     contenders: dict[str, Callable[[], Any]] = {
         m: lambda m=m: network.encode(m, batch, batch.inputs[m]).square().mean().backward()
         for m in config.modalities
@@ -207,7 +207,7 @@ def structure(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[
     chosen = config.replace(mode="pretraining", n_anchors=4096, memory_warmup=4096)
     model = MMSAModel(chosen, device=device, progress=False)
     network = model.model.train()
-    network.autocast_dtype = training_precision(chosen, model.device)
+    network.training_dtype = training_precision(chosen, model.device)
     part = structure_step(network, chosen)
     batch = Collator(chosen.modalities, chosen.image_size)(data.X[: chosen.batch_size]).to(device)
     network.structure_on = True
