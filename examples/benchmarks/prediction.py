@@ -79,13 +79,10 @@ def beside_chemprop(
             ),
             "ours": program(*MMSA, "predict", given, "--model", model, "--output",
                             work / "ours.csv", "--quiet"),
-            "ours, two jobs": program(*MMSA, "predict", given, "--model", model, "--output",
-                                      work / "ours2.csv", "--quiet", "--jobs", 2),
         })  # fmt: skip
         for name, each in times.items():
             found[f"seconds of {name}, {size}"] = sorted(each)[len(each) // 2]
         found[f"chemprop ÷ ours, {size}"] = ratio(times, "chemprop", "ours")
-        found[f"chemprop ÷ ours with two jobs, {size}"] = ratio(times, "chemprop", "ours, two jobs")
     return found
 
 

@@ -7,8 +7,9 @@ the turns is printed. Leave the machine alone meanwhile.
 
 * ``loop``: throughput of ``fit`` ÷ that of a bare loop over the same network and the same
   batches, already collated in memory; and the share of each part of a step.
-* ``gin``: our GIN's training throughput ÷ that of dgllife's, 5 layers of 300.
-* ``geometry``: ComENet's ÷ SchNet's (dgllife's), 4 layers of 256.
+* ``gin``: our GIN's training throughput ÷ that of dgllife's, 5 layers of 300; in fp32, and in
+  bf16 where ``fit`` would take it.
+* ``geometry``: ComENet's ÷ SchNet's (dgllife's), 4 layers of 256; likewise.
 * ``structure``: share of a pre-training step that hypergraph and memory take, at 4,096 anchors.
 * ``image``: ResNet-18's training throughput in several forms ÷ plain fp32. Those in bf16 are
   left out where the processor does not multiply in it (it would emulate it).
@@ -59,6 +60,21 @@ def stepper(module: nn.Module, forward: Callable[[], Tensor]) -> Callable[[], No
         optimizer.step()
 
     return step
+
+
+def native_bf16(device: str | torch.device) -> bool:
+    """Whether ``fit`` trains in bf16 on this device."""
+    return training_precision(MMSAConfig(precision="auto"), torch.device(device)) is not None
+
+
+def in_bf16(forward: Callable[[], Tensor], device: str) -> Callable[[], Tensor]:
+    """Return the same forward pass under autocast."""
+
+    def run() -> Tensor:
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            return forward()
+
+    return run
 
 
 # ---- the loop -------------------------------------------------------------------------------
@@ -160,10 +176,18 @@ def gin(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str, f
     def their_forward() -> Tensor:
         return pool(theirs(with_loops, *categories), graph.n_atoms, "mean")
 
-    times = in_turns(
-        repeats, ours=stepper(ours, lambda: ours(graph)), dgllife=stepper(theirs, their_forward)
-    )
-    return {"gin_over_dgllife": ratio(times, "dgllife", "ours")}
+    steps = {
+        "dgllife": stepper(theirs, their_forward),
+        "gin": stepper(ours, lambda: ours(graph)),
+    }
+    if native_bf16(device):
+        steps["gin_bf16"] = stepper(ours, in_bf16(lambda: ours(graph), device))
+    return over(in_turns(repeats, **steps), "dgllife")
+
+
+def over(times: dict[str, list[float]], base: str) -> dict[str, float]:
+    """Return the throughput of each contender ÷ that of one of them."""
+    return {f"{name}_over_{base}": ratio(times, base, name) for name in times if name != base}
 
 
 def geometry(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str, float]:
@@ -173,7 +197,10 @@ def geometry(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[s
     for name in ("comenet", "schnet"):
         encoder = make_geometry_encoder(name, cutoff=8.0, width=256, n_layers=4).to(device)
         steps[name] = stepper(encoder, lambda encoder=encoder: encoder(conformers))
-    return {"comenet_over_schnet": ratio(in_turns(repeats, **steps), "schnet", "comenet")}
+        if name == "comenet" and native_bf16(device):
+            forward = in_bf16(lambda encoder=encoder: encoder(conformers), device)
+            steps["comenet_bf16"] = stepper(encoder, forward)
+    return over(in_turns(repeats, **steps), "schnet")
 
 
 def structure_step(network: MMSANetwork, config: MMSAConfig) -> Callable[[], None]:
@@ -232,17 +259,16 @@ def image(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str,
     n = min(config.batch_size, 32)
     pictures = Collator(("image",), config.image_size)(data.X[:n]).inputs["image"].to(device)
     on = torch.device(device)
-    native = training_precision(config.replace(precision="auto"), on) is not None
+    native = native_bf16(on)
 
     def form(change: Callable[[ResNet18], Any], bf16: bool = False) -> Callable[[], None]:
         net = ResNet18(width=config.image_width).to(on)
-        forward = change(net)
+        changed = change(net)
 
-        def run() -> Tensor:
-            with torch.autocast(on.type, torch.bfloat16, enabled=bf16):
-                return forward(pictures)
+        def forward() -> Tensor:
+            return changed(pictures)
 
-        return stepper(net, run)
+        return stepper(net, in_bf16(forward, device) if bf16 else forward)
 
     forms = {
         "plain": form(lambda net: lambda x: plain(net, x)),
@@ -262,7 +288,7 @@ def image(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str,
             del forms[name]
     times = in_turns(repeats, **forms)
     found["plain_molecules_per_second"] = n / statistics.median(times["plain"])
-    return {**found, **{f"{k}_over_plain": ratio(times, "plain", k) for k in forms if k != "plain"}}
+    return {**found, **over(times, "plain")}
 
 
 PARTS = {"loop": loop, "gin": gin, "geometry": geometry, "structure": structure, "image": image}
