@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--molecules", type=int, default=4000)
     parser.add_argument("--held-out", type=int, default=256)
     parser.add_argument("--max-atoms", type=int, default=40, help="heavy atoms")
-    parser.add_argument("--epochs", type=int, default=26)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--preset", default="small")
     parser.add_argument("--modalities", nargs="+", default=list(MODALITIES))
     parser.add_argument("--features", default="full", help="of atoms and bonds: basic or full")
