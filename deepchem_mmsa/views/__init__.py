@@ -194,8 +194,8 @@ def record_maker(
     ------
     callable
         Block of molecules → an iterator over their records, in the compact form of
-        :meth:`~deepchem_mmsa.molecule.MoleculeViews.to_bytes`, in order. With several workers
-        the block is finished before its first record comes.
+        :meth:`~deepchem_mmsa.molecule.MoleculeViews.to_bytes`, in order, as they are finished.
+        (On Ray, whose backend knows no generators, the whole block is finished first.)
 
     Examples
     --------
@@ -203,15 +203,17 @@ def record_maker(
     ...     [MoleculeViews.from_bytes(data).smiles for data in make(["OCC", "N"])]
     ['CCO', 'N']
     """
-    from joblib import Parallel, delayed  # a tenth of a second that one molecule need not wait
+    # A tenth of a second that one molecule need not wait.
+    from joblib.parallel import Parallel, delayed, get_active_backend
 
     contain = AVAILABLE and (n_jobs != 1 if contained is None else contained)
     with ExitStack() as stack:
         workers = None
         if n_jobs != 1:
             _await_warm_up()
-            # Ray's backend knows no generators; and a list bounds how far workers run ahead.
-            workers = stack.enter_context(Parallel(n_jobs=n_jobs, batch_size=1))
+            streams = getattr(get_active_backend()[0], "supports_return_generator", False)
+            way = "generator" if streams else "list"
+            workers = stack.enter_context(Parallel(n_jobs=n_jobs, batch_size=1, return_as=way))
         sizes = _CHUNKS_OF_GRAPHS if settings.modalities == ("graph",) else _CHUNKS
 
         def make(block: Sequence[object]) -> Iterator[bytes]:
