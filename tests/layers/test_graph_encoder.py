@@ -145,6 +145,29 @@ def test_gin_follows_the_statistics_of_atoms_not_of_rows(momentum):
         torch.testing.assert_close(sharing.state_dict()[name], value, rtol=0, atol=1e-12, msg=name)
 
 
+def test_gin_takes_statistics_in_single_precision_under_autocast():
+    graph = random_graph(0, [3] * 30, few_kinds=True)
+    torch.manual_seed(0)
+    sharing, plain = (GIN(width=64, n_layers=1, share_rows=share) for share in (True, False))
+    plain.load_state_dict(sharing.state_dict())
+    for encoder in (sharing, plain):
+        encoder.gnn_layers[0].bn.momentum = 1.0
+        with torch.autocast("cpu", torch.bfloat16):
+            encoder(graph)
+    for name in ("running_mean", "running_var"):
+        ours, atoms = (getattr(e.gnn_layers[0].bn, name) for e in (sharing, plain))
+        torch.testing.assert_close(ours, atoms, rtol=1e-4, atol=1e-4 * float(atoms.abs().max()))
+
+
+def test_rows_are_the_same_however_many_are_added_under_autocast():
+    encoder = GIN(width=16, n_layers=2).eval()
+    graph = random_graph(0, [7] * 30)
+    with torch.autocast("cpu", torch.bfloat16):
+        halved = encoder(graph)
+    assert halved.isfinite().all()
+    torch.testing.assert_close(halved.float(), encoder(graph), rtol=0.05, atol=0.05)
+
+
 def test_gin_without_gradients_still_samples_dropout():
     encoder = GIN(width=8, n_layers=2, dropout=0.5).eval()
     encoder.dropout.train()
