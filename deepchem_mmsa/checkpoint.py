@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from deepchem_mmsa import hub
@@ -314,9 +314,12 @@ def load_pretrained(folder_or_name: str | os.PathLike) -> Pretrained:
             raise CheckpointError(
                 f"{folder} has format {described['format']}, this package reads {FORMAT}"
             )
-        if sha256(weights) != described["sha256"]:
+        # Read once: what was checked is what is loaded. (And `load_file` of safetensors 0.8.0 keeps
+        # two objects of each tensor for good, which a service would feel.)
+        data = weights.read_bytes()
+        if hashlib.sha256(data).hexdigest() != described["sha256"]:
             raise CheckpointError(f"{weights} does not match the checksum in config.json")
-        tensors = load_file(weights)
+        tensors = load(data)
         remembered = folder / "exemplars.json"
         exemplars = (
             [

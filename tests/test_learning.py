@@ -1,4 +1,4 @@
-"""It learns: the pre-training check at its full size (a quarter of an hour on two cores with AVX512-BF16)."""
+"""It learns: the pre-training check at its full size (a quarter of an hour with AVX512-BF16)."""
 
 import json
 import os
