@@ -123,4 +123,4 @@ def _rows_in_order(
 def step_seed(seed: int, step: int, *further: int) -> int:
     """Return the seed of everything random in one training step (and one process)."""
     sequence = np.random.SeedSequence([seed, step, *further])
-    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+    return int(sequence.generate_state(1, np.uint64)[0]) >> 1
