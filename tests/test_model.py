@@ -637,15 +637,15 @@ def test_overfits_labels(make_model, dataset, modalities):
     data = dc.data.NumpyDataset(dataset.X[:32], rng.normal(size=(32, 1)))
     wide = {
         "modalities": modalities, "graph_width": 64, "geometry_width": 64, "image_width": 16,
-        "embedding_dim": 64, "learning_rate": 3e-3, "batch_size": 32, "features": "full",
+        "embedding_dim": 64, "learning_rate": 1e-3, "batch_size": 32, "features": "full",
         "graph_dropout": 0, "head_dropout": 0, "fingerprint_dropout": 0, "hypergraph_dropout": 0,
     }  # fmt: skip
     model = make_model(mode="regression", **wide)
-    stopping = EarlyStopping(data, RMSE, patience=150, minimize=True)
-    model.fit(data, nb_epoch=150, callbacks=stopping, checkpoint_interval=0)
+    stopping = EarlyStopping(data, RMSE, patience=300, minimize=True)
+    model.fit(data, nb_epoch=300, callbacks=stopping, checkpoint_interval=0)
     assert model.evaluate(data, [RMSE])["rmse"] <= 0.1 * data.y.std()
     binary = labelled(data, data.y > 0)
     model = make_model(mode="classification", **wide)
-    stopping = EarlyStopping(binary, AUC, patience=150)
-    model.fit(binary, nb_epoch=150, callbacks=stopping, checkpoint_interval=0)
+    stopping = EarlyStopping(binary, AUC, patience=300)
+    model.fit(binary, nb_epoch=300, callbacks=stopping, checkpoint_interval=0)
     assert model.evaluate(binary, [AUC])["auc"] >= 0.99
