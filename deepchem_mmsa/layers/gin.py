@@ -28,7 +28,7 @@ from deepchem_mmsa.layers.message_passing import BatchedGraph, EdgeList, aggrega
 
 __all__ = ["GIN"]
 
-ROWS_IN_HALF_PRECISION = 128  # a multiple of it, see _in_even_numbers
+ROW_MULTIPLE = 128  # a multiple of it, see _with_padded_rows
 
 
 @dataclass
@@ -150,7 +150,7 @@ class GINLayer(nn.Module):
 
     def forward(self, h: Tensor, step: Step) -> Tensor:
         """Map the rows before the step, ``[R', width]``, to those after it, ``[R, width]``."""
-        return self.normalized(_in_even_numbers(self.mlp, self.gathered(h, step)), step)
+        return self.normalized(_with_padded_rows(self.mlp, self.gathered(h, step)), step)
 
     def gathered(self, h: Tensor, step: Step) -> Tensor:
         """Return what arrives at each row, ``[R, width]``."""
@@ -184,15 +184,15 @@ class GINLayer(nn.Module):
         return torch.addcmul(bn.bias, centred, scale).to(h.dtype)
 
 
-def _in_even_numbers(network: nn.Module, rows: Tensor) -> Tensor:
-    """Apply a network row by row, to numbers of rows that come again.
+def _with_padded_rows(network: nn.Module, rows: Tensor) -> Tensor:
+    """Apply a network of rows, under autocast on a CPU with rows of zeros up to a multiple.
 
     On a CPU half precision is oneDNN's, which compiles each product for the number of its rows:
     in training, where every batch has another one, that took a fifth of a step.
     """
     if rows.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
         return network(rows)
-    filled = functional.pad(rows, (0, 0, 0, -len(rows) % ROWS_IN_HALF_PRECISION))
+    filled = functional.pad(rows, (0, 0, 0, -len(rows) % ROW_MULTIPLE))
     return network(filled)[: len(rows)]
 
 
