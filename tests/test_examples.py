@@ -36,13 +36,17 @@ def test_first_run_leaves_table_model_and_pictures(tmp_path):
         assert (output / name).stat().st_size > 1000
 
 
-def test_moleculenet_writes_csv_and_json(tmp_path):
-    data = tmp_path / "data"
-    data.mkdir()
-    with open(data / "BBBP.csv", "w") as file:
+def bbbp_of_drugs(folder):
+    folder.mkdir()
+    with open(folder / "BBBP.csv", "w") as file:
         file.write("num,name,p_np,smiles\n")
         for i, smiles in enumerate(DRUGS + ["C1CC"]):
             file.write(f"{i},m{i},{i % 2},{smiles}\n")
+    return folder
+
+
+def test_moleculenet_writes_csv_and_json(tmp_path):
+    data = bbbp_of_drugs(tmp_path / "data")
     printed = run(
         tmp_path, "moleculenet.py", "--dataset", "bbbp", "--data-dir", str(data),
         "--modalities", "graph", "--epochs", "2", "--splitter", "random", "--seeds", "0", "1",
@@ -56,3 +60,25 @@ def test_moleculenet_writes_csv_and_json(tmp_path):
     results = json.loads((tmp_path / "runs" / "bbbp" / "results.json").read_text())
     assert results["sizes"] == [33, 4, 5]
     assert set(results["test"]) == {"MMSA", "random forest, ECFP4", "mean"}
+
+
+def test_ablations_share_views_and_resume(tmp_path):
+    data = bbbp_of_drugs(tmp_path / "data")
+    molecules = tmp_path / "molecules.csv"
+    molecules.write_text("smiles\n" + "".join(f"{'C' * n}O\n{'C' * n}N\n" for n in range(1, 21)))
+    command = [
+        "benchmarks/ablations.py", "--input", str(molecules), "--data-dir", str(data),
+        "--exclude", "bbbp", "--datasets", "bbbp", "--seeds", "0", "--output", "runs",
+        "--modalities", "image", "graph", "--variants", "graph", "k=2", "from scratch",
+        "--pretrain-epochs", "1", "--pretrain-batch-size", "16", "--epochs", "1", "--jobs", "1",
+        "--set", "image_size=64", "image_width=8", "n_anchors=8",
+    ]  # fmt: skip
+    run(tmp_path, *command)
+    with open(tmp_path / "runs" / "results.csv") as file:
+        assert {row["model"] for row in csv.DictReader(file)} == {"graph", "k=2", "from scratch"}
+    made = tmp_path / "runs" / "pretraining" / "k=2" / "model" / "config.json"
+    config = json.loads(made.read_text())["config"]
+    assert (config["image_size"], config["n_neighbors"]) == (64, 2)
+    before = made.stat().st_mtime_ns
+    run(tmp_path, *command)
+    assert made.stat().st_mtime_ns == before

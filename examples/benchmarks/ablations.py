@@ -68,17 +68,15 @@ def pretrained(a: argparse.Namespace, name: str, changes: dict[str, Any]) -> Pat
         place = output / shared
         if not place.is_symlink():
             place.symlink_to(Path("..") / shared)
-    options = [f"{k}={json.dumps(v)}" for k, v in {**dict(map(fields, a.set)), **changes}.items()]
+    command = pretrain_command(a, {**dict(map(fields, a.set)), **changes})
     subprocess.run(
-        [*pretrain_command(a), "--output", str(output), "--epochs", str(a.pretrain_epochs),
-         "--set", *options],
-        check=True,
-    )  # fmt: skip
+        [*command, "--output", str(output), "--epochs", str(a.pretrain_epochs)], check=True
+    )
     return output / "model"
 
 
-def pretrain_command(a: argparse.Namespace) -> list[str]:
-    """Return the command that all variants share."""
+def pretrain_command(a: argparse.Namespace, settings: dict[str, Any]) -> list[str]:
+    """Return the command that makes the shards, or a variant of those settings from them."""
     command = [sys.executable, str(PRETRAIN), "--input", *a.input, "--preset", a.preset,
                "--modalities", *a.modalities, "--jobs", str(a.jobs), "--views", *a.modalities,
                "--batch-size", str(a.pretrain_batch_size)]  # fmt: skip
@@ -88,7 +86,7 @@ def pretrain_command(a: argparse.Namespace) -> list[str]:
         command += ["--exclude", *a.exclude]
     if a.molecules:
         command += ["--molecules", str(a.molecules)]
-    return command
+    return [*command, "--set", *(f"{k}={json.dumps(v)}" for k, v in settings.items())]
 
 
 def main() -> None:
@@ -119,10 +117,13 @@ def main() -> None:
     unknown = sorted({*chosen} - {*known, "from scratch"})
     if unknown:
         parser.error(f"no variant {unknown}; there are {[*known, 'from scratch']}")
+    common = dict(map(fields, a.set))
     (a.output / "pretraining").mkdir(parents=True, exist_ok=True)
     if not (a.output / "pretraining" / "selection.json").is_file():
-        command = [*pretrain_command(a), "--output", str(a.output / "pretraining"), "--epochs", "0"]
-        subprocess.run(command, check=True)
+        command = pretrain_command(a, common)
+        subprocess.run(
+            [*command, "--output", str(a.output / "pretraining"), "--epochs", "0"], check=True
+        )
 
     tuning = {"batch_size": a.batch_size, "learning_rate": a.learning_rate}
     limits = {"epochs": a.epochs, "patience": a.patience}
@@ -130,7 +131,7 @@ def main() -> None:
     contenders = []
     for name in chosen:
         if name == "from scratch":
-            config = {"modalities": modalities, **dict(map(fields, a.set)), **tuning}
+            config = {"modalities": modalities, **common, **tuning}
             contenders.append(MMSA(name, config, preset=a.preset, **limits))
         else:
             weights = pretrained(a, name, known[name])
@@ -138,7 +139,7 @@ def main() -> None:
                 MMSA(name, tuning, weights=str(weights), pretrained_on=keys, **limits)
             )
     cells = cells_asked_for(a, contenders)
-    load = loader(a, modalities, MMSAConfig.preset(a.preset).image_size)
+    load = loader(a, modalities, MMSAConfig.preset(a.preset, **common).image_size)
     failed = run_cells(cells, load, a.keep_going)
     write_results(cells, a.output)
     if failed:
