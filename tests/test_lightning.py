@@ -42,7 +42,7 @@ def test_lightning_takes_the_steps_of_the_same_optimizer(make_model, graph_datas
     """One step over all molecules, nothing random: the weights of ``fit``."""
     calm = {
         "mode": "regression", "graph_dropout": 0.0, "head_dropout": 0.0, "scale_labels": False,
-        "batch_size": 40, "clip_norm": None,
+        "batch_size": 40, "clip_norm": None, "precision": "fp32",
     }  # fmt: skip
     # Adam would make a step of a gradient that is nothing but rounding.
     calm["optimizer"] = dc.models.optimizers.GradientDescent(learning_rate=0.05)

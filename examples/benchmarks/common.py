@@ -27,6 +27,8 @@ def add_data_arguments(parser: argparse.ArgumentParser, datasets: Sequence[str])
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--max-molecules", type=int, help="of each set: for trying things out")
     parser.add_argument("--jobs", type=int, default=-1, help="processes that featurize")
+    parser.add_argument("--optimize-conformer", action="store_true",
+                        help="relax conformers by a force field")  # fmt: skip
     parser.add_argument("--keep-going", action="store_true", help="past cells that fail")
 
 
@@ -44,7 +46,13 @@ def loader(
 ) -> Callable[[str, str], Split]:
     """Return ``load(dataset, protocol)`` for :func:`deepchem_mmsa.benchmark.cells.run_cells`."""
     wanted = tuple(m for m in MODALITIES if m in modalities)
-    featurizer = MMSAFeaturizer(wanted, image_size, n_jobs=arguments.jobs, progress=True)
+    featurizer = MMSAFeaturizer(
+        wanted,
+        image_size,
+        optimize_conformer=arguments.optimize_conformer,
+        n_jobs=arguments.jobs,
+        progress=True,
+    )
 
     # The set at hand is kept: its views serve both protocols.
     @functools.lru_cache(maxsize=1)
