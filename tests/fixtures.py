@@ -59,3 +59,16 @@ def make_model():
         return MMSAModel(**{**small, **arguments})
 
     return make
+
+
+def labelled(dataset, y, w=None):
+    """The molecules of `dataset` with other labels."""
+    return dc.data.NumpyDataset(dataset.X, np.asarray(y, float), w, dataset.ids)
+
+
+def multitask(dataset, n_tasks=3, n_classes=2, seed=0):
+    """The molecules of `dataset` with several labels at random, three in ten of them missing."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, n_classes, (len(dataset), n_tasks)).astype(float)
+    w = (rng.random(y.shape) < 0.7).astype(float)
+    return labelled(dataset, y, w)

@@ -1,190 +1,22 @@
 """MMSAModel in DeepChem's hands. Each trap of the stock TorchModel has a test that it fails."""
 
 import io
-import itertools
 
 import deepchem as dc
 import numpy as np
 import pytest
 import torch
 from deepchem.models.torch_models.torch_model import TorchModel
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from deepchem_mmsa import EarlyStopping, MMSAFeaturizer, MMSAModel
 from deepchem_mmsa.checkpoint import CheckpointError
-from deepchem_mmsa.molecule import DEFAULT_MODALITIES, MODALITIES, MoleculeViews
+from deepchem_mmsa.molecule import MODALITIES
 from deepchem_mmsa.pretraining import LOSS_TERMS
+from tests.fixtures import labelled, multitask
 
 RMSE = dc.metrics.Metric(dc.metrics.rms_score, name="rmse")
 AUC = dc.metrics.Metric(dc.metrics.roc_auc_score, name="auc")
-
-
-def labelled(dataset, y, w=None):
-    return dc.data.NumpyDataset(dataset.X, np.asarray(y, float), w, dataset.ids)
-
-
-def multitask(dataset, n_tasks=3, n_classes=2, seed=0):
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, n_classes, (len(dataset), n_tasks)).astype(float)
-    w = (rng.random(y.shape) < 0.7).astype(float)
-    return labelled(dataset, y, w)
-
-
-# ---- modes and shapes ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("n_tasks, n_classes", [(1, 2), (3, 2), (2, 4)])
-def test_classification_gives_probabilities_always(make_model, graph_dataset, n_tasks, n_classes):
-    data = multitask(graph_dataset, n_tasks, n_classes)
-    model = make_model(mode="classification", n_tasks=n_tasks, n_classes=n_classes)
-    model.fit(data, nb_epoch=2)
-    p = model.predict(data)
-    assert p.shape == (len(data), n_tasks, n_classes)
-    np.testing.assert_allclose(p.sum(-1), 1, rtol=1e-5)
-
-
-def test_regression_in_label_units(make_model, graph_dataset):
-    y = np.c_[
-        np.linspace(1000, 1100, len(graph_dataset)), np.linspace(-1e-3, 1e-3, len(graph_dataset))
-    ]
-    model = make_model(mode="regression", n_tasks=2)
-    model.fit(labelled(graph_dataset, y), nb_epoch=1)
-    p = model.predict(graph_dataset)
-    assert p.shape == (len(graph_dataset), 2)
-    assert (abs(p.mean(0) - y.mean(0)) < 3 * y.std(0)).all()
-
-
-def test_embedding_is_one_array(make_model, graph_dataset):
-    model = make_model(mode="regression")
-    e = model.predict_embedding(graph_dataset)
-    assert isinstance(e, np.ndarray)
-    assert e.shape == (len(graph_dataset), 16)
-    assert np.isfinite(e).all()
-
-
-def test_codes_of_each_view(make_model, dataset):
-    model = make_model(mode="pretraining", modalities=MODALITIES)
-    X = dataset.X[:5].copy()
-    X[2] = with_only(X[2], {"graph"})
-    codes, available = model.predict_codes(dc.data.NumpyDataset(X))
-    assert codes.shape == (5, 4, 16)
-    whole, graph_only = [True] * 4, [False, True, False, False]
-    assert available.tolist() == [whole] * 2 + [graph_only] + [whole] * 2
-    assert (np.isnan(codes).any(-1) == ~available).all()
-
-
-def test_pretraining_has_no_predictions(make_model, graph_dataset):
-    with pytest.raises(ValueError, match="use predict_embedding, or fine-tune"):
-        make_model(mode="pretraining").predict(graph_dataset)
-
-
-@pytest.mark.parametrize(
-    "modalities",
-    [m for r in (1, 2, 3) for m in itertools.combinations(DEFAULT_MODALITIES, r)]
-    + [("fingerprint",), ("graph", "fingerprint"), MODALITIES],
-    ids="+".join,
-)
-def test_any_subset_of_modalities(make_model, dataset, modalities):
-    model = make_model(mode="pretraining", modalities=modalities, memory_warmup=16)
-    model.fit(dataset, nb_epoch=2)
-    row = model.history[-1]
-    assert set(LOSS_TERMS) <= set(row)
-    assert (row["con"] > 0) == (len(modalities) > 1)
-    assert (row["mask"] > 0) == ("graph" in modalities)
-    assert (row["desc"] > 0) == ("fingerprint" in modalities and len(modalities) > 1)
-    assert row["rec"] > 0
-    tuned = make_model(mode="regression", modalities=modalities)
-    tuned.load_from_pretrained(model)
-    tuned.fit(dataset, nb_epoch=1)
-    assert np.isfinite(tuned.predict(dataset)).all()
-
-
-# ---- batch invariance ---------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def trained(make_model, dataset):
-    """A model of all modalities with an active memory, pre-trained and fine-tuned a little."""
-    pretrained = make_model(mode="pretraining", memory_warmup=16, modalities=MODALITIES)
-    pretrained.fit(dataset, nb_epoch=2)
-    assert pretrained.model.memory.is_active
-    model = make_model(mode="regression", modalities=MODALITIES)
-    model.load_from_pretrained(pretrained)
-    model.fit(dataset, nb_epoch=1)
-    return model
-
-
-def with_only(record, modalities):
-    kept = {}
-    if "image" in modalities:
-        kept["image"] = record.image
-    if "graph" in modalities:
-        kept.update(atoms=record.atoms, bond_atoms=record.bond_atoms, bonds=record.bonds)
-    if "geometry" in modalities:
-        kept.update(atomic_numbers=record.atomic_numbers, coordinates=record.coordinates)
-    if "fingerprint" in modalities:
-        kept.update(
-            fingerprint_bits=record.fingerprint_bits,
-            fingerprint_counts=record.fingerprint_counts,
-            descriptors=record.descriptors,
-        )
-    return MoleculeViews(record.smiles, **kept)
-
-
-@settings(max_examples=40, deadline=None)
-@given(data=st.data())
-def test_prediction_does_not_depend_on_the_company(trained, dataset, data):
-    subsets = st.sets(st.sampled_from(MODALITIES), min_size=1)
-    chosen = data.draw(
-        st.lists(st.tuples(st.integers(0, len(dataset) - 1), subsets), min_size=1, max_size=20)
-    )
-    X = np.empty(len(chosen), dtype=object)
-    X[:] = [with_only(dataset.X[i], subset) for i, subset in chosen]
-    size = data.draw(st.integers(1, 25))
-    before, trained.batch_size = trained.batch_size, size
-    try:
-        together = dc.data.NumpyDataset(X)
-        p, e = trained.predict(together), trained.predict_embedding(together)
-        which = data.draw(st.integers(0, len(X) - 1))
-        alone = dc.data.NumpyDataset(X[which : which + 1])
-        np.testing.assert_allclose(trained.predict(alone)[0], p[which], atol=1e-5, rtol=1e-5)
-        np.testing.assert_allclose(trained.predict_embedding(alone)[0], e[which], atol=1e-5)
-    finally:
-        trained.batch_size = before
-
-
-@pytest.mark.parametrize("modalities", [(m,) for m in MODALITIES] + [MODALITIES])
-def test_prediction_does_not_depend_on_threads_or_much_on_precision(
-    make_model, dataset, modalities, tmp_path
-):
-    """fp32: 1e-5 of itself at any thread count. bf16 keeps 8 bits of a number: 0.03 of 1."""
-    model = make_model(mode="classification", n_tasks=2, modalities=modalities)
-    model.fit(multitask(dataset, 2), nb_epoch=2)
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        one = model.predict(dataset)
-        torch.set_num_threads(3)
-        three = model.predict(dataset)
-    finally:
-        torch.set_num_threads(threads)
-    np.testing.assert_allclose(three, one, atol=1e-5)
-    model.save_pretrained(tmp_path)
-    coarse = MMSAModel.from_pretrained(tmp_path, precision="bf16").predict(dataset)
-    assert 0 < abs(coarse - one).max() < 0.03
-
-
-def test_prediction_leaves_no_trace(trained, dataset):
-    state = {k: v.clone() for k, v in trained.model.state_dict().items() if torch.is_tensor(v)}
-    first = trained.predict(dataset)
-    trained.predict_embedding(dataset)
-    trained.predict_uncertainty(dataset, masks=3)
-    np.testing.assert_array_equal(first, trained.predict(dataset))
-    for name, value in trained.model.state_dict().items():
-        if torch.is_tensor(value):
-            assert torch.equal(value, state[name]), name
 
 
 def test_fine_tuning_leaves_the_memory_alone(make_model, dataset):
@@ -197,23 +29,7 @@ def test_fine_tuning_leaves_the_memory_alone(make_model, dataset):
     assert torch.equal(model.model.memory.anchors, anchors)
 
 
-# ---- molecules that cannot be served --------------------------------------------------------
-
-
-def test_a_molecule_without_any_view_gets_nan_and_a_reason(make_model, graph_dataset, caplog):
-    X = graph_dataset.X.copy()
-    X[3] = MoleculeViews.unreadable("C1CC", "unclosed ring", ("graph",))
-    data = dc.data.NumpyDataset(X, graph_dataset.y, ids=graph_dataset.ids)
-    model = make_model(mode="regression")
-    model.fit(data, nb_epoch=1)
-    p = model.predict(data)
-    assert np.isnan(p[3]).all()
-    assert np.isfinite(np.delete(p, 3, axis=0)).all()
-    assert model.failures == [(3, "C1CC", "graph: unreadable: unclosed ring")]
-    assert "row 3, 'C1CC': graph: unreadable: unclosed ring" in caplog.text
-    assert np.isnan(model.predict_embedding(data)[3]).all()
-    pretrained = make_model(mode="pretraining")
-    assert np.isfinite(pretrained.fit(data, nb_epoch=1))
+# ---- what cannot be ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -250,7 +66,7 @@ def test_unknown_names_list_the_known_ones(arguments, message):
         MMSAModel(mode="regression", **arguments)
 
 
-# ---- the stock traps ------------------------------------------------------------------------
+# ---- the stock traps --------------------------------------------------------------------
 
 
 class Recorder:
@@ -307,15 +123,6 @@ def test_unlabelled_data_in_every_form(make_model, graph_dataset, tmp_path):
     assert len(losses) == 1  # labels and weights change nothing
 
 
-def test_prediction_keeps_no_gradients(make_model, graph_dataset):
-    model = make_model(mode="regression")
-    seen = []
-    model.model.register_forward_hook(lambda m, i, out: seen.append(out[0].requires_grad))
-    model.predict(graph_dataset)
-    assert seen
-    assert not any(seen)
-
-
 def test_a_disk_dataset_is_not_kept_in_memory(make_model, graph_dataset, tmp_path):
     disk = dc.data.DiskDataset.from_numpy(graph_dataset.X, graph_dataset.y, data_dir=str(tmp_path))
     disk.reshard(8)
@@ -335,20 +142,6 @@ def test_missing_labels_change_nothing(make_model, graph_dataset):
     losses = [model.fit(d, nb_epoch=2) for model, d in zip(models, (data, other))]
     assert losses[0] == losses[1]
     np.testing.assert_array_equal(models[0].predict(data), models[1].predict(data))
-
-
-def test_uncertainty_is_a_real_one(make_model, graph_dataset):
-    model = make_model(mode="regression", head_dropout=0.3)
-    model.fit(graph_dataset, nb_epoch=2)
-    mean, std = model.predict_uncertainty(graph_dataset, masks=40)
-    assert mean.shape == std.shape == (len(graph_dataset), 1)
-    assert (std > 0).all()
-    again = model.predict_uncertainty(graph_dataset, masks=40)
-    np.testing.assert_array_equal(std, again[1])
-    assert np.corrcoef(mean[:, 0], model.predict(graph_dataset)[:, 0])[0, 1] > 0.8
-    dry = make_model(mode="regression", head_dropout=0, graph_dropout=0, hypergraph_dropout=0)
-    with pytest.raises(ValueError, match="no dropout to sample"):
-        dry.predict_uncertainty(graph_dataset)
 
 
 def test_save_and_reload(make_model, graph_dataset, tmp_path):
@@ -409,7 +202,7 @@ def test_frozen_components_rest_with_their_batch_norm(make_model, graph_dataset,
     assert any(not torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
 
 
-# ---- what TorchModel offers -----------------------------------------------------------------
+# ---- what TorchModel offers -------------------------------------------------------------
 
 
 def test_fit_on_batch_and_generator(make_model, graph_dataset):
@@ -486,23 +279,6 @@ def test_gradients_are_clipped(make_model, graph_dataset):
     assert min(norms[None]) > 1e-3
 
 
-def test_writing_of_a_molecule_does_not_matter(trained):
-    featurizer = MMSAFeaturizer(image_size=32)
-    pairs = [
-        ("OC(=O)c1ccccc1OC(C)=O", "CC(=O)Oc1ccccc1C(O)=O"),
-        ("C[C@H](N)C(=O)O", "OC(=O)[C@@H](N)C"),
-    ]
-    for written in pairs:
-        p = trained.predict(dc.data.NumpyDataset(featurizer.featurize(list(written))))
-        np.testing.assert_array_equal(p[0], p[1])
-
-
-def test_mirror_images_are_told_apart(trained):
-    X = MMSAFeaturizer(image_size=32).featurize(["C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O"])
-    p = trained.predict(dc.data.NumpyDataset(X))
-    assert p[0] != p[1]
-
-
 def test_a_short_pretraining_starts_the_memory_with_what_it_saw(make_model, graph_dataset):
     model = make_model(mode="pretraining", schedule="staged", memory_warmup=10_000)
     model.fit(graph_dataset, nb_epoch=1)
@@ -563,7 +339,7 @@ def test_transformers_of_deepchem(make_model, graph_dataset):
     assert model.evaluate(data, [RMSE], [normal])["rmse"] > 0
 
 
-# ---- encoders of one's own ------------------------------------------------------------------
+# ---- encoders of one's own --------------------------------------------------------------
 
 
 class AtomCounts(nn.Module):
@@ -619,7 +395,7 @@ def test_every_choice_trains_and_predicts(make_model, dataset, arguments):
     assert np.isfinite(tuned.predict(dataset)).all()
 
 
-# ---- learning -------------------------------------------------------------------------------
+# ---- learning ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
