@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 #: Goes up whenever the same molecule gives another record: caches and shards are known by it.
-FEATURE_VERSION = 2
+FEATURE_VERSION = 3
 
 # Molecules that a worker takes at a time, at the end of a block and before: each time costs a
 # fork, about as much as twenty graphs.

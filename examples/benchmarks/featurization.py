@@ -4,20 +4,24 @@ r"""What featurization costs: beside bare RDKit and DeepChem, in processes, on d
 
 Every figure is a ratio, or a pair of figures, of one run on one machine: the contenders take
 turns, and the median over the turns is printed. Leave the machine alone meanwhile. ``--parts``
-chooses among ``rdkit``, ``deepchem``, ``processes``, ``disk`` and ``tail``:
+chooses among ``rdkit``, ``deepchem``, ``processes``, ``conformers``, ``disk`` and ``tail``:
 
 1. Ours ÷ the bare RDKit calls for the same products (parse, draw, embed with the same seed and
    parameters), on ZINC; with pictures, which ours compresses, and without.
 2. DeepChem's three featurizers for the same views ÷ ours.
 3. The speed-up of two processes, and what containing crashes costs.
-4. Bytes per molecule; reading stored pictures against drawing them on the fly.
-5. The tail on SIDER: mean ÷ median of the time of a molecule, and the failures with reasons.
+4. What a conformer costs, and how far its distances are from those of quantum chemistry (QM7):
+   at RDKit's own tolerance, at ours, and relaxed by MMFF94.
+5. Bytes per molecule; reading stored pictures against drawing them on the fly.
+6. The tail on SIDER: mean ÷ median of the time of a molecule, and the failures with reasons.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import gzip
+import itertools
 import json
 import os
 import statistics
@@ -33,17 +37,18 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 from rdkit import Chem, rdBase
-from rdkit.Chem import rdDepictor, rdDistGeom
+from rdkit.Chem import rdDepictor, rdDistGeom, rdForceFieldHelpers
 from rdkit.Chem.Draw import rdMolDraw2D
 from timing import in_turns, ratio
 
 from deepchem_mmsa import MMSAFeaturizer
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.views import ViewSettings, many_views, molecule_views
+from deepchem_mmsa.views.conformer import FORCE_TOLERANCE
 from deepchem_mmsa.views.depiction import DEFAULT_SIZE, decode, draw
 from deepchem_mmsa.views.topology import canonical
 
-PARTS = ("rdkit", "deepchem", "processes", "disk", "tail")
+PARTS = ("rdkit", "deepchem", "processes", "conformers", "disk", "tail")
 
 
 def bare_rdkit(smiles: Sequence[str], pictures: bool) -> None:
@@ -59,12 +64,18 @@ def bare_rdkit(smiles: Sequence[str], pictures: bool) -> None:
             drawer.DrawMolecule(prepared)
             drawer.FinishDrawing()
             drawer.GetDrawingText()
-        parameters = rdDistGeom.ETKDGv3()
-        parameters.randomSeed = 1  # as seed 0 of ours
-        parameters.maxIterations = 20
-        with_hydrogens = Chem.AddHs(molecule)
-        if rdDistGeom.EmbedMolecule(with_hydrogens, parameters) == 0:
-            np.asarray(with_hydrogens.GetConformer().GetPositions())
+        embed(Chem.AddHs(molecule))
+
+
+def embed(molecule: Chem.Mol, tolerance: float = FORCE_TOLERANCE) -> np.ndarray | None:
+    """Return coordinates by RDKit's own call; ``None`` where that fails."""
+    parameters = rdDistGeom.ETKDGv3()
+    parameters.randomSeed = 1  # as seed 0 of ours
+    parameters.maxIterations = 20
+    parameters.optimizerForceTol = tolerance
+    if rdDistGeom.EmbedMolecule(molecule, parameters) < 0:
+        return None
+    return np.asarray(molecule.GetConformer().GetPositions())
 
 
 def beside_rdkit(smiles: Sequence[str], repeats: int) -> dict[str, float]:
@@ -118,6 +129,55 @@ def processes(smiles: Sequence[str], repeats: int) -> dict[str, float]:
         "speed_up_with_2_processes": ratio(times, "one", "two"),
         "contained_over_not": ratio(times, "contained", "one"),
     }
+
+
+def conformers(path: Path, n_molecules: int, repeats: int) -> dict[str, float]:
+    """Cost of embedding, and mean absolute error of distances, Å, in molecules of known shape."""
+    with gzip.open(path) as file:
+        read = Chem.ForwardSDMolSupplier(file, removeHs=False)
+        known = [m for m in itertools.islice(read, 0, None, 15) if m][:n_molecules]
+
+    def relaxed(molecule: Chem.Mol) -> np.ndarray | None:
+        if embed(molecule, 0.001) is None:
+            return None
+        rdForceFieldHelpers.MMFFOptimizeMolecule(molecule)
+        return np.asarray(molecule.GetConformer().GetPositions())
+
+    ways: dict[str, Callable[[Chem.Mol], np.ndarray | None]] = {
+        "rdkit": lambda molecule: embed(molecule, 0.001),
+        "ours": embed,
+        "relaxed": relaxed,
+    }
+    times = in_turns(
+        repeats,
+        **{
+            name: lambda way=way: [way(Chem.Mol(molecule)) for molecule in known]
+            for name, way in ways.items()
+        },
+    )
+    found = {
+        "ours_over_rdkit": ratio(times, "ours", "rdkit"),
+        "relaxed_over_rdkit": ratio(times, "relaxed", "rdkit"),
+    }
+    for name, way in ways.items():
+        bonds, distances, failed = [], [], 0
+        for molecule in known:
+            made = way(Chem.Mol(molecule))
+            if made is None:
+                failed += 1
+                continue
+            true = np.asarray(molecule.GetConformer().GetPositions())
+            error = np.abs(_distances(made) - _distances(true))
+            distances.append(error[np.triu_indices(len(error), 1)].mean())
+            bonds.append(error[Chem.GetAdjacencyMatrix(molecule).astype(bool)].mean())
+        found[f"{name}_bonds"] = float(np.mean(bonds))
+        found[f"{name}_distances"] = float(np.mean(distances))
+        found[f"{name}_failed"] = failed
+    return found
+
+
+def _distances(points: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(points[:, None] - points, axis=-1)
 
 
 def tail(smiles: Sequence[str]) -> dict[str, Any]:
@@ -216,6 +276,9 @@ def main() -> None:
         "rdkit": lambda: beside_rdkit(smiles, arguments.repeats),
         "deepchem": lambda: beside_deepchem(few, arguments.repeats),
         "processes": lambda: processes(smiles, arguments.repeats),
+        "conformers": lambda: conformers(
+            arguments.data_dir / "pretrain" / "qm7_3d.sdf.gz", 400, arguments.repeats
+        ),
         "disk": lambda: disk(smiles, arguments.repeats),
         "tail": lambda: tail(sider.tolist()),
     }
