@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -32,11 +33,21 @@ class EarlyStopping:
         Whether small is good; by default for the loss and for DeepChem's regression errors.
     transformers : sequence of deepchem.trans.Transformer
         Undone before scoring.
+    averaging : float
+        Below 1: decay of an exponential moving average over the steps' weights (Polyak and
+        Juditsky 1992). What is scored and kept is then the average; training goes on from the
+        weights themselves. 0 is no averaging; 0.99 looks back over about a hundred steps, over
+        fewer at the beginning: the decay of step n is at most (1 + n) / (10 + n).
 
     Attributes
     ----------
     best_score : float or None
     best_epoch : int or None
+
+    Raises
+    ------
+    ValueError
+        If `averaging` is negative or not below 1.
 
     Examples
     --------
@@ -52,7 +63,10 @@ class EarlyStopping:
         patience: int = 10,
         minimize: bool | None = None,
         transformers: Sequence[Any] = (),
+        averaging: float = 0.0,
     ) -> None:
+        if not 0 <= averaging < 1:
+            raise ValueError(f"averaging must be at least 0 and below 1, got {averaging}")
         self.dataset = dataset
         self.metric = metric
         self.patience = patience
@@ -63,13 +77,37 @@ class EarlyStopping:
         self.transformers = list(transformers)
         self.best_score: float | None = None
         self.best_epoch: int | None = None
+        self.averaging = averaging
         self._best: dict[str, Any] | None = None
+        self._average: dict[str, Any] | None = None
+        self._averaged = 0  # steps
 
     def __call__(self, model: MMSAModel, step: int) -> None:
-        """Do nothing at a step; see :meth:`on_epoch_end`."""
+        """Take the weights of a step into their average."""
+        if not self.averaging:
+            return
+        now = _copy(model)
+        if self._average is not None:
+            weight = 1 - min(self.averaging, (1 + self._averaged) / (10 + self._averaged))
+            for name, value in now.items():
+                if isinstance(value, Tensor) and value.is_floating_point():
+                    now[name] = torch.lerp(self._average[name], value, weight)
+        self._average = now
+        self._averaged += 1
 
     def on_epoch_end(self, model: MMSAModel, epoch: int) -> None:
         """Score the model; remember its weights if it is the best so far."""
+        if self._average is None:
+            self._look(model, epoch)
+            return
+        now = _copy(model)
+        model.model.load_state_dict(self._average)
+        try:
+            self._look(model, epoch)
+        finally:
+            model.model.load_state_dict(now)
+
+    def _look(self, model: MMSAModel, epoch: int) -> None:
         name = "valid_loss"
         if self.metric is None:
             score = model.validation_loss(self.dataset)
@@ -82,10 +120,7 @@ class EarlyStopping:
         )
         if better and not math.isnan(score):
             self.best_score, self.best_epoch = score, epoch
-            self._best = {
-                k: v.detach().clone() if isinstance(v, Tensor) else v
-                for k, v in model.model.state_dict().items()
-            }
+            self._best = _copy(model)
         elif self.best_epoch is not None and epoch - self.best_epoch >= self.patience:
             logger.info("no improvement for %d epochs: stopping", self.patience)
             model.stop_training = True
@@ -97,9 +132,19 @@ class EarlyStopping:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must keep for the run to go on as if uninterrupted."""
-        return {"score": self.best_score, "epoch": self.best_epoch, "weights": self._best}
+        return {"score": self.best_score, "epoch": self.best_epoch, "weights": self._best,
+                "average": self._average, "averaged": self._averaged}  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state_dict` returned."""
         self.best_score, self.best_epoch = state["score"], state["epoch"]
-        self._best = state["weights"]
+        self._best, self._average = state["weights"], state.get("average")
+        self._averaged = state.get("averaged", 0)
+
+
+def _copy(model: MMSAModel) -> dict[str, Any]:
+    """Return the weights and buffers as they are now."""
+    return {
+        k: v.detach().clone() if isinstance(v, Tensor) else v
+        for k, v in model.model.state_dict().items()
+    }

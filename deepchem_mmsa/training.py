@@ -204,15 +204,13 @@ def train(
             bar.update(1)
             if isinstance(batch, EpochBatch):
                 model._epoch, model._batch = batch.epoch, batch.position + 1
-                if batch.last:
-                    _close_epoch(model, run, batch.epoch)
-                    bar.set_postfix_str(
-                        f"epoch {batch.epoch + 1} loss {model.history[-1]['loss']:.4g}"
-                    )
-            if (step + 1) % model.log_frequency == 0:
-                _log(model, run)
             for callback in run.callbacks:
                 callback(model, step + 1)
+            if isinstance(batch, EpochBatch) and batch.last:
+                _close_epoch(model, run, batch.epoch)
+                bar.set_postfix_str(f"epoch {batch.epoch + 1} loss {model.history[-1]['loss']:.4g}")
+            if (step + 1) % model.log_frequency == 0:
+                _log(model, run)
             model.model.train()  # a callback may have predicted
             if run.callbacks and distributed.is_shared():  # the first process decides
                 model.stop_training = distributed.gather_values(model.stop_training)[0]

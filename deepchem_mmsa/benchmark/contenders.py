@@ -80,6 +80,8 @@ class MMSA:
     components : tuple of str, optional
         Parts of the weights that are taken, as ``load_from_pretrained`` names them; all but the
         head by default.
+    averaging : float
+        Decay of the moving average of the weights; 0 is none.
     """
 
     name: str
@@ -90,6 +92,7 @@ class MMSA:
     patience: int = 30
     pretrained_on: str | None = None
     components: tuple[str, ...] | None = None
+    averaging: float = 0.0
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments, and the checksum of the weights rather than where they lie."""
@@ -98,6 +101,8 @@ class MMSA:
         del values["pretrained_on"]
         if self.components is None:  # so that cells finished before there was a choice stay so
             del values["components"]
+        if not self.averaging:
+            del values["averaging"]
         if self.weights is not None:
             values["weights"] = _checksum(self.weights)
             del values["preset"]
@@ -123,8 +128,9 @@ class MMSA:
         keys = _keys_in(self.pretrained_on) if self.pretrained_on else frozenset()
         check_apart(split, [smiles for row in remembered for smiles, _ in row], keys)
         stopping = EarlyStopping(
-            split.valid, metric_of(split.metric), self.patience, minimize=split.minimize
-        )
+            split.valid, metric_of(split.metric), self.patience, split.minimize,
+            averaging=self.averaging,
+        )  # fmt: skip
         model.fit(split.train, self.epochs, checkpoint_interval=0, callbacks=[stopping])
         details = {
             "best_epoch": stopping.best_epoch,

@@ -39,7 +39,7 @@ def contenders(a: argparse.Namespace) -> list[Contender]:
     """Return the models that were asked for."""
     chosen = dict(fields(text) for text in a.set)
     training = {"batch_size": a.batch_size, "learning_rate": a.learning_rate}
-    limits = {"epochs": a.epochs, "patience": a.patience}
+    limits = {"epochs": a.epochs, "patience": a.patience, "averaging": a.averaging}
     ours = {**training, **chosen}
     if a.modalities:
         ours["modalities"] = tuple(a.modalities)
@@ -100,6 +100,8 @@ def main() -> None:
     parser.add_argument("--modalities", nargs="+", help="default: those of weights or preset")
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--patience", type=int, default=30)
+    parser.add_argument("--averaging", type=float, default=0.0,
+                        help="decay of a moving average of our networks' weights")  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE",

@@ -1,0 +1,63 @@
+"""Early stopping keeps the best weights, or the best average of weights."""
+
+import pytest
+import torch
+
+from deepchem_mmsa import EarlyStopping
+
+
+def weights_of(model):
+    return {
+        k: v.detach().double().clone()
+        for k, v in model.model.state_dict().items()
+        if isinstance(v, torch.Tensor) and v.is_floating_point()
+    }
+
+
+def test_early_stopping_keeps_the_best_weights(make_model, graph_dataset):
+    model = make_model(mode="regression", learning_rate=0.05)
+    stopping = EarlyStopping(graph_dataset, patience=2)
+    model.fit(graph_dataset, nb_epoch=60, callbacks=stopping)
+    scores = [row["valid_loss"] for row in model.history]
+    assert len(scores) < 60
+    assert len(scores) == stopping.best_epoch + 2
+    assert stopping.best_score == min(scores)
+    assert model.validation_loss(graph_dataset) == pytest.approx(min(scores), rel=1e-4)
+
+
+def test_what_is_kept_is_the_average_of_the_steps(make_model, graph_dataset):
+    """The sum over steps, written out; training itself goes on as without it."""
+    arguments = {"mode": "regression", "graph_dropout": 0.2, "learning_rate": 0.01}
+    steps = []
+
+    def note(model, step):
+        steps.append(weights_of(model))
+
+    averaged, plain = make_model(**arguments), make_model(**arguments)
+    stopping = EarlyStopping(graph_dataset, averaging=0.7)
+    averaged.fit(graph_dataset, nb_epoch=1, checkpoint_interval=0, callbacks=[stopping, note])
+    plain.fit(graph_dataset, nb_epoch=1, checkpoint_interval=0)
+    assert len(steps) == 5
+    for name, value in weights_of(plain).items():
+        assert torch.equal(steps[-1][name], value)
+    for name, value in weights_of(averaged).items():
+        mean = steps[0][name]
+        for n, step in enumerate(steps[1:], start=1):
+            decay = min(0.7, (1 + n) / (10 + n))
+            mean = decay * mean + (1 - decay) * step[name]
+        torch.testing.assert_close(value, mean, rtol=1e-5, atol=1e-6)
+
+
+def test_the_average_is_what_is_scored(make_model, graph_dataset):
+    model = make_model(mode="regression", learning_rate=0.05)
+    stopping = EarlyStopping(graph_dataset, patience=3, averaging=0.9)
+    model.fit(graph_dataset, nb_epoch=60, callbacks=stopping)
+    scores = [row["valid_loss"] for row in model.history]
+    assert len(scores) == stopping.best_epoch + 3
+    assert model.validation_loss(graph_dataset) == pytest.approx(min(scores), rel=1e-4)
+
+
+@pytest.mark.parametrize("averaging", [-0.1, 1.0, float("nan")])
+def test_averaging_is_a_decay(averaging):
+    with pytest.raises(ValueError, match="averaging must be at least 0 and below 1"):
+        EarlyStopping(None, averaging=averaging)
