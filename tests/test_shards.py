@@ -85,6 +85,12 @@ def test_a_second_run_computes_nothing_and_changes_nothing(made, monkeypatch):
     assert contents(made.folder) == before
 
 
+def test_progress_counts_molecules_as_they_are_made_and_found(tmp_path, capsys):
+    for _ in range(2):
+        featurize(tmp_path, progress=True, contained=True)
+        assert f"{len(ROWS)}/{len(ROWS)}" in capsys.readouterr().err
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.one_of(st.sampled_from(SMILES), st.text(max_size=20), st.none()), max_size=12),
        st.integers(1, 5))  # fmt: skip

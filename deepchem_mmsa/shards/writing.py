@@ -121,8 +121,14 @@ def featurize_to_shards(
             inputs = file.digest_of_rows(block)
             path = folder / shard_name(len(shards))
             shard = _found(path, origin, inputs, finished)
-            if shard is None:
-                data = file.pack(list(make(block)), origin, inputs)
+            if shard is not None:
+                bar.update(len(block))
+            else:
+                records = []
+                for record in make(block):
+                    records.append(record)
+                    bar.update()
+                data = file.pack(records, origin, inputs)
                 write(path, data)
                 shard = file.unpack(data, path)
             first = len(shards) * shard_size
@@ -137,7 +143,6 @@ def featurize_to_shards(
                     "sha256": shard.sha256,
                 }
             )
-            bar.update(len(block))
         if (folder / shard_name(len(shards))).exists() or len(shards) < finished:
             raise _other_molecules(folder, f"there are shards beyond the last of {len(shards)}")
         failures.seek(0)
