@@ -20,7 +20,8 @@ COLUMNS = (
 )  # fmt: skip
 ENSEMBLE = "all"
 """What stands as seed of the mean of all seeds' predictions."""
-_COLOURS = ("#0b5fa5", "#d1495b", "#2e8b57", "#8a5fbf", "#e08e0b", "#555555", "#14a3a8")
+_COLOURS = ("#0b5fa5", "#d1495b")  # of one model, of several together
+_COLUMNS = 6  # panels beside each other
 
 
 def tidy(cells: Sequence[Cell]) -> pd.DataFrame:
@@ -155,14 +156,16 @@ def markdown(frame: pd.DataFrame) -> str:
 
 
 def plot(frame: pd.DataFrame, path: str | Path) -> None:
-    """Draw the test scores: a panel per protocol and metric, a bar per model and data set.
+    """Draw the test scores: a panel per data set, a line per model.
+
+    A dot is the mean over seeds, with its standard deviation; a diamond the ensemble of the seeds.
 
     Parameters
     ----------
     frame : pandas.DataFrame
         From :func:`tidy`.
     path : path-like
-        Where to write the PNG. Error bars are standard deviations over seeds.
+        Where to write the PNG.
 
     Raises
     ------
@@ -170,32 +173,41 @@ def plot(frame: pd.DataFrame, path: str | Path) -> None:
         If no cell is finished.
     """
     table = summary(frame)
-    panels = list(table.groupby(["protocol", "metric"], sort=False))
-    if not panels:
+    if table.empty:
         raise ValueError("no finished cell to draw: run the benchmark first")
-    width = max(6.0, 1.5 + 0.16 * len(table) / len(panels))
-    figure = Figure(figsize=(width, 3.6 * len(panels)), dpi=120, layout="constrained")
+    together = set(frame.loc[frame["seed"] == ENSEMBLE, "model"])
+    models = [model for model in dict.fromkeys(table["model"]) if model not in together]
+    line = {model: i for i, model in enumerate(models)}
+    line |= {model: line[model.rpartition(" x")[0]] for model in together}
+    panels = []
+    for (protocol, metric), part in table.groupby(["protocol", "metric"], sort=False):
+        names = sorted(dict.fromkeys(part["dataset"]), key=lambda name: name == "mean")
+        panels += [(protocol, metric, name, part[part["dataset"] == name]) for name in names]
+    columns = min(_COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    size = (1.6 + 1.7 * columns, rows * (1.0 + 0.24 * len(models)) + 0.3)
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
-    for ax, ((protocol, metric), part) in zip(axes, panels):
-        datasets = list(dict.fromkeys(part["dataset"]))
-        models = list(dict.fromkeys(part["model"]))
-        size = 0.8 / len(models)
-        for i, model in enumerate(models):
-            of_model = part[part["model"] == model]
-            x = np.array([datasets.index(d) for d in of_model["dataset"]], dtype=float)
-            ax.bar(
-                x + (i - (len(models) - 1) / 2) * size, of_model["mean"], size * 0.92,
-                yerr=of_model["std"].fillna(0), label=model, color=_COLOURS[i % len(_COLOURS)],
-                alpha=1.0 if i < len(_COLOURS) else 0.55, error_kw={"linewidth": 0.8},
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for ax, (protocol, metric, name, part) in zip(axes, panels):
+        several = part["model"].isin(together)
+        kinds = ((~part["model"].isin(together), "o", "mean of the seeds"),
+                 (part["model"].isin(together), "D", "ensemble of the seeds"))  # fmt: skip
+        for colour, (chosen, marker, label) in zip(_COLOURS, kinds):
+            ax.errorbar(
+                part[chosen]["mean"], part[chosen]["model"].map(line),
+                xerr=part[chosen]["std"].fillna(0), fmt=marker, color=colour, label=label,
+                mfc="white" if marker == "D" else colour, ms=4, lw=1,
             )  # fmt: skip
-        ax.set_xticks(range(len(datasets)), datasets)
-        ax.set(title=f"protocol {protocol}", ylabel=f"{metric}, test")
-        if metric == "roc_auc":
-            low = float(np.nanmin(part["mean"] - part["std"].fillna(0)))
-            ax.set_ylim(max(0.0, min(0.5, low - 0.02)), 1.0)
+        ax.set_title(f"{name} ({protocol})" if table["protocol"].nunique() > 1 else name)
+        ax.set_xlabel(f"{metric}, test")
+        ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(axis="y", alpha=0.25)
-    handles, labels = max((ax.get_legend_handles_labels() for ax in axes), key=lambda x: len(x[1]))
-    figure.legend(handles, labels, fontsize=7, ncols=4, loc="outside lower center")
+    axes[0].set_yticks(range(len(models)), models)
+    axes[0].set_ylim(len(models) - 0.5, -0.5)
+    for ax in axes[len(panels) :]:
+        ax.remove()
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), fontsize=8, ncols=2, loc="outside lower center"
+    )
     figure.savefig(str(path))
