@@ -191,8 +191,7 @@ def plot(frame: pd.DataFrame, path: str | Path) -> None:
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for ax, (protocol, metric, name, part) in zip(axes, panels):
         several = part["model"].isin(together)
-        kinds = ((~part["model"].isin(together), "o", "mean of the seeds"),
-                 (part["model"].isin(together), "D", "ensemble of the seeds"))  # fmt: skip
+        kinds = (~several, "o", "mean of the seeds"), (several, "D", "ensemble of the seeds")
         for colour, (chosen, marker, label) in zip(_COLOURS, kinds):
             ax.errorbar(
                 part[chosen]["mean"], part[chosen]["model"].map(line),
