@@ -10,8 +10,8 @@ chooses among ``rdkit``, ``deepchem``, ``processes``, ``conformers``, ``disk`` a
    parameters), on ZINC; with pictures, which ours compresses, and without.
 2. DeepChem's three featurizers for the same views ÷ ours.
 3. The speed-up of two processes, and what containing crashes costs.
-4. What a conformer costs, and how far its distances are from those of quantum chemistry (QM7):
-   at RDKit's own tolerance, at ours, and relaxed by MMFF94.
+4. What a conformer costs, on ZINC, and how far its distances are from those of quantum chemistry,
+   on QM7: at RDKit's own tolerance, at ours, and relaxed by MMFF94.
 5. Bytes per molecule; reading stored pictures against drawing them on the fly.
 6. The tail on SIDER: mean ÷ median of the time of a molecule, and the failures with reasons.
 """
@@ -131,11 +131,12 @@ def processes(smiles: Sequence[str], repeats: int) -> dict[str, float]:
     }
 
 
-def conformers(path: Path, n_molecules: int, repeats: int) -> dict[str, float]:
+def conformers(smiles: Sequence[str], path: Path, n_known: int, repeats: int) -> dict[str, float]:
     """Cost of embedding, and mean absolute error of distances, Å, in molecules of known shape."""
+    drugs = [Chem.AddHs(Chem.MolFromSmiles(text)) for text in smiles]
     with gzip.open(path) as file:
         read = Chem.ForwardSDMolSupplier(file, removeHs=False)
-        known = [m for m in itertools.islice(read, 0, None, 15) if m][:n_molecules]
+        known = [m for m in itertools.islice(read, 0, None, 15) if m][:n_known]
 
     def relaxed(molecule: Chem.Mol) -> np.ndarray | None:
         if embed(molecule, 0.001) is None:
@@ -151,7 +152,7 @@ def conformers(path: Path, n_molecules: int, repeats: int) -> dict[str, float]:
     times = in_turns(
         repeats,
         **{
-            name: lambda way=way: [way(Chem.Mol(molecule)) for molecule in known]
+            name: lambda way=way: [way(Chem.Mol(molecule)) for molecule in drugs]
             for name, way in ways.items()
         },
     )
@@ -277,7 +278,7 @@ def main() -> None:
         "deepchem": lambda: beside_deepchem(few, arguments.repeats),
         "processes": lambda: processes(smiles, arguments.repeats),
         "conformers": lambda: conformers(
-            arguments.data_dir / "pretrain" / "qm7_3d.sdf.gz", 400, arguments.repeats
+            few, arguments.data_dir / "pretrain" / "qm7_3d.sdf.gz", 400, arguments.repeats
         ),
         "disk": lambda: disk(smiles, arguments.repeats),
         "tail": lambda: tail(sider.tolist()),
