@@ -224,6 +224,15 @@ def test_fallbacks_are_reached_in_order(monkeypatch):
             conformer(canonical("CCO"))
 
 
+@pytest.mark.parametrize("residues", [30, 60])
+def test_peptides_have_a_conformer(residues):
+    """Stopped early, as small molecules are, the embedding of a large one fails."""
+    molecule = canonical("N[C@@H](C)C(=O)" * residues + "O")
+    numbers, coordinates = conformer(molecule)
+    assert np.isfinite(coordinates).all()
+    assert (numbers[: molecule.GetNumAtoms()] > 1).all()
+
+
 def test_impossible_and_too_large_molecules_say_why():
     with pytest.raises(ConformerError, match="331 heavy atoms; up to 330"):
         conformer(canonical("C" * (MAX_EMBEDDED_ATOMS + 1)))
