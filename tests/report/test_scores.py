@@ -34,7 +34,7 @@ def test_weighted_scores_are_those_of_repeated_rows(data):
     }
     for name, value in expected.items():
         found = getattr(scores, name)(y, p, w[None].astype(float))
-        np.testing.assert_allclose(found, [value], rtol=1e-9, err_msg=name)
+        np.testing.assert_allclose(found, [value], rtol=1e-9, atol=1e-12, err_msg=name)
 
 
 def test_one_class_has_no_ranking():
