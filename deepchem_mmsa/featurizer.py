@@ -82,7 +82,7 @@ class MMSAFeaturizer(Featurizer):
     >>> records.shape, records[0].available
     ((2,), ('image', 'graph'))
     >>> str(featurizer)
-    'MMSAFeaturizer_v2_image-graph'
+    'MMSAFeaturizer_v3_image-graph'
     """
 
     def __init__(
