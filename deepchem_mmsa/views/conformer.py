@@ -31,8 +31,8 @@ FRAGMENT_GAP = 3.5
 RESOLUTION = 1 / 1024
 #: Conformers of more points are kept without added hydrogens, so that a record stays small.
 MAX_POINTS_WITH_HYDROGENS = 400
-#: Gradient at which the first stage stops refining; RDKit's own is 0.001. It saves a sixth of an
-#: embedding and moves bond lengths by a hundredth of an Ångström (measured by
+#: Gradient at which the first stage stops refining; RDKit's own is 0.001. It saves an eighth of
+#: an embedding and moves bond lengths by a hundredth of an Ångström (measured by
 #: examples/benchmarks/featurization.py). Large molecules, which come to later stages, need
 #: RDKit's: stopped early, they fail its test of the energy.
 FORCE_TOLERANCE = 0.0135
