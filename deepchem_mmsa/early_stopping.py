@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -86,13 +85,16 @@ class EarlyStopping:
         """Take the weights of a step into their average."""
         if not self.averaging:
             return
-        now = _copy(model)
-        if self._average is not None:
-            weight = 1 - min(self.averaging, (1 + self._averaged) / (10 + self._averaged))
-            for name, value in now.items():
-                if isinstance(value, Tensor) and value.is_floating_point():
-                    now[name] = torch.lerp(self._average[name], value, weight)
-        self._average = now
+        if self._average is None:
+            self._average = _copy(model)
+        weight = 1 - min(self.averaging, (1 + self._averaged) / (10 + self._averaged))
+        for name, value in model.model.state_dict().items():
+            if not isinstance(value, Tensor):
+                self._average[name] = value
+            elif value.is_floating_point():
+                self._average[name].lerp_(value.detach(), weight)
+            else:
+                self._average[name].copy_(value)
         self._averaged += 1
 
     def on_epoch_end(self, model: MMSAModel, epoch: int) -> None:

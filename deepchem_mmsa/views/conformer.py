@@ -69,10 +69,11 @@ class _Stage(NamedTuple):
     hydrogens: bool  # embed with hydrogens; if not they are added afterwards
     max_points: int  # atoms of the embedded molecule
     attempts: int
+    tolerance: float = 0.001  # gradient at which refining stops; RDKit's own
 
 
 _STAGES = (
-    _Stage("ETKDGv3", True, False, True, 130, 20),
+    _Stage("ETKDGv3", True, False, True, 130, 20, FORCE_TOLERANCE),
     _Stage("ETKDGv3 from random coordinates", True, True, True, 120, 4),
     _Stage("distance geometry", False, True, True, 120, 4),
     _Stage("ETKDGv3 without hydrogens", True, True, False, 90, 2),
@@ -262,8 +263,7 @@ def _embed(
 def _attempt(molecule: Chem.Mol, stage: _Stage, seed: int, remaining: float) -> str:
     """Embed `molecule` in place; return why that failed, or nothing."""
     parameters = rdDistGeom.ETKDGv3() if stage.torsions else rdDistGeom.EmbedParameters()
-    if stage is _STAGES[0]:
-        parameters.optimizerForceTol = FORCE_TOLERANCE
+    parameters.optimizerForceTol = stage.tolerance
     parameters.useRandomCoords = stage.random
     parameters.maxIterations = stage.attempts
     # RDKit takes seed 0 for 1, and a negative one for none.
