@@ -9,21 +9,28 @@ the turns is printed. Leave the machine alone meanwhile.
   batches, already collated in memory; and the share of each part of a step.
 * ``gin``: our GIN's training throughput ÷ that of dgllife's, 5 layers of 300; in fp32, and in
   bf16 where ``fit`` would take it.
-* ``geometry``: ComENet's ÷ SchNet's (dgllife's), 4 layers of 256; likewise.
+* ``geometry``: ComENet's ÷ SchNet's (dgllife's), 4 layers of 256; likewise; and beside the
+  authors' ComENet, if it is installed (``pip install dive-into-graphs torch_geometric sympy``, then
+  ``pip install --no-build-isolation torch_scatter torch_cluster``).
 * ``structure``: share of a pre-training step that hypergraph and memory take, at 4,096 anchors.
 * ``image``: ResNet-18's training throughput in several forms ÷ plain fp32. Those in bf16 are
-  left out where the processor does not multiply in it (it would emulate it).
+  left out where the processor does not multiply in it (it would emulate it). And multiplications
+  a second of the form that ``fit`` takes ÷ those of one large matrix product: the share of what
+  the device can do.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -190,8 +197,27 @@ def over(times: dict[str, list[float]], base: str) -> dict[str, float]:
     return {f"{name}_over_{base}": ratio(times, base, name) for name in times if name != base}
 
 
+def reference_comenet() -> Any:
+    """Return the module of the authors' ComENet, or None where it is not installed.
+
+    It is loaded by its path: the package above it imports data sets and other networks.
+    """
+    found = importlib.util.find_spec("dig")
+    needed = ("torch_geometric", "torch_scatter", "torch_cluster")
+    if found is None or not all(importlib.util.find_spec(name) for name in needed):
+        return None
+    (folder,) = found.submodule_search_locations or [""]
+    init = Path(folder) / "threedgraph" / "method" / "comenet" / "__init__.py"
+    spec = importlib.util.spec_from_file_location("reference_comenet", init)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
 def geometry(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str, float]:
-    """ComENet's throughput ÷ SchNet's at equal width and depth."""
+    """ComENet's throughput ÷ SchNet's at equal width and depth, and ÷ the authors' own."""
     conformers = Collator(("geometry",))(data.X[: config.batch_size]).inputs["geometry"].to(device)
     steps = {}
     for name in ("comenet", "schnet"):
@@ -200,7 +226,18 @@ def geometry(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[s
         if name == "comenet" and native_bf16(device):
             forward = in_bf16(lambda encoder=encoder: encoder(conformers), device)
             steps["comenet_bf16"] = stepper(encoder, forward)
-    return over(in_turns(repeats, **steps), "schnet")
+    reference = reference_comenet()
+    if reference is not None:
+        theirs = reference.ComENet(cutoff=8.0, num_layers=4, hidden_channels=256).to(device)
+        atoms = SimpleNamespace(
+            z=conformers.atomic_numbers,
+            pos=conformers.coordinates,
+            batch=conformers.molecule_of_atom,
+        )
+        steps["authors"] = stepper(theirs, lambda: theirs(atoms))
+    times = in_turns(repeats, **steps)
+    beside = {} if reference is None else over(times, "authors")
+    return {**over(times, "schnet"), **beside}
 
 
 def structure_step(network: MMSANetwork, config: MMSAConfig) -> Callable[[], None]:
@@ -254,6 +291,23 @@ def plain(net: ResNet18, images: Tensor) -> Tensor:
     return net.layer4(net.layer3(net.layer2(net.layer1(x)))).mean(dim=(2, 3))
 
 
+def multiplications(net: ResNet18, pictures: Tensor) -> float:
+    """Count those of the convolutions in one step: forward, and twice that backward."""
+    counts: list[float] = []
+
+    def count(conv: nn.Module, _: Any, out: Tensor) -> None:
+        assert isinstance(conv, nn.Conv2d)
+        passes = 2 if conv.in_channels == 3 else 3  # the pictures need no gradient
+        counts.append(passes * out.numel() * conv.weight[0].numel())
+
+    hooks = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, nn.Conv2d)]
+    with torch.no_grad():
+        net(pictures)
+    for hook in hooks:
+        hook.remove()
+    return sum(counts)
+
+
 def image(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str, float]:
     """Throughput of the image encoder in several forms ÷ the plain one."""
     n = min(config.batch_size, 32)
@@ -286,7 +340,14 @@ def image(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str,
         except RuntimeError as error:
             print(f"image {name}: {str(error).splitlines()[0]}", flush=True)
             del forms[name]
+    dtype, side = (torch.bfloat16, 4096) if native else (torch.float32, 2048)
+    factor = torch.randn(side, side, device=on).to(dtype)
+    forms["product"] = lambda: factor @ factor
     times = in_turns(repeats, **forms)
+    per_step = multiplications(ResNet18(width=config.image_width).to(on), pictures)
+    chosen = "bf16" if native else "channels_last"
+    found["share_of_peak"] = per_step / side**3 * ratio(times, "product", chosen)
+    del times["product"]
     found["plain_molecules_per_second"] = n / statistics.median(times["plain"])
     return {**found, **over(times, "plain")}
 
