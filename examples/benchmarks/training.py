@@ -209,7 +209,8 @@ def reference_comenet() -> Any:
     (folder,) = found.submodule_search_locations or [""]
     init = Path(folder) / "threedgraph" / "method" / "comenet" / "__init__.py"
     spec = importlib.util.spec_from_file_location("reference_comenet", init)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
