@@ -13,7 +13,8 @@ chooses among ``rdkit``, ``deepchem``, ``processes``, ``conformers``, ``disk`` a
 4. What a conformer costs, on ZINC, and how far its distances are from those of quantum chemistry,
    on QM7: at RDKit's own tolerance, at ours, and relaxed by MMFF94.
 5. Bytes per molecule; reading stored pictures against drawing them on the fly.
-6. The tail on SIDER: mean ÷ median of the time of a molecule, and the failures with reasons.
+6. The tail on SIDER, and on HIV (rows drawn at random): mean ÷ median of the time of a molecule,
+   and the failures with reasons.
 """
 
 from __future__ import annotations
@@ -263,6 +264,7 @@ def main() -> None:
     parser.add_argument(
         "--sider", type=int, default=None, help="first rows of SIDER; all by default"
     )
+    parser.add_argument("--hiv", type=int, default=2000, help="rows of HIV, drawn at random")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
@@ -270,6 +272,9 @@ def main() -> None:
         arguments.data_dir / "pretrain" / "zinc250k.csv.gz", nrows=arguments.molecules
     )["smiles"]
     sider = pd.read_csv(arguments.data_dir / "sider.csv.gz", nrows=arguments.sider)["smiles"]
+    hiv = pd.read_csv(arguments.data_dir / "HIV.csv")["smiles"].sample(
+        arguments.hiv, random_state=0
+    )
     graphs = many_views(zinc, ViewSettings(("graph",)))
     smiles = [record.smiles for record in graphs]
     few = smiles[: arguments.deepchem_molecules]
@@ -281,7 +286,11 @@ def main() -> None:
             few, arguments.data_dir / "pretrain" / "qm7_3d.sdf.gz", 400, arguments.repeats
         ),
         "disk": lambda: disk(smiles, arguments.repeats),
-        "tail": lambda: tail(sider.tolist()),
+        "tail": lambda: {
+            f"{name}_{key}": value
+            for name, rows in (("sider", sider), ("hiv", hiv))
+            for key, value in tail(rows.tolist()).items()
+        },
     }
     results: dict[str, Any] = {
         "molecules": len(smiles), "repeats": arguments.repeats, "cores": os.cpu_count(),

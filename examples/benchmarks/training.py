@@ -13,6 +13,8 @@ the turns is printed. Leave the machine alone meanwhile.
   authors' ComENet, if it is installed (``pip install dive-into-graphs torch_geometric sympy``, then
   ``pip install --no-build-isolation torch_scatter torch_cluster``).
 * ``structure``: share of a pre-training step that hypergraph and memory take, at 4,096 anchors.
+* ``sweep``: milliseconds of hypergraph and memory in a step, by batch, anchors and k (``OUTPUT``'s
+  name with ``.png`` is the picture).
 * ``image``: ResNet-18's training throughput in several forms ÷ plain fp32. Those in bf16 are
   left out where the processor does not multiply in it (it would emulate it). And multiplications
   a second of the form that ``fit`` takes ÷ those of one large matrix product: the share of what
@@ -55,6 +57,11 @@ from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.tables import read_table
 
 VIEWS = ("image", "graph", "geometry")
+SWEPT = {
+    "batch_size": (64, 128, 256, 512, 1024),
+    "n_anchors": (256, 1024, 4096, 16384),
+    "n_neighbors": (4, 8, 16, 32),
+}
 
 
 def stepper(module: nn.Module, forward: Callable[[], Tensor]) -> Callable[[], None]:
@@ -285,6 +292,42 @@ def structure(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[
     }
 
 
+def sweep(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str, float]:
+    """Cost of structure awareness, ms a step, as each of three sizes grows alone."""
+    found = {}
+    base = {"batch_size": 256, "n_anchors": 4096, "n_neighbors": 8}
+    for name, values in SWEPT.items():
+        steps = {}
+        for value in values:
+            sizes = {**base, name: value}
+            chosen = MMSAConfig.preset(
+                "small", mode="pretraining", modalities=("graph",), memory_warmup=4096, **sizes
+            )
+            network = MMSANetwork(chosen).to(device).train()
+            steps[f"{name}={value}"] = structure_step(network, chosen)
+        times = in_turns(repeats, **steps)
+        found.update({step: 1000 * statistics.median(t) for step, t in times.items()})
+    return found
+
+
+def draw_sweep(found: dict[str, float], path: Path) -> None:
+    """Draw the cost against each size, on logarithmic axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    labels = {"batch_size": "molecules in a batch", "n_anchors": "anchors", "n_neighbors": "k"}
+    for panel, (name, values) in zip(figure.subplots(1, 3, sharey=True), SWEPT.items()):
+        panel.loglog(values, [found[f"{name}={value}"] for value in values], "o-")
+        panel.set_xticks(values, [str(value) for value in values])
+        panel.minorticks_off()
+        panel.set(xlabel=labels[name])
+        panel.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("ms a step")
+    figure.savefig(path, dpi=150)
+
+
 def plain(net: ResNet18, images: Tensor) -> Tensor:
     """ResNet-18 as it is commonly written: fp32, channels first."""
     x = (images.float() - net.mean) / net.std
@@ -353,7 +396,14 @@ def image(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str,
     return {**found, **over(times, "plain")}
 
 
-PARTS = {"loop": loop, "gin": gin, "geometry": geometry, "structure": structure, "image": image}
+PARTS = {
+    "loop": loop,
+    "gin": gin,
+    "geometry": geometry,
+    "structure": structure,
+    "sweep": sweep,
+    "image": image,
+}
 
 
 def main() -> None:
@@ -396,6 +446,8 @@ def main() -> None:
     if a.output:
         a.output.parent.mkdir(parents=True, exist_ok=True)
         a.output.write_text(json.dumps(found, indent=1))
+        if "sweep" in found:
+            draw_sweep(found["sweep"], a.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":
