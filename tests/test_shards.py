@@ -1,4 +1,4 @@
-"""Shards: resumable to the byte, safe to read, one writer, flat memory as a DeepChem dataset."""
+"""Shards: resumable to the byte, safe to read, one writer."""
 
 import json
 import os
@@ -9,8 +9,6 @@ import signal
 import time
 from pathlib import Path
 
-import deepchem as dc
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +16,6 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
 from deepchem_mmsa import views
-from deepchem_mmsa.datasets import dataset_from_shards
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.shards import ShardError, ShardSet, featurize_to_shards, file
 from deepchem_mmsa.views import ViewSettings, many_views
@@ -434,82 +431,3 @@ def test_any_change_of_a_byte_is_noticed(made, data):
     whole[place] ^= data.draw(st.integers(1, 255))
     with pytest.raises(ShardError):
         file.unpack(bytes(whole), "shard")
-
-
-# --- as a DeepChem dataset ---------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def dataset(made):
-    y = 1.0 + np.arange(len(ROWS))
-    y[4] = np.nan  # becomes 0
-    return dataset_from_shards(made, y, ["place"])
-
-
-def places(batches):
-    return [int(value) for batch in batches for value in batch[1][:, 0]]
-
-
-def test_it_is_a_dataset_of_every_row(made, dataset):
-    assert len(dataset) == len(ROWS)
-    assert dataset.get_shape() == ((34,), (34, 1), (34, 1), (34,))
-    assert list(dataset.X) == list(made)
-    assert dataset.w[:6, 0].tolist() == [1, 1, 1, 1, 0, 1]
-    assert dataset.get_task_names().tolist() == ["place"]
-    assert [x for x, *_ in dataset.itersamples()] == list(made)
-    assert "ShardDataset X.shape: (34,)" in repr(dataset)
-    assert dataset_from_shards(made.folder).y is None
-    with pytest.raises(ValueError, match="y has 3 rows, the shards hold 34"):
-        dataset_from_shards(made, [1, 2, 3])
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(1, 40), st.booleans(), st.lists(st.integers(0, 33), max_size=30))
-def test_batches_hold_each_row_once_with_its_own_label(dataset, size, deterministic, chosen):
-    part = dataset.select(chosen)
-    batches = list(part.iterbatches(size, deterministic=deterministic))
-    expected = [0 if row == 4 else row + 1 for row in sorted(chosen)]
-    assert sorted(places(batches)) == sorted(expected)
-    assert all(len(X) == size for X, *_ in batches[:-1])
-    records = list(dataset.shards)
-    for X, y, _, ids in batches:
-        for record, label, smiles in zip(X, y[:, 0], ids):
-            assert record.smiles == smiles
-            assert record == records[int(label) - 1 if label else 4]
-    if deterministic:
-        assert places(batches) == expected
-
-
-def test_it_shuffles_and_pads_as_deepchem_does(dataset):
-    np.random.seed(0)  # noqa: NPY002 -- what DeepChem's users seed
-    one, two = (places(dataset.iterbatches(7)) for _ in range(2))
-    assert one != two
-    np.random.seed(0)  # noqa: NPY002
-    assert places(dataset.iterbatches(7)) == one
-    sizes = [len(X) for X, *_ in dataset.iterbatches(10, pad_batches=True, epochs=2)]
-    assert sizes == [10] * 8
-    loader = dataset.make_pytorch_dataset(deterministic=True, batch_size=10)
-    assert places(loader) == dataset.y[:, 0].astype(int).tolist()
-
-
-def test_splits_and_label_transformers(dataset):
-    parts = dc.splits.ScaffoldSplitter().train_valid_test_split(dataset.select(range(17)))
-    assert sorted(i for part in parts for i in part.ids) == sorted(dataset.ids[:17])
-    scaled = dc.trans.NormalizationTransformer(transform_y=True, dataset=dataset).transform(dataset)
-    np.testing.assert_allclose([scaled.y.mean(), scaled.y.std()], [0, 1], atol=1e-6)
-    with pytest.raises(ValueError, match="changes X"):
-        dataset.transform(dc.trans.ClippingTransformer(transform_X=True))
-    with pytest.raises(ValueError, match="no mean"):
-        dataset.get_statistics()
-
-
-def test_training_over_shards_equals_training_in_memory(made, make_model):
-    readable = [row for row, record in enumerate(made) if record.readable]
-    shards = dataset_from_shards(made, np.arange(len(ROWS)) / 10).select(readable)
-    memory = dc.data.NumpyDataset(shards.X, shards.y, shards.w, shards.ids)
-    predictions = []
-    for data in (shards, memory):
-        model = make_model(mode="regression", seed=1)
-        model.fit(data, nb_epoch=2, deterministic=True, checkpoint_interval=0)
-        predictions.append(model.predict(data))
-    np.testing.assert_array_equal(*predictions)
