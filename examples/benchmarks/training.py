@@ -321,6 +321,8 @@ def draw_sweep(found: dict[str, float], path: Path) -> None:
     for panel, (name, values) in zip(figure.subplots(1, 3, sharey=True), SWEPT.items()):
         panel.loglog(values, [found[f"{name}={value}"] for value in values], "o-")
         panel.set_xticks(values, [str(value) for value in values])
+        ticks = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+        panel.set_yticks(ticks, [str(tick) for tick in ticks])
         panel.minorticks_off()
         panel.set(xlabel=labels[name])
         panel.grid(alpha=0.3)
