@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import os
 import platform
 import statistics
@@ -215,6 +216,7 @@ def reference_comenet() -> Any:
         return None
     (folder,) = found.submodule_search_locations or [""]
     init = Path(folder) / "threedgraph" / "method" / "comenet" / "__init__.py"
+    vars(np).setdefault("math", math)  # it is written for numpy below 1.25
     spec = importlib.util.spec_from_file_location("reference_comenet", init)
     assert spec is not None
     assert spec.loader is not None
