@@ -21,6 +21,7 @@ from deepchem_mmsa.layers.geometry_basis import (
     radius_graph,
     spherical_harmonics,
 )
+from deepchem_mmsa.layers.gin import padded_rows
 from deepchem_mmsa.layers.message_passing import (
     REDUCTIONS,
     BatchedConformers,
@@ -124,8 +125,13 @@ class EdgeGraphConv(nn.Module):
         nn.init.xavier_uniform_(self.filter.weight)
 
     def forward(self, edges: FilterEdges, index: int, x: Tensor) -> Tensor:
-        """Map ``x`` ``[N, width]`` to ``[N, width]`` with the edges' ``index``-th features."""
-        messages = filtered_sum(edges, index, x, self.filter.weight)
+        """Map ``x`` ``[N, width]`` to ``[N, width]`` with the edges' ``index``-th features.
+
+        ``x`` may have more rows than there are atoms, to which no message comes.
+        """
+        n_atoms = edges.edges.n_nodes
+        messages = filtered_sum(edges, index, x[:n_atoms], self.filter.weight)
+        messages = functional.pad(messages, (0, 0, 0, len(x) - n_atoms))
         return self.neighbours(messages) + self.itself(x)
 
 
@@ -286,7 +292,7 @@ class ComENet(GeometryEncoder):
         src, dst = radius_graph(batch, self.cutoff, self.max_neighbors)
         features = self.edge_features(batch, src, dst)
         edges = FilterEdges(src, dst, batch.n_atoms, batch.molecule_of_atom, list(features))
-        x = functional.silu(self.embedding(batch.atomic_numbers))
+        x = padded_rows(functional.silu(self.embedding(batch.atomic_numbers)))
         for block in self.blocks:
             x = block(edges, x)
         for layer in self.output:

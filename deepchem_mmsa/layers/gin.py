@@ -28,7 +28,7 @@ from deepchem_mmsa.layers.message_passing import BatchedGraph, EdgeList, aggrega
 
 __all__ = ["GIN"]
 
-ROW_MULTIPLE = 128  # a multiple of it, see _with_padded_rows
+ROW_MULTIPLE = 128  # see padded_rows
 
 
 @dataclass
@@ -150,7 +150,8 @@ class GINLayer(nn.Module):
 
     def forward(self, h: Tensor, step: Step) -> Tensor:
         """Map the rows before the step, ``[R', width]``, to those after it, ``[R, width]``."""
-        return self.normalized(_with_padded_rows(self.mlp, self.gathered(h, step)), step)
+        rows = self.gathered(h, step)
+        return self.normalized(self.mlp(padded_rows(rows))[: len(rows)], step)
 
     def gathered(self, h: Tensor, step: Step) -> Tensor:
         """Return what arrives at each row, ``[R, width]``."""
@@ -184,16 +185,15 @@ class GINLayer(nn.Module):
         return torch.addcmul(bn.bias, centred, scale).to(h.dtype)
 
 
-def _with_padded_rows(network: nn.Module, rows: Tensor) -> Tensor:
-    """Apply a network of rows, under autocast on a CPU with rows of zeros up to a multiple.
+def padded_rows(rows: Tensor) -> Tensor:
+    """Append rows of zeros up to a multiple, under autocast on a CPU.
 
     On a CPU half precision is oneDNN's, which compiles each product for the number of its rows:
-    in training, where every batch has another one, that took a fifth of a step.
+    in training, where every batch has another one, that took a fifth of a step, and memory.
     """
     if rows.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-        return network(rows)
-    filled = functional.pad(rows, (0, 0, 0, -len(rows) % ROW_MULTIPLE))
-    return network(filled)[: len(rows)]
+        return rows
+    return functional.pad(rows, (0, 0, 0, -len(rows) % ROW_MULTIPLE))
 
 
 def _follow(bn: nn.BatchNorm1d, mean: Tensor, variance: Tensor) -> None:

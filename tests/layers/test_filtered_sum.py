@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepchem_mmsa.layers.filtered_sum import FilterEdges, by_size, filtered_sum
+from deepchem_mmsa.layers.filtered_sum import FilterEdges, _chunks, by_size, filtered_sum
 from deepchem_mmsa.layers.geometry_basis import radius_graph
 from deepchem_mmsa.layers.message_passing import BatchedConformers
 
@@ -60,6 +60,18 @@ def test_very_large_molecules_take_the_sparse_path():
     src, dst = radius_graph(conformers, 2.5)
     sizes = conformers.n_atoms, conformers.molecule_of_atom
     assert FilterEdges(src, dst, *sizes, [torch.ones(len(src), 1)]).sizes is None
+
+
+@QUICK
+@given(sizes=st.lists(st.integers(0, 6), max_size=40).map(sorted))
+def test_dense_blocks_hold_each_molecule_once_and_have_few_shapes(sizes):
+    chunks = _chunks(sizes, 4)
+    assert [n for _, _, n, count in chunks for _ in range(count)] == [n for n in sizes if n]
+    atoms = pairs = 0
+    for atom, pair, n, count in chunks:
+        assert (atom, pair) == (atoms, pairs)
+        assert count.bit_count() == 1  # else a product for each number would be compiled in bf16
+        atoms, pairs = atoms + n * count, pairs + n * n * count
 
 
 @QUICK

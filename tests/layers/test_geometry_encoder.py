@@ -254,6 +254,22 @@ def test_autocast_runs_and_stays_near():
     assert (half.float() - full).abs().max() < 0.1 * full.abs().max()
 
 
+def test_padding_of_rows_changes_neither_values_nor_gradients(monkeypatch):
+    conformers = random_conformers(0, [7, 5, 5, 1, 30])
+    encoder = small("comenet")
+    results = []
+    for multiple in (1, 128):
+        monkeypatch.setattr("deepchem_mmsa.layers.gin.ROW_MULTIPLE", multiple)
+        encoder.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            out = encoder(conformers)
+        out.float().square().sum().backward()
+        results.append([out.detach(), *(p.grad.clone() for p in encoder.parameters())])
+    for plain, padded in zip(*results):
+        scale = float(plain.abs().max())
+        torch.testing.assert_close(padded, plain, rtol=0, atol=0.05 * scale + 1e-6)
+
+
 @pytest.mark.parametrize("readout", ["mean", "sum", "max"])
 def test_readouts_and_out_dim(readout):
     conformers = random_conformers(0, [4, 6])
