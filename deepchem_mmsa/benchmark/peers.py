@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -18,10 +17,8 @@ import torch
 from deepchem_mmsa.benchmark.baselines import mean_predictions
 from deepchem_mmsa.benchmark.contenders import Outcome
 from deepchem_mmsa.benchmark.scores import as_classes, labels_of, score
-from deepchem_mmsa.benchmark.sets import Split
+from deepchem_mmsa.benchmark.sets import Split, quiet_deepchem
 from deepchem_mmsa.layers.dgl_backend import import_dgl, import_dgllife
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -93,11 +90,8 @@ class AttentiveFP:
 
 def _graphs(part: Any) -> tuple[Any, np.ndarray]:
     """Return DeepChem's graphs of those molecules that it takes, and their rows."""
-    logging.disable(logging.WARNING)  # a traceback per refused molecule
-    try:
+    with quiet_deepchem():
         made = dc.feat.MolGraphConvFeaturizer(use_edges=True).featurize(list(part.ids))
-    finally:
-        logging.disable(logging.NOTSET)
     rows = [i for i, graph in enumerate(made) if isinstance(graph, dc.feat.GraphData)]
     X = np.empty(len(rows), dtype=object)
     X[:] = [made[i] for i in rows]

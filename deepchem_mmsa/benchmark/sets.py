@@ -8,7 +8,9 @@ beside those of the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +92,17 @@ def _loader(name: str) -> Any:
     if name not in BENCHMARKS:
         raise ValueError(f"no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
     return getattr(dc.molnet, BENCHMARKS[name].loader)
+
+
+@contextmanager
+def quiet_deepchem() -> Iterator[None]:
+    """Silence DeepChem's warnings: several lines for each molecule that a featurizer refuses."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def load_benchmark(
@@ -283,7 +296,8 @@ def held_out_molecules(
 
     What pre-training must not see; see :func:`deepchem_mmsa.datasets.without_shared`.
     """
-    _, (whole,) = load_benchmark(name, dc.feat.RawFeaturizer(smiles=True), data_dir, None, None)
+    with quiet_deepchem():  # rows that hold no molecule cannot be met in pre-training
+        _, (whole,) = load_benchmark(name, dc.feat.RawFeaturizer(smiles=True), data_dir, None, None)
     smiles = [str(s) for s in whole.ids]
     rows: set[int] = set()
     for protocol in protocols:
