@@ -1,0 +1,116 @@
+r"""Several conformers of a molecule: to train on, to average over at prediction, or both.
+
+    python examples/benchmarks/conformers.py --data-dir DATA --datasets freesolv esol \
+        --output runs/conformers
+
+The geometry view alone, from scratch. ``3 → 5`` trains on three conformers of each molecule
+(seeds 0, 1, 2: three times the steps of an epoch) and predicts the mean over five.
+Each finished (data set, choice, seed) is a file, as in the benchmark. Writes ``results.csv``,
+``results.md`` and ``results.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from dataclasses import dataclass, replace
+from typing import Any
+
+import deepchem as dc
+import numpy as np
+from common import add_data_arguments, cells_asked_for, fields, loader, write_results
+
+from deepchem_mmsa import MMSAFeaturizer
+from deepchem_mmsa.benchmark import Split
+from deepchem_mmsa.benchmark.cells import run_cells
+from deepchem_mmsa.benchmark.contenders import MMSA, Outcome
+
+
+@functools.lru_cache(maxsize=32)
+def records(smiles: tuple[str, ...], seed: int, jobs: int) -> np.ndarray:
+    """Return the molecules with the conformers of a seed."""
+    return MMSAFeaturizer("geometry", seed=seed, n_jobs=jobs).featurize(list(smiles))
+
+
+@dataclass(frozen=True)
+class SeveralConformers:
+    """A network that reads the geometry view, with so many conformers of each molecule.
+
+    Parameters
+    ----------
+    network : MMSA
+    n_train, n_predict : int
+        Conformers to train on, and to average the predictions over.
+    jobs : int
+    """
+
+    network: MMSA
+    n_train: int
+    n_predict: int
+    jobs: int = -1
+
+    @property
+    def name(self) -> str:
+        """As in tables."""
+        return f"{self.n_train} → {self.n_predict}"
+
+    def settings(self) -> dict[str, Any]:
+        """Return the network's, and the numbers of conformers."""
+        return {**self.network.settings(), "conformers": [self.n_train, self.n_predict]}
+
+    def run(self, split: Split, seed: int) -> Outcome:
+        """Train, choose the epoch by all validation conformers, predict the means."""
+        found = self.network.run(
+            replace(
+                split,
+                train=self._repeated(split.train, self.n_train),
+                valid=self._repeated(split.valid, self.n_predict),
+                test=self._repeated(split.test, self.n_predict),
+            ),
+            seed,
+        )
+
+        def mean(values: np.ndarray) -> np.ndarray:
+            return values.reshape(self.n_predict, -1, *values.shape[1:]).mean(0)
+
+        return Outcome(mean(found.valid), mean(found.test), found.details)
+
+    def _repeated(self, part: Any, n: int) -> Any:
+        X = np.concatenate([records(tuple(part.ids), seed, self.jobs) for seed in range(n)])
+        return dc.data.NumpyDataset(
+            X, np.tile(part.y, (n, 1)), np.tile(part.w, (n, 1)), np.tile(part.ids, n)
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_data_arguments(parser, ["freesolv", "esol"])
+    parser.add_argument("--choices", nargs="+", default=["1,1", "1,5", "3,5"],
+                        metavar="TRAIN,PREDICT")  # fmt: skip
+    parser.add_argument("--preset", default="small")
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--patience", type=int, default=10)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE",
+                        help="further fields of MMSAConfig")  # fmt: skip
+    a = parser.parse_args()
+    config = {"modalities": ("geometry",), "batch_size": a.batch_size,
+              "learning_rate": a.learning_rate, **dict(map(fields, a.set))}  # fmt: skip
+    network = MMSA("geometry", config, preset=a.preset, epochs=a.epochs, patience=a.patience)
+    a.output.mkdir(parents=True, exist_ok=True)
+    cells = cells_asked_for(
+        a,
+        [SeveralConformers(network, *map(int, c.split(",")), jobs=a.jobs) for c in a.choices],
+    )
+    failed = run_cells(cells, loader(a, ("geometry",), MMSAFeaturizer().image_size), a.keep_going)
+    write_results(cells, a.output)
+    if failed:
+        sys.exit(f"{len(failed)} cells failed; run the same command again to try them once more")
+
+
+if __name__ == "__main__":
+    main()
