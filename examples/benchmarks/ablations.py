@@ -19,7 +19,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import add_data_arguments, cells_asked_for, fields, loader, write_results
+from common import (
+    add_data_arguments,
+    add_training_arguments,
+    cells_asked_for,
+    fields,
+    loader,
+    write_results,
+)
 
 from deepchem_mmsa import MMSAConfig
 from deepchem_mmsa.benchmark.cells import run_cells
@@ -98,18 +105,12 @@ def main() -> None:
     parser.add_argument("--molecules", type=int, help="of them, drawn at random")
     parser.add_argument("--exclude", nargs="+",
                         help="benchmarks to keep clear of; all by default")  # fmt: skip
-    parser.add_argument("--preset", default="small")
     parser.add_argument("--modalities", nargs="+", choices=MODALITIES,
                         default=list(DEFAULT_MODALITIES))  # fmt: skip
     parser.add_argument("--variants", nargs="+", help="some of them, by name; all by default")
     parser.add_argument("--pretrain-epochs", type=int, default=10)
     parser.add_argument("--pretrain-batch-size", type=int, default=256)
-    parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument("--patience", type=int, default=15)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=5e-4)
-    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE",
-                        help="fields of MMSAConfig for all variants")  # fmt: skip
+    add_training_arguments(parser, epochs=50, patience=15)
     a = parser.parse_args()
     modalities = tuple(m for m in MODALITIES if m in a.modalities)
     known = variants(modalities)

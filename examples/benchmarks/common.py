@@ -32,6 +32,17 @@ def add_data_arguments(parser: argparse.ArgumentParser, datasets: Sequence[str])
     parser.add_argument("--keep-going", action="store_true", help="past cells that fail")
 
 
+def add_training_arguments(parser: argparse.ArgumentParser, epochs: int, patience: int) -> None:
+    """Add what says how our networks are trained; given are the defaults of a script."""
+    parser.add_argument("--preset", default="small", help="of a network without weights")
+    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--patience", type=int, default=patience)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE",
+                        help="further fields of MMSAConfig for our networks")  # fmt: skip
+
+
 def fields(text: str) -> tuple[str, Any]:
     """Read ``name=value``, a field of the configuration; the value is JSON or plain text."""
     name, _, value = text.partition("=")

@@ -19,7 +19,14 @@ from typing import Any
 
 import deepchem as dc
 import numpy as np
-from common import add_data_arguments, cells_asked_for, fields, loader, write_results
+from common import (
+    add_data_arguments,
+    add_training_arguments,
+    cells_asked_for,
+    fields,
+    loader,
+    write_results,
+)
 
 from deepchem_mmsa import MMSAFeaturizer
 from deepchem_mmsa.benchmark import Split
@@ -90,13 +97,7 @@ def main() -> None:
     add_data_arguments(parser, ["freesolv", "esol"])
     parser.add_argument("--choices", nargs="+", default=["1,1", "1,5", "3,5"],
                         metavar="TRAIN,PREDICT")  # fmt: skip
-    parser.add_argument("--preset", default="small")
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--patience", type=int, default=10)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=5e-4)
-    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE",
-                        help="further fields of MMSAConfig")  # fmt: skip
+    add_training_arguments(parser, epochs=40, patience=10)
     a = parser.parse_args()
     config = {"modalities": ("geometry",), "batch_size": a.batch_size,
               "learning_rate": a.learning_rate, **dict(map(fields, a.set))}  # fmt: skip

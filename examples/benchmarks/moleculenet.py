@@ -15,7 +15,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from common import add_data_arguments, cells_asked_for, fields, loader, write_results
+from common import (
+    add_data_arguments,
+    add_training_arguments,
+    cells_asked_for,
+    fields,
+    loader,
+    write_results,
+)
 
 from deepchem_mmsa import MMSAConfig
 from deepchem_mmsa.benchmark import BENCHMARKS
@@ -96,16 +103,10 @@ def main() -> None:
     parser.add_argument("--components", nargs="+",
                         help="parts of the weights that are taken; default: all")  # fmt: skip
     parser.add_argument("--pretraining-keys", help="molecules.txt.gz that pretrain.py wrote")
-    parser.add_argument("--preset", default="small", help="without --weights")
     parser.add_argument("--modalities", nargs="+", help="default: those of weights or preset")
-    parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--patience", type=int, default=30)
+    add_training_arguments(parser, epochs=100, patience=30)
     parser.add_argument("--averaging", type=float, default=0.0,
                         help="decay of a moving average of our networks' weights")  # fmt: skip
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=5e-4)
-    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE",
-                        help="further fields of MMSAConfig for mmsa and mmsa-scratch")  # fmt: skip
     parser.add_argument("--trees", type=int, default=500)
     parser.add_argument("--chemprop", help="path of the chemprop program, in its own environment")
     a = parser.parse_args()
