@@ -154,6 +154,12 @@ def test_held_out_molecules_are_those_of_both_protocols(bace_folder, caplog):
     assert len(held) < len(DRUGS)
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_splitting_writes_nothing(protocol, capfd):
+    split_rows([*POOL, "[H+].[Cl-]"], protocol)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_set_cut_short_is_always_the_same(bace_folder):
     first, second = (
         Whole.load("bbbp", MMSAFeaturizer("graph"), bace_folder, max_molecules=12) for _ in "ab"
