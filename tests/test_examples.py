@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from tests.conftest import DRUGS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -82,3 +84,25 @@ def test_ablations_share_views_and_resume(tmp_path):
     before = made.stat().st_mtime_ns
     run(tmp_path, *command)
     assert made.stat().st_mtime_ns == before
+
+
+def test_one_conformer_is_the_benchmark_and_several_are_another_answer(tmp_path):
+    data = bbbp_of_drugs(tmp_path / "data")
+    common = ["--data-dir", str(data), "--datasets", "bbbp", "--seeds", "0", "--epochs", "2",
+              "--jobs", "1", "--set", "geometry_width=16"]  # fmt: skip
+    run(tmp_path, "benchmarks/conformers.py", *common, "--choices", "1,1", "2,2", "--output", "a")
+    run(
+        tmp_path, "benchmarks/moleculenet.py", *common, "--models", "mmsa-scratch",
+        "--modalities", "geometry", "--output", "b",
+    )  # fmt: skip
+    one, two, plain = (
+        row for folder in "ab" for row in csv.DictReader((tmp_path / folder / "results.csv").open())
+    )
+    assert [one["model"], two["model"]] == ["1 → 1", "2 → 2"]
+    assert (one["valid"], one["test"]) == (plain["valid"], plain["test"])
+    predicted = [
+        np.load(next((tmp_path / "a").glob(f"cells/deepchem/bbbp/{name}-*.npz")))["test"]
+        for name in ("1-1", "2-2")
+    ]
+    assert predicted[0].shape == predicted[1].shape
+    assert not np.array_equal(*predicted)
