@@ -38,6 +38,48 @@ class Spread(NamedTuple):
     reasons: list[str]
 
 
+def check_alike(predictors: Sequence[MMSAPredictor]) -> None:
+    """Make sure that models answer the same question from the same views.
+
+    Raises
+    ------
+    ValueError
+        If there is no model, or one differs from the first in mode, classes, tasks or views;
+        says which (counted from 1) and how.
+
+    Examples
+    --------
+    >>> from deepchem_mmsa.config import MMSAConfig
+    >>> config = MMSAConfig(mode="regression", modalities=("graph",), graph_width=16)
+    >>> check_alike([
+    ...     MMSAPredictor(MMSANetwork(config), {"tasks": [name]}) for name in ("logD", "logS")
+    ... ])
+    Traceback (most recent call last):
+    ValueError: model 2 has the tasks logS, model 1 logD: they cannot be averaged
+    """
+    if not predictors:
+        raise ValueError("an ensemble needs at least one model")
+
+    def said(predictor: MMSAPredictor) -> dict[str, str]:
+        config = predictor.config
+        classes = f" of {config.n_classes} classes" if config.mode == "classification" else ""
+        return {
+            "the mode": config.mode + classes,
+            "the tasks": ", ".join(predictor.tasks),
+            "the views": ", ".join(config.modalities),
+            "the settings": str(predictor.settings),
+        }
+
+    first = said(predictors[0])
+    for number, predictor in enumerate(predictors[1:], start=2):
+        for what, told in said(predictor).items():
+            if told != first[what]:
+                raise ValueError(
+                    f"model {number} has {what} {told}, model 1 {first[what]}: they cannot be "
+                    "averaged"
+                )
+
+
 def ensemble_spread(
     predictors: Sequence[MMSAPredictor],
     molecules: Iterable[object],
@@ -58,7 +100,7 @@ def ensemble_spread(
     Raises
     ------
     ValueError
-        If there is no model.
+        If there is no model, or they differ in more than their weights (:func:`check_alike`).
 
     Examples
     --------
@@ -68,8 +110,7 @@ def ensemble_spread(
     >>> ensemble_spread(models, ["CCO", "CCN"]).std.shape
     (2, 1)
     """
-    if not predictors:
-        raise ValueError("an ensemble needs at least one model")
+    check_alike(predictors)
     records = predictors[0].records(molecules, n_jobs)
     answers = [p.predict(records, batch_size) for p in predictors]
     # In float64, so that equal answers differ by nothing.

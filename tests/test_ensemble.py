@@ -44,6 +44,19 @@ def test_equal_models_agree_and_different_ones_spread():
         ensemble_spread([], GIVEN)
 
 
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"mode": "classification"}, "model 3 has the mode classification of 2 classes, model 1"),
+        ({"n_tasks": 3}, "model 3 has the tasks task 0, task 1, task 2, model 1 a, b"),
+        ({"modalities": ("fingerprint",)}, "model 3 has the views fingerprint, model 1 graph"),
+    ],
+)
+def test_models_of_another_question_are_not_averaged(changes, said):
+    with pytest.raises(ValueError, match=said):
+        ensemble_spread([predictor(), predictor(1), predictor(2, **changes)], GIVEN)
+
+
 @pytest.mark.parametrize("mode", ["regression", "classification"])
 def test_dropout_spread_repeats_and_leaves_the_model_alone(mode):
     one = predictor(mode=mode)

@@ -88,6 +88,14 @@ Model = Annotated[
         autocompletion=_shipped,
     ),
 ]  # fmt: skip
+Models = Annotated[
+    list[str],
+    typer.Option(
+        "--model", "-m", autocompletion=_shipped,
+        help="Folder of a fine-tuned model; repeated, the models are averaged, and std_TASK is "
+        "their deviation.",
+    ),
+]  # fmt: skip
 FromModel = Annotated[
     str | None,
     typer.Option(

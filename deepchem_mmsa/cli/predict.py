@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def predict(
     source: options.Input,
-    model: options.Model,
+    model: options.Models,
     output: options.OutputTable = "-",
     masks: Annotated[
         int,
@@ -62,17 +62,25 @@ def predict(
     checked_output(output)
     if domain == "-":
         raise typer.BadParameter("--domain must be a file; standard input is for IN")
-    told = described(located(model))
-    if told and told[0].mode == "pretraining":
-        raise Failure(
-            f"the model {model} was pre-trained only and predicts no labels: fine-tune it first "
-            f"(mmsa finetune ... --from-model {model}), or ask it for embeddings (mmsa embed)",
-            ExitCode.MODEL,
+    if masks and len(model) > 1:
+        raise typer.BadParameter(
+            "--uncertainty samples dropout masks of one model; of several, std_TASK is their "
+            "deviation already"
         )
+    told = None
+    for name in reversed(model):  # what the first one reads, they all read
+        told = described(located(name))
+        if told and told[0].mode == "pretraining":
+            raise Failure(
+                f"the model {name} was pre-trained only and predicts no labels: fine-tune it first "
+                f"(mmsa finetune ... --from-model {name}), or ask it for embeddings (mmsa embed)",
+                ExitCode.MODEL,
+            )
     jobs = processes(jobs, source)
 
     def load() -> Compute:
-        predictor = _loaded(model, device, masks)
+        predictors = _loaded(model, device, masks)
+        predictor = predictors[0]
         known = None if domain is None else _domain(console, predictor, domain, batch_size, jobs)
 
         def compute(
@@ -80,13 +88,20 @@ def predict(
         ) -> tuple[pd.DataFrame, list[str]]:
             if masks or known is not None:  # the records serve every question about a chunk
                 molecules = predictor.records(molecules)
-            values, reasons = predictor.predict(molecules, batch_size, 1, progress)
-            columns = prediction_columns(predictor, values)
+            std = None
+            if len(predictors) > 1:
+                from deepchem_mmsa.ensemble import ensemble_spread
+
+                values, std, reasons = ensemble_spread(predictors, molecules, batch_size)
+            else:
+                values, reasons = predictor.predict(molecules, batch_size, 1, progress)
             if masks:
                 from deepchem_mmsa.ensemble import dropout_spread
 
-                spread = dropout_spread(predictor, molecules, masks, batch_size=batch_size)
-                columns = columns.join(prediction_columns(predictor, spread.std, "std"))
+                std = dropout_spread(predictor, molecules, masks, batch_size=batch_size).std
+            columns = prediction_columns(predictor, values)
+            if std is not None:
+                columns = columns.join(prediction_columns(predictor, std, "std"))
             if known is not None:
                 columns["domain"] = known.score(molecules)
             return columns, reasons
@@ -95,26 +110,34 @@ def predict(
 
     compute_table(
         console, "predict", source, output, load, smiles_column, format,
-        {"model": model_identity(model), "smiles_column": smiles_column, "masks": masks,
+        {"model": list(map(model_identity, model)), "smiles_column": smiles_column, "masks": masks,
          "batch_size": batch_size if masks else None,
          "domain": None if domain is None else model_identity(domain)},
         (told and told[1], jobs),
     )  # fmt: skip
 
 
-def _loaded(model: str, device: str, masks: int) -> MMSAPredictor:
-    """Return the model, if it can do what is asked of it."""
+def _loaded(models: Sequence[str], device: str, masks: int) -> list[MMSAPredictor]:
+    """Return the models, if they can do what is asked of them."""
     from deepchem_mmsa.cli.rows import load_model
     from deepchem_mmsa.inference import has_dropout
 
-    predictor = load_model(model, device)
-    if masks and not has_dropout(predictor.network):
+    predictors = [load_model(name, device) for name in models]
+    if len(predictors) > 1:
+        from deepchem_mmsa.ensemble import check_alike
+
+        try:
+            check_alike(predictors)
+        except ValueError as error:
+            numbered = ", ".join(f"{i}: {name}" for i, name in enumerate(models, start=1))
+            raise Failure(f"{error} ({numbered})", ExitCode.MODEL) from error
+    if masks and not has_dropout(predictors[0].network):
         raise Failure(
-            f"the model {model} drops nothing, so --uncertainty has nothing to sample; fine-tune "
-            "with --set head_dropout=0.2, or train several models with other seeds",
+            f"the model {models[0]} drops nothing, so --uncertainty has nothing to sample; "
+            "fine-tune with --set head_dropout=0.2, or train several models with other seeds",
             ExitCode.MODEL,
         )
-    return predictor
+    return predictors
 
 
 def _domain(

@@ -14,7 +14,7 @@ from joblib import cpu_count
 from deepchem_mmsa import MMSAPredictor
 from deepchem_mmsa.applicability import ApplicabilityDomain
 from deepchem_mmsa.cli import ahead, rows
-from deepchem_mmsa.ensemble import dropout_spread
+from deepchem_mmsa.ensemble import dropout_spread, ensemble_spread
 
 SMILES = ["CCO", "C1CC", "", "c1ccccc1", "CCN"]
 
@@ -62,6 +62,44 @@ def test_predictions_say_how_far_to_trust_them(mmsa_json, models, table, tmp_pat
     )
     assert np.allclose(frame["domain"], domain.score(SMILES), equal_nan=True)
     assert frame["domain"].isna().tolist() == [False, True, True, False, False]
+
+
+@pytest.mark.parametrize("mode", ["classification", "regression"])
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_several_models_are_averaged(mmsa_json, models, table, tmp_path, make_model, mode, jobs):
+    tasks = {"classification": ["a", "b"], "regression": ["logS"]}[mode]
+    make_model(mode=mode, tasks=tasks, n_tasks=len(tasks), seed=1).save_pretrained(tmp_path / "2")
+    folders = [models[mode], tmp_path / "2"]
+    out = tmp_path / "out.csv"
+    mmsa_json("predict", table, "-m", folders[0], "-m", folders[1], "-o", out, "-j", jobs)
+    frame = pd.read_csv(out, skip_blank_lines=False)
+    members = [MMSAPredictor.from_pretrained(folder) for folder in folders]
+    expected = ensemble_spread(members, SMILES)
+    assert (expected.std[0] > 0).all()
+    for name, values in (("probability", expected.values), ("std", expected.std)):
+        if mode == "regression":
+            name = name.replace("probability", "predicted")
+        else:
+            values = values[:, :, 1]
+        columns = [f"{name}_{task}" for task in tasks]
+        assert np.allclose(frame[columns], values, atol=1e-6, equal_nan=True)
+    assert frame["mmsa_status"].tolist() == ["ok", "failed", "failed", "ok", "ok"]
+
+
+@pytest.mark.parametrize(
+    "others, said, code",
+    [
+        (["classification"], "model 2 has the mode classification of 2 classes, model 1", 4),
+        (["pretraining"], "was pre-trained only", 4),
+        (["regression", "--uncertainty", "5"], "of one model", 2),
+        (["nowhere"], "nowhere", 4),
+    ],
+)
+def test_models_that_cannot_be_averaged_are_refused(mmsa, models, table, others, said, code):
+    other = models.get(others[0], others[0])
+    done = mmsa("predict", table, "-m", models["regression"], "-m", other, *others[1:])
+    assert done.exit_code == code
+    assert said in " ".join(done.stderr.replace("│", " ").split())
 
 
 @pytest.mark.parametrize(
