@@ -1,0 +1,10 @@
+"""The small network, made once for each file."""
+
+import pytest
+
+from tests.explain.small import network
+
+
+@pytest.fixture(scope="module")
+def net():
+    return network()

@@ -1,0 +1,49 @@
+"""Drawings and pages of explanations."""
+
+import copy
+import xml.etree.ElementTree
+from io import BytesIO
+
+import pytest
+from PIL import Image
+from rdkit import Chem
+
+from deepchem_mmsa.explain import explain
+from deepchem_mmsa.predictor import MMSAPredictor
+from tests.explain.small import IBUPROFEN, QUICK
+
+
+def test_drawings_are_svg_and_png(net, tmp_path):
+    why = explain(net, IBUPROFEN, **QUICK)
+    assert why.maps == ("total", "image", "graph", "geometry")
+    for view in why.maps:
+        root = xml.etree.ElementTree.fromstring(why.to_svg(view))
+        titles = [e.text for e in root.iter("{http://www.w3.org/2000/svg}title")]
+        assert len(titles) == 15
+        assert titles[4].startswith("C5: ")
+    assert Image.open(BytesIO(why.to_png("graph"))).size == (840, 680)
+    for ending in ("html", "svg", "png"):
+        assert why.save(tmp_path / f"why.{ending}").stat().st_size > 1000
+    with pytest.raises(ValueError, match=r"\.html, \.svg or \.png"):
+        why.save(tmp_path / "why.pdf")
+    import json
+
+    assert json.loads(json.dumps(why.to_dict(), allow_nan=False))["smiles"] == why.smiles
+
+
+def test_nothing_from_outside_becomes_markup(net):
+    evil = "<script>alert(1)</script>"
+    own = copy.deepcopy(net)
+    own.memory.exemplars = [[(evil, 0.5)]] * int(own.memory.n_active)
+    molecule = Chem.MolFromSmiles("CCO")
+    for atom in molecule.GetAtoms():
+        for name in ("atomNote", "atomLabel", "_displayLabel", "_displayLabelW", "molFileAlias"):
+            atom.SetProp(name, evil)
+    molecule.GetBondWithIdx(0).SetProp("bondNote", evil)
+    molecule.SetProp("_Name", evil)
+    page = explain(MMSAPredictor(own, {"tasks": [evil]}), molecule, **QUICK).to_html()
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    links = page.replace("http://www.w3.org/2000/svg", "").replace("http://www.w3.org/1999", "")
+    links = links.replace("http://www.rdkit.org/xml", "")
+    assert "http" not in links.replace("http-equiv", "")

@@ -1,0 +1,47 @@
+"""From pixels and bits to the atoms behind them."""
+
+import numpy as np
+import pytest
+from rdkit import Chem
+
+from deepchem_mmsa.explain import explain
+from deepchem_mmsa.explain.mapping import bits_to_atoms
+from deepchem_mmsa.views import ViewSettings, molecule_views
+from deepchem_mmsa.views.depiction import atom_positions, decode, draw
+from deepchem_mmsa.views.topology import canonical
+from tests.explain.small import IBUPROFEN, QUICK, network
+
+
+def test_pixels_are_given_to_the_atoms_drawn_there(net):
+    why = explain(net, "O=C(O)c1ccccc1Br", **QUICK)
+    assert why.pixels.shape == (32, 32)
+    assert why.pixels.sum() == pytest.approx(why.atoms["image"].sum(), abs=1e-5)
+    white = (why.picture == 255).all(axis=0)
+    assert (why.pixels[white] == 0).all()
+    assert (why.pixels[~white] != 0).mean() > 0.9
+
+
+@pytest.mark.parametrize("smiles", ["O=C(O)c1ccccc1Br", IBUPROFEN, "CCO.Cl", "C[N+](C)(C)C"])
+@pytest.mark.parametrize("size", [112, 224])
+def test_atoms_are_where_the_picture_shows_them(smiles, size):
+    molecule = canonical(smiles)
+    ink = (decode(draw(molecule, size)) < 200).any(axis=0)
+    rows, columns = np.nonzero(ink)
+    positions = atom_positions(molecule, size)
+    assert positions.shape == (molecule.GetNumAtoms(), 2)
+    for x, y in positions:
+        assert np.hypot(columns + 0.5 - x, rows + 0.5 - y).min() < 11 * size / 224
+
+
+def test_bits_are_shared_between_the_atoms_of_their_environments():
+    smiles = Chem.CanonSmiles("OCCBr")
+    record = molecule_views(smiles, ViewSettings(("fingerprint",)))
+    bits = np.zeros(2048)
+    n = len(record.fingerprint_bits)
+    bits[record.fingerprint_bits] = np.random.default_rng(0).normal(size=n)
+    atoms = bits_to_atoms(bits, smiles)
+    assert atoms.shape == (4,)
+    assert atoms.sum() == pytest.approx(bits.sum())
+    why = explain(network(modalities=("fingerprint",), fingerprint_width=16), smiles)
+    assert len(why.descriptors) == 217
+    assert "Descriptors, " in why.to_html()

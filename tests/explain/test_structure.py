@@ -1,0 +1,32 @@
+"""Anchors and neighbours of an explained molecule."""
+
+import pytest
+
+from deepchem_mmsa.explain import explain
+from tests.explain.small import IBUPROFEN, QUICK
+
+
+def test_anchors_come_with_address_membership_and_exemplars(net):
+    why = explain(net, IBUPROFEN, n_anchors=100, **QUICK)
+    assert len(why.anchors) == int(net.memory.n_active)
+    assert sum(a.address for a in why.anchors) == pytest.approx(1)
+    assert why.own_share + sum(a.membership for a in why.anchors) == pytest.approx(1)
+    assert 0 < sum(a.membership > 0 for a in why.anchors) < net.config.n_neighbors
+    order = [a.address for a in why.anchors]
+    assert order == sorted(order, reverse=True)
+    for anchor in why.anchors:
+        assert [s for s, _ in anchor.exemplars] == [
+            s for s, _ in net.memory.exemplars[anchor.index]
+        ]
+    few = explain(net, IBUPROFEN, n_anchors=1, **QUICK)
+    members = {a.index for a in why.anchors if a.membership > 0}
+    assert {a.index for a in few.anchors} == members | {why.anchors[0].index}
+
+
+def test_a_molecule_is_its_own_nearest_reference(net):
+    given = ["C1CC", "c1ccccc1", "OCC", "CCCCN"]
+    why = explain(net, "CCO", references=given, n_references=2, **QUICK)
+    assert why.references[0].row == 2
+    assert why.references[0].similarity == pytest.approx(1, abs=1e-5)
+    assert why.references[0].prediction == pytest.approx(why.prediction, abs=1e-6)
+    assert len(why.references) == 2  # and the unreadable one is none of them
