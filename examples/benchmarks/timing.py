@@ -8,7 +8,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -40,3 +43,17 @@ def in_turns(repeats: int, **contenders: Callable[[], Any]) -> dict[str, list[fl
 def ratio(times: dict[str, list[float]], above: str, below: str) -> float:
     """Return the median over the turns of one contender's time ÷ another's of the same turn."""
     return statistics.median(a / b for a, b in zip(times[above], times[below]))
+
+
+def stepper(module: nn.Module, forward: Callable[[], Tensor]) -> Callable[[], None]:
+    """Return a training step: forward, a loss, backward, AdamW."""
+    import torch
+
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        forward().float().square().mean().backward()
+        optimizer.step()
+
+    return step
