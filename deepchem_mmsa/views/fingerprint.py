@@ -11,6 +11,7 @@ network through graph and conformer, and bits that split by it would be rarer in
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +62,13 @@ fr_thiocyan fr_thiophene fr_unbrch_alkane fr_urea
 )
 """Names of the columns of :func:`descriptors`, functions of ``rdkit.Chem.Descriptors``."""
 
-_FUNCTIONS: dict[str, Callable[[Chem.Mol], float]] = dict(Descriptors.descList)
+_FUNCTIONS: dict[str, Callable[..., float]] = dict(Descriptors.descList)
+# Each of the four would compute the indices of all atoms anew; RDKit keeps them if it is let.
+_FUNCTIONS |= {
+    name: partial(_FUNCTIONS[name], force=False)
+    for name in ("MaxEStateIndex", "MinEStateIndex", "MaxAbsEStateIndex", "MinAbsEStateIndex")
+    if name in _FUNCTIONS
+}
 
 
 class FingerprintError(ValueError):
