@@ -41,6 +41,10 @@ class Spread(NamedTuple):
 def check_alike(predictors: Sequence[MMSAPredictor]) -> None:
     """Make sure that models answer the same question from the same views.
 
+    Parameters
+    ----------
+    predictors : sequence of MMSAPredictor
+
     Raises
     ------
     ValueError
