@@ -17,7 +17,6 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import importlib.machinery
-import importlib.util
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -114,8 +113,8 @@ class _DeepChemHook(importlib.abc.MetaPathFinder):
         """Return deepchem's own spec, with the registration after its execution."""
         if fullname != "deepchem":
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        specs = (f.find_spec(fullname, path, target) for f in sys.meta_path if f is not self)
+        spec = next((s for s in specs if s is not None), None)
         if spec is None or spec.loader is None:
             return spec
         execute = spec.loader.exec_module
@@ -123,6 +122,8 @@ class _DeepChemHook(importlib.abc.MetaPathFinder):
         def execute_and_register(module: ModuleType) -> None:
             _quieted(execute, module)
             _register(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
 
         spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
         return spec

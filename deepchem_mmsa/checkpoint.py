@@ -262,7 +262,11 @@ def export(
     weights = folder / "model.safetensors"
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors_of(network).items()}
     if precision == "bf16":
-        matrices = {name for name, p in network.named_parameters() if p.dim() > 1}
+        matrices = {
+            name
+            for name, p in network.named_parameters()
+            if p.dim() > 1 and not name.startswith("memory.")
+        }
         tensors = {k: v.bfloat16() if k in matrices else v for k, v in tensors.items()}
     write_atomically(weights, lambda name: save_file(tensors, name))
     described = {

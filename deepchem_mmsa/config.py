@@ -62,7 +62,8 @@ class MMSAConfig:
     fusion_dropout : float
         Dropout in the projection heads.
     hypergraph, memory : bool
-        Structure awareness, each part on its own.
+        Structure awareness. Without a memory there is nothing that a molecule alone could be
+        joined with: the hypergraph then shapes the codes in pre-training, and no prediction.
     n_neighbors : int
         k, the nodes of a hyperedge.
     hypergraph_norm : {"row", "sym"}
@@ -93,7 +94,7 @@ class MMSAConfig:
     w_align, w_commit, w_balance : float
         Weights inside the memory term.
     schedule : {"joint", "staged"}
-        ``"staged"`` turns structure awareness on after half of the steps.
+        ``"staged"`` turns structure awareness on after half of the steps of a ``fit``.
     head_width, head_layers, head_dropout : int, int, float
         The supervised head, an MLP.
     class_weights : "balanced", sequence of float, or None

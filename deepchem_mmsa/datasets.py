@@ -161,7 +161,7 @@ def dataset_from_smiles(
     smiles : sequence of str
     featurizer : MMSAFeaturizer
     y : array-like, optional
-        Labels ``[N]`` or ``[N, T]``; NaN ones get weight 0.
+        Labels ``[N]`` or ``[N, T]``; NaN ones get weight 0 and value 0.
 
     Returns
     -------
@@ -179,8 +179,8 @@ def dataset_from_smiles(
     if y is None:
         return NumpyDataset(X, ids=ids)
     y = np.asarray(y, dtype=float).reshape(len(X), -1)
-    w = (~np.isnan(y)).astype(float)
-    return NumpyDataset(X, np.nan_to_num(y), w, ids)
+    missing = np.isnan(y)
+    return NumpyDataset(X, np.where(missing, 0, y), (~missing).astype(float), ids)
 
 
 def dataset_from_csv(
@@ -288,7 +288,8 @@ def dataset_from_shards(
         return ShardDataset(shards, tasks=tasks)
     y = np.asarray(y, dtype=float)
     y = y.reshape(len(y), -1)
-    return ShardDataset(shards, np.nan_to_num(y), (~np.isnan(y)).astype(float), tasks)
+    missing = np.isnan(y)
+    return ShardDataset(shards, np.where(missing, 0, y), (~missing).astype(float), tasks)
 
 
 def _numbers(column: pd.Series, path: str) -> np.ndarray:

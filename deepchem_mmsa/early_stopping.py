@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ logger = logging.getLogger(__name__)
 class EarlyStopping:
     """Stop when the validation score no longer improves, and keep the best weights.
 
-    A callback for ``fit``. It looks once an epoch.
+    A callback for ``fit``. It looks once an epoch. Given to a further ``fit`` of the same model
+    it goes on; given to another model it begins anew.
 
     Parameters
     ----------
@@ -74,12 +76,27 @@ class EarlyStopping:
             minimize = metric is None or any(word in name for word in ("error", "rms", "mae"))
         self.minimize = minimize
         self.transformers = list(transformers)
+        self.averaging = averaging
+        self._model: weakref.ref[MMSAModel] | None = None
+        self._looked = False
+        self._forget()
+
+    def _forget(self) -> None:
         self.best_score: float | None = None
         self.best_epoch: int | None = None
-        self.averaging = averaging
         self._best: dict[str, Any] | None = None
         self._average: dict[str, Any] | None = None
         self._averaged = 0  # steps
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the model out: a weak reference cannot be pickled."""
+        return {**self.__dict__, "_model": None}
+
+    def on_fit_start(self, model: MMSAModel) -> None:
+        """Forget the best weights of another model."""
+        if self._model is not None and self._model() is not model:
+            self._forget()
+        self._model, self._looked = weakref.ref(model), False
 
     def __call__(self, model: MMSAModel, step: int) -> None:
         """Take the weights of a step into their average."""
@@ -99,6 +116,7 @@ class EarlyStopping:
 
     def on_epoch_end(self, model: MMSAModel, epoch: int) -> None:
         """Score the model; remember its weights if it is the best so far."""
+        self._looked = True
         if self._average is None:
             self._look(model, epoch)
             return
@@ -129,6 +147,8 @@ class EarlyStopping:
 
     def on_fit_end(self, model: MMSAModel) -> None:
         """Give the model its best weights back."""
+        if not self._looked and self.best_epoch is None:
+            logger.warning("early stopping looks at the end of epochs, and this run had none")
         if self._best is not None:
             model.model.load_state_dict(self._best)
 

@@ -48,6 +48,11 @@ def masked_scores(
         Per metric, ``[T]`` scores; NaN for a task without labels, or with one class only in a
         classification metric.
 
+    Raises
+    ------
+    ValueError
+        If labels and predictions are not of as many molecules and tasks.
+
     Examples
     --------
     >>> import deepchem as dc
@@ -63,6 +68,12 @@ def masked_scores(
     predictions = np.asarray(predictions)
     if predictions.ndim == 1:
         predictions = predictions[:, None]
+    if predictions.shape[:2] != y.shape:
+        raise ValueError(
+            f"labels of {len(y)} molecules and {n_tasks} task(s), but predictions of "
+            f"{len(predictions)} and {predictions.shape[1]}: score the tasks that the model was "
+            "trained for, in their order"
+        )
     weights = np.ones_like(y) if w is None else np.asarray(w, dtype=float)
     weights = np.broadcast_to(weights.reshape(len(y), -1), y.shape)
     there = (weights != 0) & ~np.isnan(y)
@@ -126,7 +137,7 @@ def evaluate(
     Raises
     ------
     ValueError
-        If the dataset is empty.
+        If the dataset is empty, or has more or fewer tasks than the model.
     """
     if len(dataset) == 0:
         raise ValueError("the dataset to evaluate holds no molecule")

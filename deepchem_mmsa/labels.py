@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from deepchem_mmsa.config import MMSAConfig
+
+if TYPE_CHECKING:
+    from deepchem_mmsa.network import MMSANetwork
+
+logger = logging.getLogger(__name__)
 
 
 def check_labels(dataset: Any, config: MMSAConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -20,8 +27,8 @@ def check_labels(dataset: Any, config: MMSAConfig) -> tuple[np.ndarray, np.ndarr
     Raises
     ------
     ValueError
-        If the columns are not `n_tasks`, a label is not a class (or not finite), or there is
-        no label at all; row, value and remedy are named.
+        If the columns are not `n_tasks`, a label is not a class (or not finite), a weight is
+        negative or not finite, or there is no label at all; row, value and remedy are named.
     """
     n = len(dataset)
     if dataset.y is None:
@@ -37,6 +44,13 @@ def check_labels(dataset: Any, config: MMSAConfig) -> tuple[np.ndarray, np.ndarr
         )
     w = np.ones_like(y) if dataset.w is None else np.asarray(dataset.w, dtype=float)
     w = np.where(np.isnan(y), 0.0, np.broadcast_to(w.reshape(n, -1), y.shape))
+    wrong = np.argwhere(~(np.isfinite(w) & (w >= 0)))
+    if len(wrong):
+        row, task = wrong[0]
+        raise ValueError(
+            f"{len(wrong)} weight(s) cannot be used; the first is {w[row, task]:g} in row {row}, "
+            f"task {task}: weights are 0, for a missing label, or positive"
+        )
     there = w != 0
     if not there.any():
         raise ValueError(
@@ -100,3 +114,43 @@ def class_weights(y: np.ndarray, w: np.ndarray, config: MMSAConfig) -> np.ndarra
     total = counts.sum(1, keepdims=True)
     balanced = total / (config.n_classes * np.maximum(counts, 1))
     return np.where(counts > 0, balanced, 1.0).astype(np.float32)
+
+
+def take_up(network: MMSANetwork, y: np.ndarray, w: np.ndarray) -> None:
+    """Give a network the scale of its labels, or the weights of its classes.
+
+    Parameters
+    ----------
+    network : MMSANetwork
+    y, w : np.ndarray
+        ``[N, T]``, of :func:`check_labels`.
+    """
+    config = network.config
+    if config.mode == "regression" and config.scale_labels:
+        mean, scale = label_scaling(y, w)
+        network.label_mean.copy_(torch.from_numpy(mean))
+        network.label_scale.copy_(torch.from_numpy(scale))
+    if config.mode == "classification" and config.class_weights is not None:
+        network.class_weight.copy_(torch.from_numpy(class_weights(y, w, config)))
+
+
+def do_without(network: MMSANetwork) -> None:
+    """Do what :func:`take_up` can do without labels, and say what it cannot."""
+    config = network.config
+    told = None
+    if config.mode == "pretraining" and config.schedule == "staged":
+        told = (
+            "how long it is, so schedule='staged' cannot find its middle: structure awareness is "
+            "on from the first step"
+        )
+    elif config.mode == "regression" and config.scale_labels:
+        told = (
+            "its labels beforehand, to standardise them: do it yourself "
+            "(NormalizationTransformer), or set scale_labels=False if it is done"
+        )
+    elif config.mode == "classification" and config.class_weights == "balanced":
+        told = "its labels beforehand, to balance the classes: give class_weights as numbers"
+    elif config.mode == "classification" and config.class_weights is not None:
+        take_up(network, np.empty(0), np.empty(0))
+    if told:
+        logger.warning("a generator does not tell %s", told)

@@ -11,13 +11,12 @@ import torch
 from deepchem.models.optimizers import AdamW, LearningRateSchedule, Optimizer
 from torch import Tensor, nn
 
-from deepchem_mmsa import distributed, training
+from deepchem_mmsa import distributed, labels, training
 from deepchem_mmsa.batch_norm import Recalibration
 from deepchem_mmsa.batching import Collator, MoleculeBatch
 from deepchem_mmsa.config import CUSTOM, MMSAConfig
-from deepchem_mmsa.epochs import batch_bounds, epoch_batches
+from deepchem_mmsa.epochs import batch_bounds, epoch_batches, keep_no_records
 from deepchem_mmsa.inference import training_precision
-from deepchem_mmsa.labels import check_labels, class_weights, label_scaling
 from deepchem_mmsa.molecule import MODALITIES, MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.prediction import OUTPUT_TYPES, PredictingModel
@@ -110,7 +109,7 @@ wandb_logger, loss
             optimizer = AdamW(learning_rate=rate, weight_decay=self.config.weight_decay)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            network = MMSANetwork(self.config, encoders)
+            network = MMSANetwork(self.config, encoders).eval()
         super().__init__(
             network,
             loss=loss or self._default_loss,
@@ -143,6 +142,7 @@ wandb_logger, loss
         self._callback_states: list[dict[str, Any]] = []
         self._optimizer_states: list[Any] | None = None
         self._labels_seen = self._warned_of_size = False
+        self._sizes: list[int] | None = None
         self._resting: set[str] = set()
         self._ensure_built()
 
@@ -214,9 +214,13 @@ wandb_logger, loss
             Epochs of this run, in total: with ``restore=True`` a run that was interrupted
             goes on at the very batch where its newest checkpoint stands; without a checkpoint
             it begins, and one that had ended returns at once.
-        max_checkpoints_to_keep, checkpoint_interval, deterministic, restore, variables, loss, \
+        max_checkpoints_to_keep, checkpoint_interval, deterministic, restore, variables, \
 callbacks, all_losses
             As in DeepChem.
+        loss : callable, optional
+            ``f([output], [labels], [weights])`` → scalar, instead of the model's own. The output
+            is, in regression, the values ``[B, T]`` in the units of the labels; in classification
+            the logits ``[B, T, C]``. Weight 0 is a missing label.
         skip_bad_batches : bool
             Whether a batch whose loss or gradient is not finite is passed over, and counted in
             ``history``, instead of ending the run.
@@ -229,7 +233,9 @@ callbacks, all_losses
         Raises
         ------
         ValueError
-            For an empty dataset, labels that do not fit the mode, or no label at all.
+            For an empty dataset, labels that do not fit the mode, no label at all, or no molecule
+            that the model can read; if a run is to go on in the middle of an epoch with other
+            batches than it had.
         RuntimeError
             If another run writes to ``model_dir``, or another process of this one has died.
         FloatingPointError
@@ -251,6 +257,7 @@ callbacks, all_losses
         steps = nb_epoch * len(batch_bounds(n, self.batch_size))
         with training.folder_held(self, run):
             self._begin(restore, run)
+            self._check_sizes([n, self.batch_size])
             if self._ended and (self.stop_training or self._epoch >= self._fit_start + nb_epoch):
                 logger.info("the run in %s has ended: there is nothing to do", self.model_dir)
                 self.model.eval()
@@ -260,7 +267,8 @@ callbacks, all_losses
                 run.callbacks = [*run.callbacks, Recalibration(dataset)]
                 if self.model.memory is not None:
                     self.model.memory.warmup = min(self.config.memory_warmup, n)
-            batches = self.default_generator(dataset, nb_epoch, deterministic=deterministic)
+            numbers = range(self._epoch, self._fit_start + nb_epoch)
+            batches = self._epochs(dataset, numbers, deterministic, self._batch)
             return self._run(batches, run, steps)
 
     def fit_generator(
@@ -287,6 +295,8 @@ callbacks, all_losses
         with training.folder_held(self, run):
             self._begin(restore, run)
             self._note_start()
+            if not self._labels_seen:
+                labels.do_without(self.model)
             return self._run(generator, run, None)
 
     def _asked(
@@ -303,6 +313,7 @@ callbacks, all_losses
     def _begin(self, restore: bool, run: training.Run) -> None:
         """Take up the newest checkpoint, or note where a new run starts."""
         self._callback_states, self._optimizer_states = [], None
+        run.call("on_fit_start", self)
         found = restore and bool(self.get_checkpoints())
         if found:
             self.restore()
@@ -332,6 +343,7 @@ callbacks, all_losses
         try:
             return training.train(self, batches, run, steps, self._fit_step)
         finally:
+            self._run_now = None  # with its callbacks and their data
             self._resting = set()
             self._rest()
             self.model.eval()
@@ -351,20 +363,12 @@ callbacks, all_losses
 
     def _learn_labels(self, dataset: Any) -> None:
         """Check the labels; take task names, scale and class weights from the first set."""
-        y, w = check_labels(dataset, self.config)
+        y, w = labels.check_labels(dataset, self.config)
         if self.tasks is None:
             self.tasks = [str(t) for t in dataset.get_task_names()]
-        if self._labels_seen:
-            return
-        self._labels_seen = True
-        network = self.model
-        if self.config.mode == "regression" and self.config.scale_labels:
-            mean, scale = label_scaling(y, w)
-            network.label_mean.copy_(torch.from_numpy(mean))
-            network.label_scale.copy_(torch.from_numpy(scale))
-        if self.config.mode == "classification" and self.config.class_weights is not None:
-            weights = class_weights(y, w, self.config)
-            network.class_weight.copy_(torch.from_numpy(weights))
+        if not self._labels_seen:
+            self._labels_seen = True
+            labels.take_up(self.model, y, w)
 
     # ---- batches ------------------------------------------------------------------------
 
@@ -383,26 +387,29 @@ callbacks, all_losses
         dataset : deepchem.data.Dataset
         epochs : int
         mode : {"fit", "predict", "uncertainty"}
-            ``"fit"`` starts where the run stands, and the order of each epoch depends on the
-            seed and its number alone.
+            ``"fit"`` yields the batches of training, whose order depends on the seed and on the
+            number of the epoch, counted from where the model stands.
         deterministic : bool
             Whether to keep the dataset's order.
         pad_batches : bool
             Ignored: repeating molecules would be wrong for contrast and hypergraph.
         """
-        if hasattr(dataset, "memory_cache_size"):
-            # DeepChem's cache of 20 MB counts 8 bytes for a record: it would keep them all.
-            dataset.memory_cache_size = 0
         if mode == "fit":
-            numbers = range(self._epoch, self._fit_start + epochs)
-            seed = None if deterministic else self.config.seed
-            yield from epoch_batches(dataset, self.batch_size, numbers, seed, skip=self._batch)
+            numbers = range(self._epoch, self._epoch + epochs)
+            yield from self._epochs(dataset, numbers, deterministic)
             return
+        keep_no_records(dataset)
         for _ in range(epochs if len(dataset) else 0):
             for X, y, w, _ids in dataset.iterbatches(
                 batch_size=self.batch_size, deterministic=True, pad_batches=False
             ):
                 yield [X], [y], [w]
+
+    def _epochs(
+        self, dataset: Any, numbers: range, deterministic: bool, skip: int = 0
+    ) -> Iterator[Any]:
+        seed = None if deterministic else self.config.seed
+        return epoch_batches(dataset, self.batch_size, numbers, seed, skip)
 
     def _note_picture_size(self, records: Sequence[MoleculeViews]) -> None:
         """Remember how large training pictures were drawn; warn once where others differ."""

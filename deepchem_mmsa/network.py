@@ -144,6 +144,8 @@ class MMSANetwork(nn.Module):
         # Set by the training loop and by freeze_components; not part of the state.
         self.structure_on = True
         self.update_memory = config.mode == "pretraining"
+        if self.memory is not None and not self.update_memory:
+            self.memory.requires_grad_(False)  # anchors that are parameters rest as well
         self.frozen: set[str] = set()
         self.training_dtype: torch.dtype | None = None
         self.statistics: dict[str, float] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -168,9 +169,11 @@ class PredictingModel(SavableModel):
                 "this model has no dropout to sample; build a supervised one with "
                 "head_dropout, graph_dropout or hypergraph_dropout above 0"
             )
+        # A copy: dropout is switched inside it, while others may be predicting with the original.
+        network = copy.deepcopy(self.model).eval()
         mean, std = self._over_batches(
             self.default_generator(dataset, mode="uncertainty"),
-            lambda batch: sample_dropout(self.model, batch, masks, self.config.seed),
+            lambda batch: sample_dropout(network, batch, masks, self.config.seed),
         )
         return mean, std
 

@@ -205,6 +205,10 @@ class MMSAPredictor:
         batch_size, n_jobs : int
             As of :meth:`predict`.
         """
+        if isinstance(molecules, (str, bytes)):
+            raise TypeError(f"give a sequence of molecules, not one text: [{molecules!r}]")
+        if hasattr(molecules, "columns"):
+            raise TypeError("give the column of molecules, not the table: table['smiles']")
         if what not in ("predict", "embed"):
             raise ValueError(f"what={what!r}: choose 'predict' or 'embed'")
         if what == "predict" and self.config.mode == "pretraining":
@@ -246,8 +250,6 @@ class MMSAPredictor:
         n_jobs: int,
         progress: Callable[[int], None] | None,
     ) -> Predictions:
-        if isinstance(molecules, (str, bytes)):
-            raise TypeError(f"give a sequence of molecules, not one text: [{molecules!r}]")
         values: list[np.ndarray] = []
         reasons: list[str] = []
         for part in self.stream(molecules, what, batch_size, n_jobs):
@@ -290,8 +292,15 @@ def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 @lru_cache(maxsize=4)
-def _cached(folder_or_name: str) -> MMSAPredictor:
+def _cached(folder_or_name: str, files: tuple[tuple[str, int, int], ...]) -> MMSAPredictor:
     return MMSAPredictor.from_pretrained(folder_or_name)
+
+
+def _files_of(folder: str) -> tuple[tuple[str, int, int], ...]:
+    """Return name, size and time of each file: whether a folder still holds the same model."""
+    with os.scandir(folder) as entries:
+        stats = [(entry.name, entry.stat()) for entry in entries]
+    return tuple(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
 
 
 def embed(
@@ -303,7 +312,8 @@ def embed(
     ----------
     molecules : sequence of str or rdkit.Chem.Mol
     model : path-like
-        A shipped model's name, or a folder of ``save_pretrained``; it is kept for the next call.
+        A shipped model's name, or a folder of ``save_pretrained``; it is kept for the next call
+        (and read again if the folder's files have changed).
     n_jobs : int
         Processes that featurize.
 
@@ -313,4 +323,8 @@ def embed(
         float32 ``[N, d]``; NaN rows where a molecule cannot be read
         (:meth:`MMSAPredictor.embed` also gives the reasons).
     """
-    return _cached(os.fspath(model)).embed(molecules, n_jobs=n_jobs).values
+    name = os.fspath(model)
+    if not os.path.isdir(name):
+        return _cached(name, ()).embed(molecules, n_jobs=n_jobs).values
+    folder = os.path.abspath(name)
+    return _cached(folder, _files_of(folder)).embed(molecules, n_jobs=n_jobs).values

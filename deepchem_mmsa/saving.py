@@ -41,6 +41,7 @@ class SavableModel(TorchModel):
     _fit_start: int
     _fit_step: int
     _labels_seen: bool
+    _sizes: list[int] | None
     _resting: set[str]
     _averages: list[Averages]
     _logged: list[float]
@@ -117,6 +118,7 @@ class SavableModel(TorchModel):
             "global_step": self._global_step,
             "place": [self._epoch, self._batch, self._fit_start, self._fit_step],
             "labels_seen": self._labels_seen,
+            "sizes": self._sizes,
             "history": self.history,
             "averages": [[a.sums, a.counts] for a in self._averages],
             "logged": self._logged,
@@ -174,6 +176,18 @@ class SavableModel(TorchModel):
         self._logged, self._skipped = state.get("logged", []), state.get("skipped", 0)
         self._ended, self.stop_training = state.get("ended", False), state.get("stopped", False)
         self._optimizer_states = state.get("of_variables")
+        self._sizes = state.get("sizes")
+
+    def _check_sizes(self, sizes: list[int]) -> None:
+        """Make sure that the batch at which a run stands is a batch of this run."""
+        before, self._sizes = self._sizes, sizes
+        if self._batch and before is not None and before != sizes:
+            raise ValueError(
+                f"the run in {self.model_dir} stands at batch {self._batch} of an epoch of "
+                f"{before[0]} molecules in batches of {before[1]}, and cannot go on with "
+                f"{sizes[0]} in batches of {sizes[1]}: give it the same data and "
+                f"batch_size={before[1]}, or begin anew with restore=False"
+            )
 
     def save(self) -> None:
         """Write the model to ``model_dir``, for :meth:`reload`."""
@@ -227,10 +241,12 @@ class SavableModel(TorchModel):
             A folder of :meth:`save_pretrained`, the name of a shipped model, or one on the
             Hugging Face hub: ``hf:owner/model`` (see :mod:`deepchem_mmsa.hub`).
         mode, n_tasks : optional
-            For fine-tuning: the new mode gets a fresh head. Without them the model is the
-            exported one, head included.
+            For fine-tuning: the model gets a fresh head, which learns the scale and the names of
+            its labels anew, also where the exported one had a head of the same kind. Without
+            them the model is the exported one, head included.
         **arguments
-            Of the constructor.
+            Of the constructor. What is not given is the exported model's, the settings of its
+            training included: learning rate and its schedule, batch size.
 
         Raises
         ------
@@ -240,9 +256,13 @@ class SavableModel(TorchModel):
         changes = {k: v for k, v in (("mode", mode), ("n_tasks", n_tasks)) if v is not None}
         model = cls(source.config, **changes, **arguments)
         same = not model.config.differences(source.config, files.ARCHITECTURE)
+        if changes and model.config.mode != "pretraining":
+            same = False
         if same:
-            model.tasks = source.metadata.get("tasks")
+            model.tasks = model.tasks or source.metadata.get("tasks")
             model._labels_seen = bool(source.metadata.get("labels_seen"))
+            if model.config.class_weights != source.config.class_weights:
+                model._labels_seen = False
         chosen = None if same else [n for n in model.model.components() if n not in TOP]
         model._take(source, chosen, str(folder_or_name))
         return model
@@ -270,7 +290,7 @@ class SavableModel(TorchModel):
         checkpoint, model_dir : str, optional
             A checkpoint of the source to read first.
         include_top : bool
-            Whether the head is copied too.
+            Whether the head is copied too, with the scale of the labels.
         components : sequence of str, optional
             Names as in :meth:`freeze_components`; by default all but the head.
 
@@ -293,6 +313,7 @@ class SavableModel(TorchModel):
                 source_model.config,
                 files.tensors_of(source_model.model),
                 memory.exemplars if memory is not None else [],
+                {"labels_seen": source_model._labels_seen},
             )
             name = "the source model"
         else:
@@ -312,6 +333,9 @@ class SavableModel(TorchModel):
             ]
         if components is not None and "image" in components:
             prefixes.append("picture_size")
+        if components is not None and "head" in components and self.config.mode == "regression":
+            prefixes += ["label_mean", "label_scale"]
+            self._labels_seen = bool(source.metadata.get("labels_seen"))
         files.copy_tensors(self.model, source.tensors, prefixes, name)
         if self.model.memory is not None and (components is None or "memory" in components):
             self.model.memory.exemplars = source.exemplars

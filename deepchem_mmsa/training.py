@@ -11,6 +11,7 @@ import logging
 import math
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,9 @@ logger = logging.getLogger(__name__)
 
 WARMUP_SHARE = 0.05
 """Share of the steps in which the cosine schedule rises."""
+
+_ONE_RUN = threading.RLock()
+"""Held by the thread that trains, for all threads draw from the one generator of torch."""
 
 
 def cosine_factor(step: int, total: int) -> float:
@@ -99,8 +103,9 @@ class Run:
     loss : callable
         ``f(outputs, labels, weights)`` → scalar.
     variables, callbacks, max_checkpoints_to_keep, checkpoint_interval, all_losses
-        As in ``TorchModel.fit``. A callback may also have ``on_epoch_end(model, epoch)``,
-        ``on_fit_end(model)``, and ``state_dict``/``load_state_dict`` to travel in checkpoints.
+        As in ``TorchModel.fit``. A callback may also have ``on_fit_start(model)``,
+        ``on_epoch_end(model, epoch)``, ``on_fit_end(model)``, and
+        ``state_dict``/``load_state_dict`` to travel in checkpoints.
     skip_bad_batches : bool
         Whether a batch whose loss or gradient is not finite is left out instead of ending the
         run.
@@ -156,6 +161,8 @@ def train(
 ) -> float:
     """Train over `batches`; the one loop behind every ``fit`` of the model.
 
+    Threads of one process that train take turns.
+
     Parameters
     ----------
     model : MMSAModel
@@ -178,6 +185,8 @@ def train(
     ------
     FloatingPointError
         If loss or gradient is not finite; the molecules of the batch are named.
+    ValueError
+        If no molecule of an epoch has a view that the model reads.
     KeyboardInterrupt, SystemExit
         After SIGINT or SIGTERM, when the step is finished and a checkpoint written.
     """
@@ -188,7 +197,10 @@ def train(
     done = model._global_step - first_step
     distributed.equalize(model.model)
     model._run_now = run
+    served = int(model._batch > 0)  # the earlier part of an epoch was
+    batch: Any = None
     with (
+        _ONE_RUN,
         Interruption() as interruption,
         torch.random.fork_rng(devices=devices),
         tqdm(total=total_steps, initial=done, unit="step", file=sys.stderr, mininterval=0.5,
@@ -201,12 +213,14 @@ def train(
             _set_rate(model, run, step - first_step, total_steps)
             stop = _learn(model, run, inputs, labels, weights, bool(interruption.signal))
             model._global_step = step + 1
+            served += int(inputs.available.any(1).sum())
             bar.update(1)
             if isinstance(batch, EpochBatch):
                 model._epoch, model._batch = batch.epoch, batch.position + 1
             for callback in run.callbacks:
                 callback(model, step + 1)
             if isinstance(batch, EpochBatch) and batch.last:
+                served = _check_served(model, served)
                 _close_epoch(model, run, batch.epoch)
                 bar.set_postfix_str(f"epoch {batch.epoch + 1} loss {model.history[-1]['loss']:.4g}")
             if (step + 1) % model.log_frequency == 0:
@@ -221,6 +235,8 @@ def train(
             if model.stop_training:
                 break
 
+        if batch is not None and not isinstance(batch, EpochBatch):
+            _check_served(model, served)
         _log(model, run)
         run.call("on_fit_end", model)
         distributed.equalize(model.model)
@@ -278,7 +294,7 @@ def _step(
     # The network's, not the optimizer's: what it does not train would add up its gradients.
     network.zero_grad(set_to_none=True)
     outputs = network(inputs)
-    chosen = [outputs[i] for i in model._loss_outputs]
+    chosen = _outputs_for(model, run.loss, outputs)
     if apart and config.mode != "pretraining":
         n = len(chosen)
         gathered = distributed.gather(*chosen, *labels, *weights)
@@ -315,6 +331,13 @@ def _step(
     return figures, stop
 
 
+def _outputs_for(model: MMSAModel, loss: Callable, outputs: list[Tensor]) -> list[Tensor]:
+    """Return what a loss looks at: a user's loss of a regression, values in label units."""
+    if model.config.mode == "regression" and loss != model._default_loss:
+        return outputs[:1]
+    return [outputs[i] for i in model._loss_outputs]
+
+
 def _state_of(network: MMSANetwork) -> tuple[list[tuple[Tensor, Tensor]], dict[str, Any] | None]:
     """Return what a forward pass changes: running statistics, and the memory."""
     memory = network.memory
@@ -332,6 +355,18 @@ def _give_back(
         tensor.copy_(value)
     if network.memory is not None and remembered is not None:
         network.memory.set_extra_state(remembered)
+
+
+def _check_served(model: MMSAModel, served: int) -> int:
+    """Make sure that something was trained on; return where the next epoch begins to count."""
+    if not any(distributed.gather_values(served)):
+        views = model.config.modalities
+        raise ValueError(
+            f"no molecule of the data has a view that this model reads ({', '.join(views)}), so "
+            f"nothing was learnt: featurize with MMSAFeaturizer(modalities={views}), and look at "
+            "its failures"
+        )
+    return 0
 
 
 def _close_epoch(model: MMSAModel, run: Run, epoch: int) -> None:

@@ -69,6 +69,7 @@ def main() -> None:
             "n_tasks": len(tasks),
             "batch_size": a.batch_size,
             "learning_rate": a.learning_rate,
+            "lr_schedule": "cosine",  # with weights and without
             "encoder_learning_rate": a.encoder_learning_rate,
             "seed": seed,
             "model_dir": str(output / f"seed{seed}"),

@@ -184,10 +184,10 @@ class FineTunedEstimator(MoleculeReader):
     def _spread(self, X: Any, with_std: bool) -> Spread:
         check_is_fitted(self)
         molecules = self._molecules(X, reset=False)
-        if with_std and len(self.predictors_) == 1:
-            spread = dropout_spread(self.predictors_[0], molecules, n_jobs=self.n_jobs)
-        else:
-            spread = ensemble_spread(self.predictors_, molecules, n_jobs=self.n_jobs)
+        records = self.predictors_[0].records(molecules, self.n_jobs)
+        spread = ensemble_spread(self.predictors_, records)
+        if with_std and len(records) and len(self.predictors_) == 1:
+            spread = spread._replace(std=dropout_spread(self.predictors_[0], records).std)
         self._warn(spread.reasons, molecules, "cannot be predicted and got NaN")
         return spread
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.base import RegressorMixin
-from sklearn.utils.validation import check_array
+from sklearn.utils.validation import check_array, check_is_fitted
 
 from deepchem_mmsa.estimators.finetuning import FineTunedEstimator
+from deepchem_mmsa.inference import has_dropout
 
 
 class MMSARegressor(RegressorMixin, FineTunedEstimator):
@@ -93,8 +94,16 @@ class MMSARegressor(RegressorMixin, FineTunedEstimator):
         return (values, spread.std.reshape(shape)) if return_std else values
 
     def predict_frame(self, X: Any) -> pd.DataFrame:
-        """Return values, deviations and reasons as a table with the index of `X`."""
-        spread = self._spread(X, True)
+        """Return values, deviations and reasons as a table with the index of `X`.
+
+        Deviations are NaN where there are neither several models nor dropout.
+        """
+        check_is_fitted(self)
+        several = len(self.predictors_) > 1
+        known = several or has_dropout(self.predictors_[0].network)
+        spread = self._spread(X, known)
+        if not known:
+            spread = spread._replace(std=np.full_like(spread.values, np.nan))
         columns: dict[str, np.ndarray] = {}
         for i, task in enumerate(self.predictors_[0].tasks):
             columns[task] = spread.values[:, i]

@@ -25,6 +25,7 @@ from common import (
     cells_asked_for,
     fields,
     loader,
+    training_of,
     write_results,
 )
 
@@ -126,18 +127,18 @@ def main() -> None:
             [*command, "--output", str(a.output / "pretraining"), "--epochs", "0"], check=True
         )
 
-    tuning = {"batch_size": a.batch_size, "learning_rate": a.learning_rate}
     limits = {"epochs": a.epochs, "patience": a.patience}
     keys = str(a.output / "pretraining" / "molecules.txt.gz")
     contenders = []
     for name in chosen:
         if name == "from scratch":
+            tuning = training_of(a, "cosine")  # which the others have from pretrain.py
             config = {"modalities": modalities, **common, **tuning}
             contenders.append(MMSA(name, config, preset=a.preset, **limits))
         else:
             weights = pretrained(a, name, known[name])
             contenders.append(
-                MMSA(name, tuning, weights=str(weights), pretrained_on=keys, **limits)
+                MMSA(name, training_of(a), weights=str(weights), pretrained_on=keys, **limits)
             )
     cells = cells_asked_for(a, contenders)
     load = loader(a, modalities, MMSAConfig.preset(a.preset, **common).image_size)

@@ -39,8 +39,24 @@ def add_training_arguments(parser: argparse.ArgumentParser, epochs: int, patienc
     parser.add_argument("--patience", type=int, default=patience)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument(
+        "--schedule",
+        choices=("cosine", "constant"),
+        help="of the learning rate; by default that of the weights for all",
+    )
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE",
                         help="further fields of MMSAConfig for our networks")  # fmt: skip
+
+
+def training_of(a: argparse.Namespace, schedule: str | None = None) -> dict[str, Any]:
+    """Return the fields of a configuration that say how a network is trained.
+
+    `schedule` is that of the weights beside which a new network is trained: networks that are
+    compared have the same.
+    """
+    chosen = a.schedule or schedule
+    more = {"lr_schedule": chosen} if chosen else {}
+    return {"batch_size": a.batch_size, "learning_rate": a.learning_rate, **more}
 
 
 def fields(text: str) -> tuple[str, Any]:

@@ -25,6 +25,7 @@ from common import (
     cells_asked_for,
     fields,
     loader,
+    training_of,
     write_results,
 )
 
@@ -99,8 +100,7 @@ def main() -> None:
                         metavar="TRAIN,PREDICT")  # fmt: skip
     add_training_arguments(parser, epochs=40, patience=10)
     a = parser.parse_args()
-    config = {"modalities": ("geometry",), "batch_size": a.batch_size,
-              "learning_rate": a.learning_rate, **dict(map(fields, a.set))}  # fmt: skip
+    config = {"modalities": ("geometry",), **training_of(a), **dict(map(fields, a.set))}
     network = MMSA("geometry", config, preset=a.preset, epochs=a.epochs, patience=a.patience)
     a.output.mkdir(parents=True, exist_ok=True)
     cells = cells_asked_for(

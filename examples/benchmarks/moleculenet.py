@@ -21,6 +21,7 @@ from common import (
     cells_asked_for,
     fields,
     loader,
+    training_of,
     write_results,
 )
 
@@ -45,9 +46,9 @@ MODELS = ("mmsa", "mmsa-scratch", "gin", "mlp", "forest", "attentivefp", "chempr
 def contenders(a: argparse.Namespace) -> list[Contender]:
     """Return the models that were asked for."""
     chosen = dict(fields(text) for text in a.set)
-    training = {"batch_size": a.batch_size, "learning_rate": a.learning_rate}
+    weights = None if a.weights is None else load_pretrained(a.weights).config
     limits = {"epochs": a.epochs, "patience": a.patience, "averaging": a.averaging}
-    ours = {**training, **chosen}
+    ours = {**training_of(a), **chosen}
     if a.modalities:
         ours["modalities"] = tuple(a.modalities)
     made: list[Contender] = []
@@ -69,6 +70,7 @@ def contenders(a: argparse.Namespace) -> list[Contender]:
                 MMSA(name, config, preset=a.preset if a.weights is None else "base", **limits)
             )
         elif name in ("gin", "mlp"):
+            training = training_of(a, weights and weights.lr_schedule)
             config = {**training, **(GIN if name == "gin" else MLP)}
             made.append(MMSA(name, config, preset="base", **limits))
         elif name == "forest":
