@@ -12,6 +12,7 @@ from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.config import MMSAConfig
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
+from deepchem_mmsa.randomness import seeded
 
 _DROPOUT = (nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Dropout1d, nn.Dropout2d)
 
@@ -91,12 +92,10 @@ def sample_dropout(
     fixed = [m for m in network.encoders if m not in stochastic]
     known = network.modality_embeddings(batch, only=fixed)
     dropouts = [part for part in network.modules() if isinstance(part, _DROPOUT)]
-    devices = [batch.available.device] if batch.available.device.type == "cuda" else []
     total: Tensor | None = None
     squares: Tensor | None = None
     try:
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
+        with seeded(seed, batch.available.device):
             for part in dropouts:
                 part.train()
             for _ in range(masks):

@@ -21,6 +21,7 @@ from deepchem_mmsa.molecule import MODALITIES, MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.prediction import OUTPUT_TYPES, PredictingModel
 from deepchem_mmsa.pretraining import total_loss
+from deepchem_mmsa.randomness import seeded
 from deepchem_mmsa.run_folder import RunFolder
 from deepchem_mmsa.views.depiction import picture_size
 
@@ -107,8 +108,7 @@ wandb_logger, loss
         rate = schedule if isinstance(schedule, LearningRateSchedule) else self.config.learning_rate
         if optimizer is None:
             optimizer = AdamW(learning_rate=rate, weight_decay=self.config.weight_decay)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
+        with seeded(self.config.seed):
             network = MMSANetwork(self.config, encoders).eval()
         super().__init__(
             network,

@@ -17,6 +17,7 @@ from deepchem_mmsa.evaluate import evaluate
 from deepchem_mmsa.inference import evaluating, has_dropout, missing_reason, sample_dropout
 from deepchem_mmsa.prefetching import Prefetcher
 from deepchem_mmsa.pretraining import LOSS_TERMS, pretraining_terms, total_loss
+from deepchem_mmsa.randomness import seeded
 from deepchem_mmsa.saving import SavableModel
 
 logger = logging.getLogger(__name__)
@@ -105,8 +106,7 @@ class PredictingModel(SavableModel):
         In pre-training the random parts (masks, subsets) are the same at every call.
         """
         total, count = 0.0, 0.0
-        with evaluating(self.model), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
+        with evaluating(self.model), seeded(self.config.seed):
             for batch in self.default_generator(dataset, mode="predict"):
                 inputs, labels, weights = self._prepare_batch(batch)
                 if self.config.mode == "pretraining":

@@ -89,10 +89,10 @@ def pretraining_terms(
     if network.structure_on:
         if config.w_mem and config.w_align and len(c) > 1:
             part = network.fusion.fuse(codes, losses.random_subset(available))
-            # Without a memory nothing else would train the hypergraph.
-            target = embedding if memory is None else embedding.detach()
-            terms["align"] = losses.alignment(
-                network.structure_aware(part, between), target, config.temperature
+            # Without a memory there is no pupil: both sides learn, and the hypergraph with them.
+            agree = losses.info_nce if memory is None else losses.alignment
+            terms["align"] = agree(
+                network.structure_aware(part, between), embedding, config.temperature
             )
         if memory is not None and memory.is_active:
             terms["commit"] = losses.commitment(c, memory.active_anchors())

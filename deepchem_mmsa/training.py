@@ -11,7 +11,6 @@ import logging
 import math
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from deepchem_mmsa.epochs import EpochBatch, step_seed
 from deepchem_mmsa.interruption import Interruption, exception_of
 from deepchem_mmsa.prefetching import Prefetcher
 from deepchem_mmsa.pretraining import LOSS_TERMS
+from deepchem_mmsa.randomness import seeded
 from deepchem_mmsa.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -38,9 +38,6 @@ logger = logging.getLogger(__name__)
 
 WARMUP_SHARE = 0.05
 """Share of the steps in which the cosine schedule rises."""
-
-_ONE_RUN = threading.RLock()
-"""Held by the thread that trains, for all threads draw from the one generator of torch."""
 
 
 def cosine_factor(step: int, total: int) -> float:
@@ -161,7 +158,7 @@ def train(
 ) -> float:
     """Train over `batches`; the one loop behind every ``fit`` of the model.
 
-    Threads of one process that train take turns.
+    Threads of one process that train take turns, step by step.
 
     Parameters
     ----------
@@ -191,7 +188,6 @@ def train(
         After SIGINT or SIGTERM, when the step is finished and a checkpoint written.
     """
     started = time.time()
-    devices = [model.device] if model.device.type == "cuda" else []
     hidden = False if model.progress else (None if model.progress is None else True)
     prepared = ((batch, model._prepare_batch(distributed.share(batch))) for batch in batches)
     done = model._global_step - first_step
@@ -200,40 +196,41 @@ def train(
     served = int(model._batch > 0)  # the earlier part of an epoch was
     batch: Any = None
     with (
-        _ONE_RUN,
         Interruption() as interruption,
-        torch.random.fork_rng(devices=devices),
         tqdm(total=total_steps, initial=done, unit="step", file=sys.stderr, mininterval=0.5,
              disable=hidden if distributed.rank() == 0 else True, dynamic_ncols=True) as bar,
     ):  # fmt: skip
         # A run that was killed between its last step and its end has only the end to do.
         for batch, (inputs, labels, weights) in Prefetcher(() if model.stop_training else prepared):
-            step = model._global_step
-            model._enter_step(batch, step - first_step, total_steps)
-            _set_rate(model, run, step - first_step, total_steps)
-            stop = _learn(model, run, inputs, labels, weights, bool(interruption.signal))
-            model._global_step = step + 1
-            served += int(inputs.available.any(1).sum())
-            bar.update(1)
-            if isinstance(batch, EpochBatch):
-                model._epoch, model._batch = batch.epoch, batch.position + 1
-            for callback in run.callbacks:
-                callback(model, step + 1)
-            if isinstance(batch, EpochBatch) and batch.last:
-                served = _check_served(model, served)
-                _close_epoch(model, run, batch.epoch)
-                bar.set_postfix_str(f"epoch {batch.epoch + 1} loss {model.history[-1]['loss']:.4g}")
-            if (step + 1) % model.log_frequency == 0:
-                _log(model, run)
-            model.model.train()  # a callback may have predicted
-            if run.callbacks and distributed.is_shared():  # the first process decides
-                model.stop_training = distributed.gather_values(model.stop_training)[0]
-            if stop or (interruption.signal and not distributed.is_shared()):
-                _stop(model, run, interruption.signal or signal.SIGTERM)
-            if run.writes and (step + 1) % run.checkpoint_interval == 0:
-                _save(model, run)
-            if model.stop_training:
-                break
+            with seeded(_seed_of_step(model), model.device):
+                step = model._global_step
+                model._enter_step(batch, step - first_step, total_steps)
+                _set_rate(model, run, step - first_step, total_steps)
+                stop = _learn(model, run, inputs, labels, weights, bool(interruption.signal))
+                model._global_step = step + 1
+                served += int(inputs.available.any(1).sum())
+                bar.update(1)
+                if isinstance(batch, EpochBatch):
+                    model._epoch, model._batch = batch.epoch, batch.position + 1
+                for callback in run.callbacks:
+                    callback(model, step + 1)
+                if isinstance(batch, EpochBatch) and batch.last:
+                    served = _check_served(model, served)
+                    _close_epoch(model, run, batch.epoch)
+                    bar.set_postfix_str(
+                        f"epoch {batch.epoch + 1} loss {model.history[-1]['loss']:.4g}"
+                    )
+                if (step + 1) % model.log_frequency == 0:
+                    _log(model, run)
+                model.model.train()  # a callback may have predicted
+                if run.callbacks and distributed.is_shared():  # the first process decides
+                    model.stop_training = distributed.gather_values(model.stop_training)[0]
+                if stop or (interruption.signal and not distributed.is_shared()):
+                    _stop(model, run, interruption.signal or signal.SIGTERM)
+                if run.writes and (step + 1) % run.checkpoint_interval == 0:
+                    _save(model, run)
+                if model.stop_training:
+                    break
 
         if batch is not None and not isinstance(batch, EpochBatch):
             _check_served(model, served)
@@ -249,6 +246,12 @@ def train(
     if interruption.signal:
         raise exception_of(interruption.signal, "stopped; the run had just ended, and is saved")
     return model._logged[-1] if model._logged else 0.0
+
+
+def _seed_of_step(model: MMSAModel) -> int:
+    """Return what a step draws from: each process hides other atoms, then all draw alike."""
+    place = [distributed.rank() + 1] if distributed.is_shared() else []
+    return step_seed(model.config.seed, model._global_step, *place)
 
 
 def _set_rate(model: MMSAModel, run: Run, step: int, total: int | None) -> None:
@@ -287,15 +290,11 @@ def _step(
     network, config, step = model.model, model.config, model._global_step
     optimizer, schedule = model.optimizer_for(run.variables)
     network.shared_seed = step_seed(config.seed, step)
-    apart = distributed.is_shared()  # each process hides other atoms, then all draw alike
-    torch.manual_seed(
-        step_seed(config.seed, step, distributed.rank() + 1) if apart else network.shared_seed
-    )
     # The network's, not the optimizer's: what it does not train would add up its gradients.
     network.zero_grad(set_to_none=True)
     outputs = network(inputs)
     chosen = _outputs_for(model, run.loss, outputs)
-    if apart and config.mode != "pretraining":
+    if distributed.is_shared() and config.mode != "pretraining":
         n = len(chosen)
         gathered = distributed.gather(*chosen, *labels, *weights)
         chosen, labels = gathered[:n], gathered[n : n + len(labels)]

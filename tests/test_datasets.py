@@ -93,3 +93,11 @@ def test_blank_and_broken_rows_keep_their_place(tmp_path):
         data = dataset_from_csv(path, MMSAFeaturizer("graph"), tasks=["y"])
     assert [bool(r.available) for r in data.X] == [True, False, False, True]
     assert data.w[:, 0].tolist() == [1, 0, 1, 0]
+
+
+def test_an_infinite_label_stays_what_it_is_and_is_refused_in_training(make_model):
+    data = dataset_from_smiles(SMILES[:3], MMSAFeaturizer(("graph",)), [1.0, np.inf, np.nan])
+    assert data.y[:, 0].tolist() == [1.0, np.inf, 0.0]
+    assert data.w[:, 0].tolist() == [1.0, 1.0, 0.0]
+    with pytest.raises(ValueError, match=r"inf in row 1 .*labels must be finite"):
+        make_model(mode="regression").fit(data)

@@ -61,3 +61,41 @@ def test_the_average_is_what_is_scored(make_model, graph_dataset):
 def test_averaging_is_a_decay(averaging):
     with pytest.raises(ValueError, match="averaging must be at least 0 and below 1"):
         EarlyStopping(None, averaging=averaging)
+
+
+def test_another_model_begins_anew_and_the_same_goes_on(make_model, graph_dataset):
+    stopping = EarlyStopping(graph_dataset)
+    first, second = (make_model(mode="regression", seed=seed) for seed in (0, 1))
+    first.fit(graph_dataset, nb_epoch=3, callbacks=stopping)
+    best = stopping.best_score
+    first.fit(graph_dataset, nb_epoch=1, callbacks=stopping)
+    assert stopping.best_score <= best
+    second.fit(graph_dataset, nb_epoch=2, callbacks=stopping)
+    assert stopping.best_score == min(row["valid_loss"] for row in second.history)
+    assert second.validation_loss(graph_dataset) == pytest.approx(stopping.best_score, rel=1e-4)
+    assert first.validation_loss(graph_dataset) != second.validation_loss(graph_dataset)
+
+
+def test_a_run_without_epochs_is_told(make_model, graph_dataset, caplog):
+    model = make_model(mode="regression", scale_labels=False)
+    batch = ([graph_dataset.X[:8]], [graph_dataset.y[:8]], [graph_dataset.w[:8]])
+    model.fit_generator([batch], callbacks=EarlyStopping(graph_dataset))
+    assert "this run had none" in caplog.text
+
+
+def test_a_model_can_be_pickled_after_its_run_and_keeps_no_data(make_model, graph_dataset):
+    import gc
+    import pickle
+    import weakref
+
+    data = graph_dataset.select(range(20))
+    model = make_model(mode="regression")
+    stopping = EarlyStopping(data)
+    model.fit(data, nb_epoch=1, callbacks=[stopping, lambda model, step: None])
+    assert pickle.loads(pickle.dumps(stopping)).best_score == stopping.best_score
+    del stopping.dataset
+    there = weakref.ref(data)
+    del data
+    gc.collect()
+    assert there() is None
+    assert len(pickle.dumps(model)) > 0

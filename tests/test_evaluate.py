@@ -80,3 +80,11 @@ def test_transformers_are_undone():
 def test_empty_dataset_is_refused():
     with pytest.raises(ValueError, match="holds no molecule"):
         evaluate(Fixed(np.zeros((0, 1))), dc.data.NumpyDataset(np.zeros(0), np.zeros((0, 1))), RMSE)
+
+
+@pytest.mark.parametrize("there, predicted", [(1, 2), (2, 1)])
+def test_other_tasks_than_the_models_are_refused(there, predicted):
+    data = dc.data.NumpyDataset(np.zeros(4), np.zeros((4, there)))
+    values = np.zeros((4, predicted))
+    with pytest.raises(ValueError, match=f"4 molecules and {there} task.*4 and {predicted}"):
+        evaluate(Fixed(values), data, RMSE)

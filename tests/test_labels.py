@@ -70,3 +70,14 @@ def test_balanced_weights_are_scikit_learns():
     expected = compute_class_weight("balanced", classes=np.array([0, 1]), y=y[:, 0])
     config = MMSAConfig(mode="classification", class_weights="balanced")
     np.testing.assert_allclose(class_weights(y, np.ones_like(y), config)[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [np.nan, -1.0, np.inf])
+def test_weights_that_are_none_are_refused(weight):
+    with pytest.raises(ValueError, match="first is .* in row 1, task 0: weights are 0"):
+        check_labels(dataset([[0.0], [1.0]], [[1.0], [weight]]), VALUES)
+
+
+def test_the_weight_of_a_missing_label_may_be_anything():
+    _, w = check_labels(dataset([[0.0], [np.nan]], [[1.0], [np.nan]]), VALUES)
+    assert w.tolist() == [[1.0], [0.0]]

@@ -159,3 +159,16 @@ def test_masking_hides_the_share_and_nothing_else(molecules, rate, seed):
     rest[hidden] = False
     assert torch.equal(masked.atoms[rest], graph.atoms[rest])
     assert torch.equal(masked.src, graph.src)
+
+
+def test_without_a_memory_the_hypergraph_still_learns(batch):
+    net = network(memory=False).train()
+    terms = pretraining_terms(net, batch)[1]
+    terms["align"].backward()
+    gradients = [p.grad for p in net.hypergraph.transform.parameters()]
+    assert all(g is not None and float(g.abs().sum()) > 0 for g in gradients)
+
+
+def test_anchors_that_are_parameters_rest_after_pretraining():
+    for mode, learns in (("pretraining", True), ("regression", False)):
+        assert network(mode=mode, memory_update="gradient").memory.anchors.requires_grad == learns

@@ -18,6 +18,7 @@ PACKAGE = ROOT / "deepchem_mmsa"
 FLOORS = [
     "_version",
     "packing",
+    "randomness",
     "prefetching",
     "molecule",
     "config",
@@ -80,6 +81,8 @@ def test_import_is_quiet_and_lazy():
         "import deepchem_mmsa, deepchem as dc",
         "import deepchem_mmsa; from deepchem_mmsa import MMSAModel; import deepchem as dc",
         "import deepchem as dc, deepchem_mmsa; from deepchem.models import MMSAModel",
+        "import deepchem_mmsa; from importlib.util import find_spec; "
+        "assert find_spec('deepchem') and find_spec('deepchem'); import deepchem as dc",
     ],
 )
 def test_registers_in_deepchem_whichever_comes_first(code):

@@ -224,3 +224,23 @@ def test_mirror_images_are_told_apart(trained):
     X = MMSAFeaturizer(image_size=32).featurize(["C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O"])
     p = trained.predict(dc.data.NumpyDataset(X))
     assert p[0] != p[1]
+
+
+def test_sampling_in_one_thread_leaves_predictions_in_others_alone(make_model, graph_dataset):
+    import threading
+
+    model, stop = make_model(mode="regression", head_dropout=0.5), threading.Event()
+    expected = model.predict(graph_dataset)
+
+    def sample():
+        while not stop.is_set():
+            model.predict_uncertainty(graph_dataset, masks=10)
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        for _ in range(20):
+            np.testing.assert_allclose(model.predict(graph_dataset), expected, rtol=1e-5)
+    finally:
+        stop.set()
+        thread.join()

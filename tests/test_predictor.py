@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import deepchem as dc
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -152,3 +153,23 @@ def test_draws_as_large_as_the_training_pictures(make_model, dataset, caplog):
         assert not caplog.records
         tuned.predict(dc.data.NumpyDataset(MMSAFeaturizer("image", 48).featurize(SMILES[:3])))
     assert "MMSAFeaturizer(image_size=32)" in caplog.text
+
+
+def test_embed_reads_a_folder_again_when_it_changed(make_model, tmp_path, monkeypatch):
+    for place, seed in (("a", 0), ("b", 1)):
+        (tmp_path / place).mkdir()
+        make_model(mode="regression", seed=seed).save_pretrained(tmp_path / place / "model")
+    answers = []
+    for place in ("a", "b"):
+        monkeypatch.chdir(tmp_path / place)
+        answers.append(deepchem_mmsa.embed(["CCO"], model="model"))
+    assert not np.allclose(*answers)
+    make_model(mode="regression", seed=0).save_pretrained(tmp_path / "b" / "model")
+    np.testing.assert_array_equal(deepchem_mmsa.embed(["CCO"], model="model"), answers[0])
+
+
+def test_a_table_is_no_column(predictor):
+    table = pd.DataFrame({"smiles": ["CCO", "CCN"]})
+    with pytest.raises(TypeError, match="give the column"):
+        predictor.embed(table)
+    assert len(predictor.embed(table["smiles"]).values) == 2

@@ -375,3 +375,22 @@ def test_the_optimizer_of_chosen_variables_goes_on(make_model, graph_dataset, tm
     with pytest.raises(Interrupt):
         fit("b", stop=7)
     assert same_weights(whole, fit("b", restore=True))
+
+
+def test_the_middle_of_an_epoch_is_of_that_epoch(make_model, graph_dataset, tmp_path):
+    def killed(model, step):
+        if step == 3:
+            raise RuntimeError("killed")
+
+    def model(size):
+        return make_model(mode="regression", model_dir=str(tmp_path), batch_size=size)
+
+    with pytest.raises(RuntimeError, match="killed"):
+        model(4).fit(graph_dataset, nb_epoch=2, checkpoint_interval=2, callbacks=killed)
+    for size, data in ((8, graph_dataset), (4, graph_dataset.select(range(20)))):
+        with pytest.raises(ValueError, match=r"at batch 2 of an epoch of \d+ molecules.*of 4"):
+            model(size).fit(data, nb_epoch=2, restore=True)
+    again = model(4)
+    again.fit(graph_dataset, nb_epoch=2, restore=True)
+    assert [row["epoch"] for row in again.history] == [1, 2]
+    model(8).fit(graph_dataset, nb_epoch=3, restore=True)  # from the end of an epoch it may

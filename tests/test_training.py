@@ -125,3 +125,41 @@ def test_cosine_schedule_ends_low(make_model, graph_dataset):
     rates = [row["learning_rate"] for row in model.history]
     assert rates[-1] == pytest.approx(1e-5, rel=0.2)
     assert max(rates) <= 1e-3
+
+
+@pytest.mark.parametrize("mode", ["regression", "pretraining"])
+@pytest.mark.parametrize("generated", [False, True])
+def test_a_run_that_reads_nothing_is_no_run(make_model, graph_dataset, mode, generated):
+    model = make_model(mode=mode, modalities=("fingerprint",))
+    with pytest.raises(ValueError, match=r"reads \(fingerprint\), so nothing was learnt"):
+        if generated:
+            batch = ([graph_dataset.X[:8]], [graph_dataset.y[:8]], [graph_dataset.w[:8]])
+            model.fit_generator([batch])
+        else:
+            model.fit(graph_dataset, nb_epoch=1)
+
+
+def test_the_generator_of_training_is_an_epoch_at_any_time(make_model, graph_dataset):
+    model, seen = make_model(mode="regression"), []
+
+    def count(model, step):
+        batches = model.default_generator(graph_dataset, 2)
+        seen.append(sum(len(inputs[0]) for inputs, _, _ in batches))
+
+    model.fit(graph_dataset, nb_epoch=1, callbacks=count)
+    count(model, 0)
+    assert set(seen) == {2 * len(graph_dataset)}
+
+
+def test_threads_that_train_do_not_disturb_each_other(make_model, graph_dataset):
+    from concurrent.futures import ThreadPoolExecutor
+
+    def fit(seed):
+        model = make_model(mode="regression", seed=seed, graph_dropout=0.3)
+        model.fit(graph_dataset, nb_epoch=2, checkpoint_interval=0)
+        return weights_of(model)
+
+    expected = [fit(seed) for seed in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        for one, other in zip(pool.map(fit, range(3)), expected):
+            assert all(torch.equal(one[name], other[name]) for name in other)

@@ -345,3 +345,20 @@ def test_prediction_needs_no_deepchem(fitted, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "(1,) False False", done.stderr
+
+
+@pytest.mark.parametrize("dropout", [0.2, 0.0])
+def test_a_deviation_does_not_move_the_prediction(dropout):
+    config = {**TINY, "head_dropout": dropout, "hypergraph_dropout": 0.0}
+    fitted = regressor(config=config).fit(SMILES, Y)
+    frame = fitted.predict_frame([*SMILES, BAD])
+    np.testing.assert_array_equal(frame["task 0"][:-1], fitted.predict(SMILES))
+    assert frame["task 0 std"].notna().sum() == (len(SMILES) if dropout else 0)
+    assert len(fitted.predict_frame([])) == 0
+    if dropout:
+        np.testing.assert_array_equal(
+            fitted.predict(SMILES, return_std=True)[0], frame["task 0"][:-1]
+        )
+    else:
+        with pytest.raises(ValueError, match="no dropout to sample"):
+            fitted.predict(SMILES, return_std=True)

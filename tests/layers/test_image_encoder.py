@@ -138,3 +138,11 @@ def test_bad_arguments_are_named():
         ResNet18(width=8)(torch.zeros(2, 64, 64))
     with pytest.raises(ValueError, match=r"'vit'.*resnet18.*nn.Module"):
         make_image_encoder("vit")
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_one_picture_trains_at_any_size(size):
+    encoder = ResNet18(8).train()
+    encoder(torch.full((1, 3, size, size), 255.0)).sum().backward()
+    assert encoder.training
+    assert all(p.grad is not None for p in encoder.parameters())

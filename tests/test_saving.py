@@ -1,0 +1,111 @@
+"""What goes from one model to another: the head with its labels' scale, or neither."""
+
+import deepchem as dc
+import numpy as np
+import pytest
+import torch
+
+from deepchem_mmsa import MMSAModel
+from tests.fixtures import labelled
+
+
+@pytest.fixture
+def far(graph_dataset):
+    """Labels far from standard."""
+    return labelled(graph_dataset, 5000 + 300 * graph_dataset.y)
+
+
+def test_the_head_goes_with_the_scale_of_its_labels(make_model, graph_dataset, far):
+    source = make_model(mode="regression")
+    source.fit(far, nb_epoch=1)
+    copy = make_model(mode="regression", seed=5)
+    copy.load_from_pretrained(source, include_top=True)
+    np.testing.assert_allclose(copy.predict(far), source.predict(far), rtol=1e-5)
+    copy.fit(graph_dataset, nb_epoch=1)
+    assert torch.equal(copy.model.label_mean, source.model.label_mean)
+
+
+def test_fine_tuning_from_a_fine_tuned_model_begins_with_a_fresh_head(
+    make_model, graph_dataset, far, tmp_path
+):
+    source = make_model(mode="regression", tasks=["logP"])
+    source.fit(graph_dataset, nb_epoch=1)
+    source.save_pretrained(tmp_path)
+    same = MMSAModel.from_pretrained(tmp_path)
+    assert same.tasks == ["logP"]
+    np.testing.assert_allclose(same.predict(far), source.predict(far), rtol=1e-5)
+    assert MMSAModel.from_pretrained(tmp_path, tasks=["renamed"]).tasks == ["renamed"]
+
+    tuned = MMSAModel.from_pretrained(tmp_path, mode="regression", n_tasks=1, tasks=["Tm"])
+    fresh, theirs = tuned.model.head.state_dict(), source.model.head.state_dict()
+    assert any(not torch.equal(fresh[name], theirs[name]) for name in fresh)
+    assert torch.equal(
+        tuned.model.fusion.state_dict()["heads.graph.0.weight"],
+        source.model.fusion.state_dict()["heads.graph.0.weight"],
+    )
+    tuned.fit(far, nb_epoch=1)
+    assert tuned.tasks == ["Tm"]
+    assert float(tuned.model.label_mean) == pytest.approx(far.y.mean(), rel=1e-4)
+
+
+def test_weights_of_classes_that_are_given_count_everywhere(make_model, graph_dataset, tmp_path):
+    classes = labelled(graph_dataset, graph_dataset.y > np.median(graph_dataset.y))
+    plain = make_model(mode="classification")
+    plain.fit(classes, nb_epoch=1)
+    plain.save_pretrained(tmp_path)
+    exported = MMSAModel.from_pretrained(tmp_path, class_weights=(1.0, 20.0))
+    exported.fit(classes, nb_epoch=1)
+    generated = make_model(mode="classification", class_weights=(1.0, 20.0))
+    generated.fit_generator(generated.default_generator(classes))
+    for model in (exported, generated):
+        assert model.model.class_weight.tolist() == [[1.0, 20.0]]
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        ({"mode": "regression"}, "standardise them"),
+        ({"mode": "classification", "class_weights": "balanced"}, "balance the classes"),
+        ({"mode": "pretraining", "schedule": "staged"}, "cannot find its middle"),
+        ({"mode": "regression", "scale_labels": False}, None),
+    ],
+)
+def test_a_generator_says_what_it_cannot_know(make_model, graph_dataset, caplog, arguments, told):
+    data = labelled(graph_dataset, graph_dataset.y > np.median(graph_dataset.y))
+    model = make_model(**arguments)
+    model.fit_generator(model.default_generator(data))
+    warnings = [r.message for r in caplog.records if "a generator does not tell" in r.message]
+    assert len(warnings) == (told is not None)
+    assert told is None or told in warnings[0]
+
+
+def test_half_precision_leaves_anchors_that_are_parameters(make_model, graph_dataset, tmp_path):
+    model = make_model(mode="pretraining", memory_update="gradient", memory_warmup=16)
+    model.fit(graph_dataset, nb_epoch=1)
+    model.save_pretrained(tmp_path, precision="bf16")
+    again = MMSAModel.from_pretrained(tmp_path)
+    assert torch.equal(again.model.memory.anchors, model.model.memory.anchors)
+    before = again.model.memory.anchors.clone()
+    tuned = MMSAModel.from_pretrained(tmp_path, mode="regression", n_tasks=1)
+    tuned.fit(graph_dataset, nb_epoch=2)
+    assert torch.equal(tuned.model.memory.anchors, before)
+
+
+@pytest.mark.parametrize("loss", [dc.models.losses.L2Loss(), dc.models.losses.HuberLoss()])
+def test_a_loss_of_ones_own_sees_label_units(make_model, far, loss):
+    """What it is minimised for is what is predicted."""
+    seen = []
+
+    def spied(outputs, labels, weights):
+        seen.append((outputs[0].detach().mean().item(), labels[0].mean().item()))
+        return loss._create_pytorch_loss()(outputs[0], labels[0]).mean()
+
+    for model, arguments in (
+        (make_model(mode="regression", loss=loss, learning_rate=0.01), {}),
+        (make_model(mode="regression", learning_rate=0.01), {"loss": spied}),
+    ):
+        model.fit(far, nb_epoch=30, **arguments)
+        error = np.sqrt(np.mean((model.predict(far) - far.y) ** 2))
+        assert error < far.y.std()
+    outputs, labels = np.transpose(seen)
+    assert abs(outputs - labels).max() < 5 * far.y.std()
