@@ -4,8 +4,9 @@ ECFP4 (Rogers and Hahn, J. Chem. Inf. Model. 2010, 50, 742) as counts of atom en
 RDKit's two-dimensional descriptors. A forest on these is the bar that most published networks
 do not clear, so they are offered to the network as a fourth view.
 
-Neither sees stereochemistry, as in the baselines that they are compared with: it reaches the
-network through graph and conformer, and bits that split by it would be rarer in small sets.
+Neither tells stereoisomers apart (one descriptor counts the centres that are left open), as in
+the baselines that they are compared with: stereochemistry reaches the network through graph and
+conformer, and bits that split by it would be rarer in small sets.
 """
 
 from __future__ import annotations
