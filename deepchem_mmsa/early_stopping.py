@@ -87,6 +87,7 @@ class EarlyStopping:
         self._best: dict[str, Any] | None = None
         self._average: dict[str, Any] | None = None
         self._averaged = 0  # steps
+        self._unscored = 0  # epochs in a row
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model out: a weak reference cannot be pickled."""
@@ -138,10 +139,17 @@ class EarlyStopping:
         better = self.best_score is None or (
             score < self.best_score if self.minimize else score > self.best_score
         )
+        if math.isnan(score):
+            self._unscored += 1
+            if self._unscored == 1:
+                logger.warning(
+                    "%s is NaN after epoch %d: is there enough in the validation set to score?",
+                    name, epoch,
+                )  # fmt: skip
         if better and not math.isnan(score):
             self.best_score, self.best_epoch = score, epoch
-            self._best = _copy(model)
-        elif self.best_epoch is not None and epoch - self.best_epoch >= self.patience:
+            self._best, self._unscored = _copy(model), 0
+        elif max(self._unscored, epoch - (self.best_epoch or epoch)) >= self.patience:
             logger.info("no improvement for %d epochs: stopping", self.patience)
             model.stop_training = True
 

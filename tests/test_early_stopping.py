@@ -99,3 +99,17 @@ def test_a_model_can_be_pickled_after_its_run_and_keeps_no_data(make_model, grap
     gc.collect()
     assert there() is None
     assert len(pickle.dumps(model)) > 0
+
+
+def test_scores_that_are_none_are_told_and_cost_patience(make_model, graph_dataset, caplog):
+    import deepchem as dc
+
+    from tests.fixtures import labelled
+
+    one_class = labelled(graph_dataset, 0 * graph_dataset.y)
+    auc = dc.metrics.Metric(dc.metrics.roc_auc_score, name="auc")
+    model = make_model(mode="classification")
+    stopping = EarlyStopping(one_class, auc, patience=3)
+    model.fit(one_class, nb_epoch=10, callbacks=stopping)
+    assert (len(model.history), stopping.best_epoch) == (3, None)
+    assert caplog.text.count("valid_auc is NaN after epoch 1") == 1

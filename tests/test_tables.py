@@ -212,7 +212,9 @@ def test_the_smiles_column_is_found(tmp_path, columns, found):
         ("x.sdf", b"\n", "has no row"),
         ("x.csv", b"smiles,name\nC,a\nCC,2,4-dinitrophenol\n", "line 3 has 3 cells.*quotes"),
         ("x.csv", b"id,name\n1,2\n", "--smiles-column.*Its columns are: id, name"),
-        ("x.csv", b"CCO,1\nCCN,2\n", "--format smi"),
+        ("x.csv", b"CCO,1\nCCN,2\n", "add a header line"),
+        ("x.csv", b"PK\x03\x04rest", "Excel workbook .*save the sheet as CSV UTF-8"),
+        ("x.xls", b"\xd0\xcf\x11\xe0rest", "Excel workbook"),
         ("x.csv", b"smiles,name\nC,\xb5\n", "iconv"),
         (
             "x.csv.gz",
@@ -266,3 +268,45 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, ending):
         write_chunks(frames(), path)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     assert path.read_bytes() == b"old"
+
+
+# ---- what spreadsheets write --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "sep=;\nsmiles;n\nCCO;1,5\nCCN;2\n",
+        "SMILES;n, exp\nCCO;1,5\nCCN;2\n",
+        "\ufeffsmiles;n\r\nCCO;1,5\r\nCCN;2\r\n",
+        "smiles\tn\nCCO\t1,5\nCCN\t2\n".encode("utf-16"),
+    ],
+)
+@pytest.mark.parametrize("name", ["x.csv", "x.txt"])
+def test_european_and_excel_files_are_read(tmp_path, content, name):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    table = read_table(path)
+    assert table.smiles == ["CCO", "CCN"]
+    assert table.frame.iloc[:, 1].tolist() == ["1,5", "2"]
+    assert count_rows(path) == 2
+
+
+@pytest.mark.parametrize(
+    "body", ['CCO,"open\nCCN,2\nCCC,3\n', 'CCO,"5-prime\nCCN,2\nCCC,"3\n', 'CCO,"5"-prime\nCCN,2\n']
+)
+def test_a_quote_that_is_not_closed_swallows_no_row(tmp_path, body):
+    path = tmp_path / "x.csv"
+    path.write_text("smiles,name\nCCCC,fine\n" + body)
+    for use in (read_table, count_rows):
+        with pytest.raises(TableError, match="line 3: a quote that opens a cell is not closed"):
+            use(path)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.text('a",;\n\t 5', max_size=8), min_size=1, max_size=5))
+def test_what_is_quoted_well_is_read_back(tmp_path_factory, names):
+    path = tmp_path_factory.mktemp("quoted") / "x.csv"
+    frame = pd.DataFrame({"smiles": ["C"] * len(names), "name": names})
+    frame.to_csv(path, index=False)
+    assert read_table(path).frame["name"].tolist() == names

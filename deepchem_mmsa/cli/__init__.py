@@ -13,7 +13,7 @@ import typer
 
 from deepchem_mmsa._version import __version__
 from deepchem_mmsa.cli.benchmark import benchmark
-from deepchem_mmsa.cli.console import command
+from deepchem_mmsa.cli.console import ExitCode, command, complain
 from deepchem_mmsa.cli.embed import embed
 from deepchem_mmsa.cli.explain import explain
 from deepchem_mmsa.cli.featurize import featurize
@@ -67,6 +67,10 @@ for function, example in (
     command(app, example)(function)
 
 
+# click's, of which newer versions of typer bring a copy of their own
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+
 def _terminate(number: int, frame: Any) -> None:
     raise SystemExit(128 + number)
 
@@ -75,4 +79,10 @@ def main() -> None:
     """Run the command line; the entry point of ``mmsa`` and ``python -m deepchem_mmsa``."""
     # A scheduler's SIGTERM leaves what Ctrl-C leaves: nothing half-written, something to resume.
     signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(app(prog_name="mmsa"))
+    if "--json" not in sys.argv:
+        sys.exit(app(prog_name="mmsa"))
+    try:
+        sys.exit(app(prog_name="mmsa", standalone_mode=False))
+    except _UsageError as error:
+        complain("", error.format_message(), ExitCode.USAGE, True)
+        sys.exit(ExitCode.USAGE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -62,6 +63,8 @@ def benchmark(
         unknown = [name for name in given if name not in known]
         if unknown:
             raise Failure(f"no {unknown[0]!r}; choose of {', '.join(known)}", ExitCode.USAGE)
+    if data_dir is not None and not Path(data_dir).is_dir():
+        raise Failure(f"--data-dir {data_dir}: there is no such folder", ExitCode.USAGE)
     network = network_config(from_model, preset, fields)
     ours = {"batch_size": batch_size, "learning_rate": learning_rate, **fields}
     name = "mmsa" if from_model else "mmsa-scratch"

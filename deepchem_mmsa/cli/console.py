@@ -179,7 +179,7 @@ def command(app: typer.Typer, example: str) -> Callable[[Callable[..., None]], C
                     raise
                 code, message = _explained(error)
                 if message:
-                    _complain(function.__name__, message, code, bool(kwargs.get("as_json")))
+                    complain(function.__name__, message, code, bool(kwargs.get("as_json")))
                 raise typer.Exit(code) from None
 
         return app.command(epilog=f"Example: {example}")(guarded)
@@ -226,7 +226,8 @@ def help_page(message: str) -> str | None:
     return None if words is None else f"docs/errors.md#{words.lower().replace(' ', '-')}"
 
 
-def _complain(name: str, message: str, code: ExitCode, as_json: bool) -> None:
+def complain(name: str, message: str, code: ExitCode, as_json: bool) -> None:
+    """Say why the command `name` ends, as JSON where that was asked for."""
     page = help_page(message)
     if as_json:
         print(json.dumps({"error": message, "exit_code": int(code), "help": page}), file=sys.stderr)

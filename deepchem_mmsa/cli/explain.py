@@ -14,6 +14,7 @@ from deepchem_mmsa.cli.console import Console, ExitCode, Failure
 if TYPE_CHECKING:
     import pandas as pd
 
+    from deepchem_mmsa.molecule import MoleculeViews
     from deepchem_mmsa.tables import Table
 
 
@@ -37,6 +38,7 @@ def explain(
         bool, typer.Option("--svg", help="The map of contributions as SVG too.")
     ] = False,
     smiles_column: options.SmilesColumn = None,
+    reference_column: options.ReferenceColumn = None,
     format: options.InputFormat = None,
     device: options.Device = "auto",
     quiet: options.Quiet = False,
@@ -49,9 +51,8 @@ def explain(
     """
     import pandas as pd
 
-    from deepchem_mmsa.cli.rows import compute_table, load_model, model_identity
+    from deepchem_mmsa.cli.rows import compute_table, load_model, model_identity, other_table
     from deepchem_mmsa.explain import explain as explain_molecule
-    from deepchem_mmsa.tables import read_table
 
     console = Console(quiet, as_json)
     predictor = load_model(model, device)
@@ -65,7 +66,18 @@ def explain(
             f"the model {model} has no task {task!r}; its tasks are: {', '.join(predictor.tasks)}",
             ExitCode.USAGE,
         )
-    known = predictor.records(read_table(reference).smiles) if reference else []
+    if target is not None and predictor.config.mode == "regression":
+        raise Failure(f"--target {target}: the model {model} has no classes", ExitCode.USAGE)
+    if target is not None and not 0 <= target < predictor.config.n_classes:
+        raise Failure(
+            f"--target {target}: the classes of {model} are 0 to {predictor.config.n_classes - 1}",
+            ExitCode.USAGE,
+        )
+    known: list[MoleculeViews] = []
+    if reference:
+        option = "--reference-column"
+        for table in other_table(reference, reference_column, smiles_column, option):
+            known += predictor.records(table.smiles)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -109,6 +121,7 @@ def explain(
         console, "explain", source, str(Path(output) / "explanations.csv"), lambda: compute,
         smiles_column, format,
         {"model": model_identity(model), "task": task, "target": target, "svg": svg,
-         "smiles_column": smiles_column, "reference": reference and model_identity(reference)},
+         "smiles_column": smiles_column,
+         "reference": reference and [model_identity(reference), reference_column]},
         chunk=10,
     )  # fmt: skip

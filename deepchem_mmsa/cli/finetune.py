@@ -12,6 +12,7 @@ from deepchem_mmsa.cli.console import Console, ExitCode, Failure
 if TYPE_CHECKING:
     import numpy as np
 
+    from deepchem_mmsa.config import MMSAConfig
     from deepchem_mmsa.tables import Table
 
 _PARTS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "test": "test"}
@@ -62,21 +63,27 @@ def finetune(
 
     from deepchem_mmsa.cli import training
     from deepchem_mmsa.cli.predict import prediction_columns
+    from deepchem_mmsa.cli.rows import checked_device
     from deepchem_mmsa.datasets import dataset_from_shards
     from deepchem_mmsa.early_stopping import EarlyStopping
     from deepchem_mmsa.predictor import MMSAPredictor
     from deepchem_mmsa.tables import read_table, write_table
 
+    device = checked_device(device)
     network = training.network_config(from_model, preset, fields)
     table = read_table(source, smiles_column, format)
     tasks = label or [_guessed_label(table, split)]
     y = read_labels(table, tasks)
-    kind, n_classes = label_kind(y, mode)
+    kind, n_classes = label_kind(y, mode, table.name)
     network = network.replace(
         mode=kind, n_tasks=len(tasks), n_classes=n_classes, batch_size=batch_size,
         learning_rate=learning_rate, seed=seed,
     )  # fmt: skip
-    training.open_run(output, resume)
+    columns = [*tasks, *([split] if split in table.frame.columns else [])]
+    shares = {"--split": split, "--valid": valid, "--test": test, "--label": tasks}
+    training.open_run(
+        output, resume, training.began_with(network, from_model, table, columns, **shares)
+    )
     shards, rows = training.featurized(table, network, output, jobs, console)
     data = dataset_from_shards(shards, y, tasks)
     usable = (rows["status"] == "ok").to_numpy() & ~np.isnan(y).all(axis=1)
@@ -95,7 +102,7 @@ def finetune(
     model = training.make_model(network, from_model, output, device, console)
     model.tasks = tasks
     metrics = _metrics(kind)
-    watched = metrics[0] if _can_be_scored(valid_set, kind) else None
+    watched = metrics[0] if _can_be_scored(valid_set, network) else None
     stopping = EarlyStopping(
         valid_set, watched, patience=patience, minimize=watched is None or kind == "regression"
     )
@@ -106,6 +113,14 @@ def finetune(
         for part, data_of_part in (("valid", valid_set), ("test", test_set))
         if len(data_of_part)
     }
+    if np.isnan(model.predict(valid_set)).all():
+        raise Failure(
+            "training diverged: the model predicts nothing but NaN; lower --learning-rate "
+            f"({learning_rate:g})",
+            ExitCode.TRAINING,
+        )
+    if not len(test_set) and test:
+        console.note(f"the {split} split left no row for test: there is no test score")
     summary: dict[str, Any] = {
         "data": table.name, "labels": tasks, "mode": kind, "split": split, "molecules": sizes,
         "epochs": len(model.history), "best_epoch": stopping.best_epoch, "scores": scores,
@@ -165,7 +180,7 @@ def read_labels(table: Table, tasks: list[str]) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
-def label_kind(y: np.ndarray, mode: str) -> tuple[str, int]:
+def label_kind(y: np.ndarray, mode: str, name: str = "the table") -> tuple[str, int]:
     """Return what labels are, classification or regression, and the number of classes.
 
     Examples
@@ -185,6 +200,15 @@ def label_kind(y: np.ndarray, mode: str) -> tuple[str, int]:
         raise Failure("every label is missing; is --label the right column?", ExitCode.INPUT)
     if mode == "auto":
         mode = "classification" if np.isin(values, [0, 1]).all() else "regression"
+    if mode == "classification":
+        wrong = np.argwhere(~np.isnan(y) & ((y < 0) | (y != np.floor(y))))
+        if len(wrong):
+            row, task = wrong[0]
+            raise Failure(
+                f"{name}, row {row + 1}: the label {y[row, task]:g} is no class; classes are whole "
+                "numbers from 0: number them so, or say --mode regression",
+                ExitCode.INPUT,
+            )
     classes = int(values.max()) + 1 if mode == "classification" else 2
     return mode, max(2, classes)
 
@@ -257,12 +281,14 @@ def _metrics(kind: str) -> list[Any]:
     return [
         dc.metrics.Metric(dc.metrics.rms_score, name="rmse"),
         dc.metrics.Metric(dc.metrics.mae_score, name="mae"),
-        dc.metrics.Metric(dc.metrics.pearson_r2_score, name="r2"),
+        dc.metrics.Metric(dc.metrics.r2_score, name="r2"),
     ]
 
 
-def _can_be_scored(data: Any, kind: str) -> bool:
-    """Tell whether a metric of rank can be computed: some task has both classes."""
-    if kind == "regression":
+def _can_be_scored(data: Any, network: MMSAConfig) -> bool:
+    """Tell whether a metric of rank can be computed: some task has all classes."""
+    if network.mode == "regression":
         return True
-    return any(len(set(data.y[data.w[:, task] != 0, task])) > 1 for task in range(data.y.shape[1]))
+    y, w = data.y, data.w
+    found = (len(set(y[w[:, task] != 0, task])) for task in range(y.shape[1]))
+    return any(n == network.n_classes for n in found)

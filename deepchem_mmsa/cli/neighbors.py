@@ -28,6 +28,7 @@ def neighbors(
     model: options.Model = options.DEFAULT_MODEL,
     output: options.OutputTable = "-",
     smiles_column: options.SmilesColumn = None,
+    reference_column: options.ReferenceColumn = None,
     format: options.InputFormat = None,
     jobs: options.AutoJobs = 0,
     batch_size: options.BatchSize = 256,
@@ -46,9 +47,10 @@ def neighbors(
         compute_table,
         load_model,
         model_identity,
+        other_table,
         shifted,
     )
-    from deepchem_mmsa.tables import count_rows, read_chunks
+    from deepchem_mmsa.tables import count_rows
 
     console = Console(quiet, as_json)
     checked_output(output)
@@ -59,7 +61,8 @@ def neighbors(
     texts: list[str] = []
     vectors = []
     with console.progress("reference", count_rows(reference)) as progress:
-        for table in read_chunks(reference, 1000):
+        option = "--reference-column"
+        for table in other_table(reference, reference_column, smiles_column, option):
             values, _ = predictor.embed(
                 table.smiles, batch_size, jobs, shifted(progress, len(texts))
             )
@@ -98,6 +101,6 @@ def neighbors(
     compute_table(
         console, "neighbors", source, output, lambda: compute, smiles_column, format,
         {"model": model_identity(model), "smiles_column": smiles_column, "count": k,
-         "reference": model_identity(reference)},
+         "reference": [model_identity(reference), reference_column]},
         (predictor.settings, jobs),
     )  # fmt: skip

@@ -110,6 +110,12 @@ InputFormat = Annotated[
     str | None,
     typer.Option("--format", help="csv, tsv, smi, sdf or parquet; told by ending or content."),
 ]
+ReferenceColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of the SMILES in the other table; left out, that of IN or found by its name."
+    ),
+]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", help="Processes that featurize; -1: all cores.")]
 AutoJobs = Annotated[
     int,
@@ -144,8 +150,20 @@ Set = Annotated[
 ]
 
 
+_NOT_TO_SET = {
+    "learning_rate": "--learning-rate", "batch_size": "--batch-size", "seed": "--seed",
+    "mode": "what the command does (finetune has --mode)", "n_tasks": "the labels",
+    "n_classes": "the labels",
+}  # fmt: skip
+
+
 def network_fields(settings: list[str] | None) -> dict[str, Any]:
     """Return the fields of a configuration that ``--set`` gives, checked one by one.
+
+    Raises
+    ------
+    typer.BadParameter
+        If a field is unknown, has no such value, or follows from something else.
 
     Examples
     --------
@@ -161,7 +179,15 @@ def network_fields(settings: list[str] | None) -> dict[str, Any]:
         name, sign, value = text.partition("=")
         if not sign:
             raise typer.BadParameter(f"--set {text!r}: write it as field=value")
-        fields[name.strip().replace("-", "_")] = yaml.safe_load(value)
+        name = name.strip().replace("-", "_")
+        if name in _NOT_TO_SET:
+            raise typer.BadParameter(f"--set {text!r}: {name} follows from {_NOT_TO_SET[name]}")
+        try:
+            fields[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise typer.BadParameter(
+                f"--set {text!r}: the value is not YAML: {' '.join(str(error).split())}"
+            ) from error
     try:
         MMSAConfig.from_dict(fields)
     except (ValueError, TypeError) as error:

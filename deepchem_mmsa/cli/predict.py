@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from deepchem_mmsa.tables import Table
 
 
+def _more_than_one(masks: int) -> int:
+    if masks == 1:
+        raise typer.BadParameter("one mask has no deviation; 50 is usual")
+    return masks
+
+
 def predict(
     source: options.Input,
     model: options.Models,
@@ -30,6 +36,7 @@ def predict(
             "--uncertainty",
             min=0,
             metavar="MASKS",
+            callback=_more_than_one,
             help="Also the deviation over so many dropout masks, std_TASK; 50 is usual.",
         ),
     ] = 0,
@@ -41,6 +48,7 @@ def predict(
         ),
     ] = None,
     smiles_column: options.SmilesColumn = None,
+    domain_column: options.ReferenceColumn = None,
     format: options.InputFormat = None,
     jobs: options.AutoJobs = 0,
     batch_size: options.BatchSize = 256,
@@ -81,7 +89,10 @@ def predict(
     def load() -> Compute:
         predictors = _loaded(model, device, masks)
         predictor = predictors[0]
-        known = None if domain is None else _domain(console, predictor, domain, batch_size, jobs)
+        known = None
+        if domain is not None:
+            columns = (domain_column, smiles_column)
+            known = _domain(console, predictor, domain, columns, batch_size, jobs)
 
         def compute(
             table: Table, molecules: Sequence[object], progress: Callable[[int], None]
@@ -112,7 +123,7 @@ def predict(
         console, "predict", source, output, load, smiles_column, format,
         {"model": list(map(model_identity, model)), "smiles_column": smiles_column, "masks": masks,
          "batch_size": batch_size if masks else None,
-         "domain": None if domain is None else model_identity(domain)},
+         "domain": None if domain is None else [model_identity(domain), domain_column]},
         (told and told[1], jobs),
     )  # fmt: skip
 
@@ -141,15 +152,17 @@ def _loaded(models: Sequence[str], device: str, masks: int) -> list[MMSAPredicto
 
 
 def _domain(
-    console: Console, predictor: MMSAPredictor, training: str, batch_size: int, jobs: int
-) -> ApplicabilityDomain:
+    console: Console, predictor: MMSAPredictor, training: str,
+    columns: tuple[str | None, str | None], batch_size: int, jobs: int,
+) -> ApplicabilityDomain:  # fmt: skip
     """Return the domain of the molecules of a file; errors name it."""
     from deepchem_mmsa.applicability import ApplicabilityDomain
-    from deepchem_mmsa.tables import count_rows, read_chunks
+    from deepchem_mmsa.cli.rows import other_table
+    from deepchem_mmsa.tables import count_rows
 
     molecules = []
     with console.progress("domain", count_rows(training)) as progress:
-        for table in read_chunks(training, 1000):
+        for table in other_table(training, *columns, "--domain-column"):
             molecules += predictor.records(table.smiles, jobs)
             progress(len(molecules))
     try:

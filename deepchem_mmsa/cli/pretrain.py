@@ -36,18 +36,21 @@ def pretrain(
     import numpy as np
 
     from deepchem_mmsa.cli import training
+    from deepchem_mmsa.cli.rows import checked_device
     from deepchem_mmsa.datasets import dataset_from_shards
     from deepchem_mmsa.tables import read_table
 
+    device = checked_device(device)
     network = training.network_config(from_model, preset, fields).replace(
         mode="pretraining", batch_size=batch_size, learning_rate=learning_rate, seed=seed
     )
     if Path(source).is_dir():
         shards, rows = training.opened(Path(source), network, console)
-        training.open_run(output, resume)
+        began = training.began_with(network, from_model, None, input=len(shards))
+        training.open_run(output, resume, began)
     else:
         table = read_table(source, smiles_column, format)
-        training.open_run(output, resume)
+        training.open_run(output, resume, training.began_with(network, from_model, table))
         shards, rows = training.featurized(table, network, output, jobs, console)
     data = dataset_from_shards(shards).select(np.flatnonzero(rows["status"] == "ok"))
     model = training.make_model(network, from_model, output, device, console)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from deepchem_mmsa.cli import options
-from deepchem_mmsa.cli.console import Console
+from deepchem_mmsa.cli.console import Console, ExitCode, Failure
 
 
 def report(
@@ -44,12 +44,12 @@ def report(
     The page holds everything that it shows and loads nothing: see docs/report.md.
     """
     console = Console(quiet, as_json)
-    import torch
-
+    from deepchem_mmsa.cli.rows import checked_device
     from deepchem_mmsa.report import write_report
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if projection not in ("pca", "umap"):
+        raise Failure(f"--projection {projection}: choose pca or umap", ExitCode.USAGE)
+    device = checked_device(device)
     path = write_report(
         output, run, title=title, projection=projection, max_points=points, resamples=resamples,
         seed=seed, device=device,

@@ -45,19 +45,54 @@ Compute = Callable[
 
 def load_model(folder_or_name: str, device: str) -> MMSAPredictor:
     """Load a model for prediction, or say what is wrong with its name or files."""
-    import torch
-
     from deepchem_mmsa.predictor import MMSAPredictor
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = checked_device(device)
     try:
         return MMSAPredictor.from_pretrained(folder_or_name, device)
     except FileNotFoundError as error:
         raise Failure(str(error), ExitCode.MODEL) from error
-    except (RuntimeError, AssertionError) as error:
-        # torch's words for a device that is unknown or not there
+
+
+def checked_device(device: str) -> str:
+    """Return the device that is meant; one that is unknown or not there fails at once."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise Failure(f"--device {device}: {_first_line(error)}", ExitCode.USAGE) from error
+    return device
+
+
+def other_table(
+    path: str, column: str | None, of_input: str | None, option: str
+) -> Iterator[Table]:
+    """Yield the chunks of a second table of molecules, a reference or a training set.
+
+    Parameters
+    ----------
+    path : str
+    column : str or None
+        Of the SMILES, as `option` names it.
+    of_input : str or None
+        The column of the input, which serves where the table has it too.
+    option : str
+        Named in errors.
+    """
+    if column is None and of_input is not None:
+        try:
+            next(read_chunks(path, 1, of_input))
+            column = of_input
+        except TableError:
+            pass
+    try:
+        yield from read_chunks(path, CHUNK, column)
+    except TableError as error:
+        told = str(error).replace("--smiles-column (smiles_column= in Python)", option)
+        raise Failure(told, ExitCode.INPUT) from error
 
 
 def located(folder_or_name: str) -> Path:

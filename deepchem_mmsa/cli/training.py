@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,18 @@ def network_config(from_model: str | None, preset: str, fields: Mapping[str, Any
         raise Failure(str(error), ExitCode.MODEL) from error
 
 
-def open_run(folder: Path, resume: bool) -> None:
-    """Make the folder of a run; one that holds a run is not begun anew over it."""
+def open_run(folder: Path, resume: bool, asked: Mapping[str, Any]) -> None:
+    """Make the folder of a run; one that holds a run is not begun anew over it.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+    resume : bool
+        Whether to go on with the run that is there.
+    asked : mapping
+        JSON-able, by option: all that decides the result beside the number of epochs. A run
+        goes on only with what it began with.
+    """
     checkpoints = list((folder / "checkpoints").glob("checkpoint*.pt"))
     if checkpoints and not resume:
         raise Failure(
@@ -50,8 +61,38 @@ def open_run(folder: Path, resume: bool) -> None:
     try:
         with RunFolder(folder / "checkpoints"):
             pass
+        place = folder / "run.json"
+        if resume and place.is_file():
+            began = json.loads(place.read_text(encoding="utf-8"))
+            for option, value in json.loads(json.dumps(asked)).items():
+                if began.get(option) != value:
+                    short = f"{began.get(option)}, not {value}"
+                    raise Failure(
+                        f"--resume: the run in {folder} began with another {option}"
+                        + (f" ({short})" if len(short) < 200 else "")
+                        + "; give it what it had, or another --output folder",
+                        ExitCode.USAGE,
+                    )
+        else:
+            place.write_text(json.dumps(asked, indent=1), encoding="utf-8")
     except (OSError, RuntimeError) as error:  # it cannot be written to, or another run does
         raise Failure(f"cannot write to {folder}: {error}", ExitCode.OUTPUT) from error
+
+
+def began_with(
+    config: MMSAConfig,
+    from_model: str | None,
+    table: Table | None,
+    columns: Sequence[str] = (),
+    **others: Any,
+) -> dict[str, Any]:
+    """Return what :func:`open_run` compares: settings, and the columns of the input that count."""
+    found: dict[str, Any] = dict(others)
+    if table is not None:
+        text = table.frame[list(dict.fromkeys([table.smiles_column, *columns]))].to_csv()
+        found["input"] = hashlib.sha256(text.encode()).hexdigest()
+    settings = {f"--set {name}": value for name, value in config.to_dict().items()}
+    return {**found, "--from-model": from_model, **settings}
 
 
 def make_model(
@@ -118,6 +159,11 @@ def opened(folder: Path, config: MMSAConfig, console: Console) -> tuple[ShardSet
         )
     status, reasons = fate_of_rows(shards)
     note_failures(console, status, reasons, " and are left out")
+    told = folder / "rows.csv"  # that featurize wrote
+    if told.is_file():
+        rows = pd.read_csv(told, keep_default_na=False)
+        if len(rows) == len(shards):
+            return shards, rows
     return shards, rows_table([""] * len(shards), status, reasons)
 
 

@@ -248,7 +248,8 @@ def _references(why: Explanation) -> str:
         return ""
     cards = "".join(
         _molecule(
-            r.smiles, f"{_value(why, r.prediction)} · cosine {_cosine(r.similarity)} · row {r.row}"
+            r.smiles,
+            f"{_value(why, r.prediction)} · cosine {_cosine(r.similarity)} · row {r.row + 1}",
         )
         for r in why.references
     )

@@ -34,6 +34,8 @@ MISSING = ("", "nan", "na", "n/a", "null", "none")
 """Cells that hold no value, in any case."""
 
 _SNIFFED = 1 << 16
+_WIDE = (b"\xff\xfe", b"\xfe\xff")
+_WORKBOOKS = {b"PK\x03\x04": "xlsx", b"\xd0\xcf\x11\xe0": "xls"}
 
 
 class TableError(ValueError):
@@ -90,7 +92,9 @@ def spooled(raw: io.BufferedReader) -> io.BufferedReader:
 
 def first_line(raw: io.BufferedReader) -> str:
     """Return the first line without taking it."""
-    return raw.peek(_SNIFFED).split(b"\n", 1)[0].decode("utf-8-sig", "replace").strip()
+    head = raw.peek(_SNIFFED)
+    encoding = "utf-16" if head[:2] in _WIDE else "utf-8-sig"
+    return head.decode(encoding, "replace").split("\n", 1)[0].strip()
 
 
 def is_header(line: str, smiles_column: str | None) -> bool:
@@ -113,10 +117,20 @@ def sniff(raw: io.BufferedReader, smiles_column: str | None) -> str:
     return "csv" if "," in line or ";" in line or line.lower() in known else "smi"
 
 
+def refuse_workbook(raw: io.BufferedReader, name: str) -> None:
+    """Say what to do with a spreadsheet's own format."""
+    kind = _WORKBOOKS.get(raw.peek(4)[:4])
+    if kind:
+        raise TableError(
+            f"{name} is an Excel workbook ({kind}): save the sheet as CSV UTF-8, or give "
+            "pandas.read_excel to the Python functions"
+        )
+
+
 @contextmanager
 def as_text(raw: io.BufferedReader, name: str) -> Iterator[io.TextIOWrapper]:
     """Read bytes as text: UTF-8, or UTF-16 where a mark says so."""
-    wide = raw.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff")
+    wide = raw.peek(2)[:2] in _WIDE
     text = io.TextIOWrapper(raw, encoding="utf-16" if wide else "utf-8-sig", newline="")
     try:
         yield text

@@ -23,6 +23,7 @@ from deepchem_mmsa.tables.files import (
     is_header,
     name_of,
     opened,
+    refuse_workbook,
     sniff,
     spooled,
 )
@@ -174,11 +175,13 @@ def numbers(column: pd.Series, name: str) -> np.ndarray:
     """
     text = column.astype("object").map(lambda cell: "" if pd.isna(cell) else str(cell).strip())
     values = pd.to_numeric(text.where(~text.str.lower().isin(MISSING)), errors="coerce")
-    wrong = values.isna() & ~text.str.lower().isin(MISSING)
+    wrong = ~np.isfinite(values) & ~text.str.lower().isin(MISSING)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
+        finite = "" if pd.isna(values.iloc[row]) else "finite "
         raise TableError(
-            f"{name}, row {row + 1}, column {column.name!r}: {text.iloc[row]!r} is not a number; "
+            f"{name}, row {row + 1}, column {column.name!r}: {text.iloc[row]!r} is not a "
+            f"{finite}number; "
             "correct it, or leave the cell empty where the value is missing"
         )
     return values.to_numpy(dtype=float)
@@ -214,6 +217,7 @@ def _rows_of(path: str | os.PathLike, smiles_column: str | None, format: str | N
     with opened(path) as raw:
         if not raw.peek(1):
             raise TableError(f"{name} is empty; it needs a row per molecule")
+        refuse_workbook(raw, name)
         kind = format or format_of(path) or sniff(raw, smiles_column)
         if kind in ("sdf", "parquet") and str(path) == "-":
             raw = spooled(raw)  # both are gone through twice
@@ -272,6 +276,6 @@ def _smiles_column(columns: list[str], wanted: str | None, name: str) -> str:
         return containing[0]
     raise TableError(
         f"cannot tell which column of {name} holds the SMILES; name it by --smiles-column "
-        f"(smiles_column= in Python). Its columns are: {', '.join(columns):.1000}. If the file "
-        "has no header line, read it as a SMILES file: --format smi"
+        f"(smiles_column= in Python). Its columns are: {', '.join(columns):.1000}. If these are a "
+        "molecule, add a header line: smiles,name,..."
     )

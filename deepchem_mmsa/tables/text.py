@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import re
 from collections.abc import Iterator
 
-from deepchem_mmsa.tables.files import TableError, as_text, is_header
+from deepchem_mmsa.tables.files import SMILES_COLUMNS, TableError, as_text, is_header
 
 csv.field_size_limit(1 << 30)
 
@@ -15,15 +16,35 @@ csv.field_size_limit(1 << 30)
 def cells_of(raw: io.BufferedReader, name: str, kind: str) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, cells) of CSV or TSV, the header first."""
     with as_text(raw, name) as text:
-        header = text.readline()
-        # Spreadsheets of half of Europe separate by semicolons.
-        delimiter = "\t" if kind == "tsv" else max(",;\t", key=header.count)
-        lines = csv.reader(itertools.chain([header], text), delimiter=delimiter)
+        header, before, last = text.readline(), 0, 0
+        said = _SEPARATOR.fullmatch(header.strip())  # Excel writes such a line and hides it
+        if said:
+            header, before = text.readline(), 1
+        delimiter = said[1] if said else "\t" if kind == "tsv" else _delimiter(header)
+        lines = csv.reader(itertools.chain([header], text), delimiter=delimiter, strict=True)
         try:
             for cells in lines:
-                yield lines.line_num, cells
+                yield lines.line_num + before, cells
+                last = lines.line_num
         except csv.Error as error:
-            raise TableError(f"{name}, line {lines.line_num}: {error}") from error
+            raise TableError(
+                f"{name}, line {last + before + 1}: a quote that opens a cell is not closed at its "
+                f"end ({error}): close it, or double it where it belongs to the text, as in "
+                '"5""-prime"'
+            ) from error
+
+
+_SEPARATOR = re.compile("(?i)sep=(.)")
+
+
+def _delimiter(header: str) -> str:
+    """Return what separates cells: spreadsheets of half of Europe write semicolons."""
+
+    def found(delimiter: str) -> tuple[bool, int]:
+        names = {cell.strip(' "').lower() for cell in header.strip().split(delimiter)}
+        return not names.isdisjoint(SMILES_COLUMNS), header.count(delimiter)
+
+    return max(",;\t", key=found)
 
 
 def csv_rows(

@@ -73,7 +73,7 @@ def test_a_file_that_cannot_be_meant_is_refused(mmsa, table, tmp_path, content, 
 
 
 def test_fields_of_the_network_are_checked():
-    assert options.network_fields(["graph-width=8", "mode=regression"])["graph_width"] == 8
+    assert options.network_fields(["graph-width=8", "head_layers=1"])["graph_width"] == 8
     for text in ("graph_widht=8", "graph_width", "graph_width=-1"):
         with pytest.raises(Exception, match="--set"):
             options.network_fields([text])
@@ -175,3 +175,24 @@ def test_info_tells_versions_and_models(mmsa, mmsa_json, models):
     shown = mmsa("info", models["classification"])
     assert "graph_width: 16" in shown.stdout
     assert mmsa("info", "nowhere").exit_code == ExitCode.MODEL
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "x.csv", "--json", "--model", "m", "--uncertainty", "-1"],
+        ["predict", "--json"],
+        ["finetune", "x.csv", "-o", "run", "--json", "--set", "foo=1"],
+    ],
+)
+def test_wrong_options_are_json_where_that_was_asked_for(arguments, monkeypatch, capsys):
+    from deepchem_mmsa import cli
+
+    monkeypatch.setattr("sys.argv", ["mmsa", *arguments])
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    said = json.loads(capsys.readouterr().err)
+    assert said["exit_code"] == 2
+    assert said["error"]

@@ -15,6 +15,7 @@ from deepchem_mmsa import MMSAPredictor
 from deepchem_mmsa.applicability import ApplicabilityDomain
 from deepchem_mmsa.cli import ahead, rows
 from deepchem_mmsa.ensemble import dropout_spread, ensemble_spread
+from tests.conftest import DRUGS
 
 SMILES = ["CCO", "C1CC", "", "c1ccccc1", "CCN"]
 
@@ -332,3 +333,42 @@ def test_the_domain_is_learnt_while_records_are_made(mmsa, models, tmp_path):
         assert done.exit_code == 0, done.output
         told.append(out.read_bytes())
     assert told[0] == told[1]
+
+
+# ---- a second table -----------------------------------------------------------------------
+
+
+def test_the_columns_of_two_tables_are_named_apart(mmsa, models, tmp_path):
+    for name, column in (("in", "Compound"), ("same", "Compound"), ("other", "Ligand")):
+        (tmp_path / f"{name}.csv").write_text("\n".join([column, *DRUGS[:25]]))
+    model = models["regression"]
+    for command, option in (
+        (["neighbors"], "--reference"),
+        (["predict"], "--domain"),
+        (["explain", "-o", tmp_path / "why"], "--reference"),
+    ):
+        given = [*command, tmp_path / "in.csv", "-m", model, "--smiles-column", "Compound", option]
+        done = mmsa(*given, tmp_path / "same.csv")
+        assert done.exit_code == 0, done.output
+        refused = mmsa(*given, tmp_path / "other.csv")
+        assert refused.exit_code == 3
+        assert f"name it by {option}-column" in refused.stderr
+        done = mmsa(*given, tmp_path / "other.csv", f"{option}-column", "Ligand")
+        assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["explain", "-m", "regression", "--target", "1"], "has no classes"),
+        (["explain", "-m", "classification", "--target", "5"], "classes of"),
+        (["predict", "-m", "regression", "--uncertainty", "1"], "one mask has no deviation"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_before_any_row(
+    mmsa, models, table, tmp_path, command, words
+):
+    given = [models.get(word, word) for word in command]
+    done = mmsa(given[0], table, *given[1:], "-o", tmp_path / "out")
+    assert done.exit_code == 2, done.output
+    assert words in " ".join(done.output.replace("│", " ").split())

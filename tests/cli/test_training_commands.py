@@ -142,7 +142,7 @@ def test_an_interrupted_run_goes_on_and_is_not_begun_over(
         (["--label", "name"], "'m0' is not a number"),
         (["--label", "long", "--split", "name"], "write train, valid or test"),
         (["--label", "long", "--valid", "0"], "0 of 40 usable rows for valid"),
-        (["--label", "carbons", "--mode", "classification"], "labels are the classes"),
+        (["--label", "carbons", "--mode", "classification"], "is no class; classes are whole"),
         (["--label", "long", "--from-model", "nowhere"], "no shipped model named 'nowhere'"),
     ],
 )
@@ -200,3 +200,102 @@ def test_a_split_places_each_usable_row_once(split):
     shares = [(parts == p).sum() / usable.sum() for p in ("train", "valid", "test")]
     assert np.allclose(shares, [0.6, 0.2, 0.2], atol=0.05)
     assert (split_rows(table, ids, usable, split, 0.2, 0.2, 0) == parts).all()
+
+
+# ---- what a run goes on with, and what it says ------------------------------------------
+
+
+def test_a_run_goes_on_with_what_it_began_with(mmsa, labelled, tmp_path):
+    def finetune(*more):
+        run = ["-o", tmp_path / "run", "--label", "carbons", "--epochs", 1]
+        return mmsa("finetune", labelled, *run, *TINY, *more)
+
+    assert finetune().exit_code == 0
+    for more, word in (
+        (["--split", "random"], "--split (scaffold, not random)"),
+        (["--label", "part2"], "no column 'part2'"),
+        (["--learning-rate", "0.1"], "learning_rate (0.001, not 0.1)"),
+        (["--set=graph_dropout=0.5"], "graph_dropout"),
+    ):
+        done = finetune("--resume", *more)
+        assert done.exit_code in (2, 3), done.output
+        assert word in done.stderr.replace("\n", " ")
+    frame = pd.read_csv(labelled)
+    frame["name"] = "other"
+    frame.to_csv(labelled, index=False)
+    assert finetune("--resume", "--epochs", 2).exit_code == 0
+    frame.loc[0, "carbons"] = 0.9
+    frame.to_csv(labelled, index=False)
+    done = finetune("--resume", "--epochs", 3)
+    assert (done.exit_code, "another input" in done.stderr) == (2, True)
+
+
+def test_r2_is_the_share_of_variance(mmsa_json, labelled, tmp_path):
+    said = mmsa_json(
+        "finetune", labelled, "-o", tmp_path / "run", "-l", "carbons", "--split", "part", *TINY
+    )
+    table = pd.read_csv(tmp_path / "run" / "test_predictions.csv")
+    error = ((table["carbons"] - table["predicted_carbons"]) ** 2).sum()
+    spread = ((table["carbons"] - table["carbons"].mean()) ** 2).sum()
+    assert said["scores"]["test"]["r2"] == pytest.approx(1 - error / spread, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--set=learning_rate=7"], 2, "learning_rate follows from --learning-rate"),
+        (["--set=n_classes=3"], 2, "n_classes follows from the labels"),
+        (["--set=modalities=[graph"], 2, "the value is not YAML"),
+        (["--device", "abacus"], 2, "--device abacus"),
+        (["--learning-rate", "1e12", "--epochs", "1"], 6, "lower"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_code(mmsa, labelled, tmp_path, arguments, code, words):
+    done = mmsa("finetune", labelled, "-o", tmp_path / "run", "-l", "carbons", *TINY, *arguments)
+    assert done.exit_code == code, done.output
+    assert words in " ".join(done.stderr.replace("│", " ").split())
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("value", "mode", "words"),
+    [
+        ("inf", "regression", "'inf' is not a finite number"),
+        ("-1", "classification", "row 2: the label -1 is no class"),
+    ],
+)
+def test_a_label_that_cannot_be_is_named_by_its_row(mmsa, labelled, tmp_path, value, mode, words):
+    frame = pd.read_csv(labelled, dtype={"long": str})
+    frame.loc[1, "long"] = value
+    frame.to_csv(labelled, index=False)
+    done = mmsa("finetune", labelled, "-o", tmp_path / "run", "-l", "long", "--mode", mode, *TINY)
+    assert done.exit_code == 3, done.output
+    assert words in done.stderr
+
+
+def test_a_class_that_is_missing_in_validation_leaves_the_loss(mmsa_json, labelled, tmp_path):
+    frame = pd.read_csv(labelled)
+    frame["kind"] = np.where(frame["part"] == "train", np.arange(len(frame)) % 3, 1)
+    frame.to_csv(labelled, index=False)
+    said = mmsa_json(
+        "finetune", labelled, "-o", tmp_path / "run", "-l", "kind", "--split", "part",
+        "--mode", "classification", "--epochs", 3, *TINY,
+    )  # fmt: skip
+    assert said["best_epoch"] is not None
+
+
+def test_a_run_that_is_not_finished_is_no_model(mmsa, table, tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    for command in (["predict", table, "-m"], ["embed", table, "-m"], ["info"]):
+        done = mmsa(*command, tmp_path / "run")
+        assert done.exit_code == 4, done.output
+        assert "go on with it by --resume" in done.stderr
+
+
+def test_pretraining_on_records_names_the_molecules(mmsa, labelled, tmp_path):
+    records = tmp_path / "records"
+    assert mmsa("featurize", labelled, "-o", records, "--modalities", "graph").exit_code == 0
+    done = mmsa("pretrain", records, "-o", tmp_path / "run", "--epochs", 1, *TINY)
+    assert done.exit_code == 0, done.output
+    rows = [pd.read_csv(folder / "rows.csv") for folder in (records, tmp_path / "run")]
+    pd.testing.assert_frame_equal(*rows)
