@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +19,30 @@ from deepchem_mmsa.randomness import seeded
 _DROPOUT = (nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Dropout1d, nn.Dropout2d)
 
 
+_evaluated: WeakKeyDictionary[MMSANetwork, tuple[int, bool]] = WeakKeyDictionary()
+_turn = threading.Lock()
+
+
 @contextmanager
 def evaluating(network: MMSANetwork) -> Iterator[None]:
-    """Set evaluation mode without gradients, and give the network back as it was."""
-    was_training = network.training
-    network.eval()
+    """Set evaluation mode without gradients, and give the network back as it was.
+
+    Of several threads the last one to leave gives it back.
+    """
+    with _turn:
+        users, was_training = _evaluated.get(network, (0, network.training))
+        _evaluated[network] = users + 1, was_training
+        network.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        network.train(was_training)
+        with _turn:
+            users, was_training = _evaluated.pop(network)
+            if users > 1:
+                _evaluated[network] = users - 1, was_training
+            else:
+                network.train(was_training)
 
 
 def training_precision(config: MMSAConfig, device: torch.device) -> torch.dtype | None:

@@ -109,7 +109,7 @@ wandb_logger, loss
         if optimizer is None:
             optimizer = AdamW(learning_rate=rate, weight_decay=self.config.weight_decay)
         with seeded(self.config.seed):
-            network = MMSANetwork(self.config, encoders).eval()
+            network = MMSANetwork(self.config, encoders)
         super().__init__(
             network,
             loss=loss or self._default_loss,
