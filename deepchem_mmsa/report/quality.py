@@ -39,8 +39,8 @@ def scores_section(run: Run, scores: list[Score], resamples: int) -> str:
         return ""
     if not scores:
         return (
-            "<section id='scores'><h2>Scores</h2><p class='soft'>Nothing can be scored: there are "
-            "no labels, or no predictions.</p></section>"
+            "<section id='scores'><h2>Scores</h2><p class='soft'>There are no labels to compare "
+            "the predictions with, or no predictions.</p></section>"
         )
     names = list(metrics_of(run.kind))
     by_name: dict[str, list[Score]] = {}
