@@ -193,6 +193,8 @@ def plot(frame: pd.DataFrame, path: str | Path) -> None:
         several = part["model"].isin(together)
         kinds = (~several, "o", "mean of the seeds"), (several, "D", "ensemble of the seeds")
         for colour, (chosen, marker, label) in zip(_COLOURS, kinds):
+            if not chosen.any():  # one seed has no ensemble
+                continue
             ax.errorbar(
                 part[chosen]["mean"], part[chosen]["model"].map(line),
                 xerr=part[chosen]["std"].fillna(0), fmt=marker, color=colour, label=label,
