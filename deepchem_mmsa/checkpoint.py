@@ -336,8 +336,10 @@ def load_pretrained(folder_or_name: str | os.PathLike) -> Pretrained:
     except CheckpointError:
         raise
     except (OSError, KeyError, TypeError, ValueError) as error:
+        begun = (folder / "checkpoints").is_dir() and not (folder / "config.json").is_file()
         raise CheckpointError(
             f"{folder} is not an exported MMSA model ({type(error).__name__}: {error})"
+            + ("; its run is not finished: go on with it by --resume" if begun else "")
         ) from error
     return Pretrained(config, tensors, exemplars, described.get("metadata", {}))
 

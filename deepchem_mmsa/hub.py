@@ -40,7 +40,7 @@ def find_model(folder_or_name: str | os.PathLike) -> Path:
     Raises
     ------
     FileNotFoundError
-        If there is neither such a folder nor such a model, or nothing was exported there.
+        If there is neither such a folder nor such a model.
 
     Examples
     --------
@@ -56,12 +56,6 @@ def find_model(folder_or_name: str | os.PathLike) -> Path:
         raise FileNotFoundError(
             f"no folder and no shipped model named {name!r} (shipped: {known}); "
             "give the folder that save_pretrained wrote, or hf:owner/model for one on the hub"
-        )
-    if not (folder / "config.json").is_file():
-        begun = (folder / "checkpoints").is_dir()
-        raise FileNotFoundError(
-            f"{folder} holds no exported model (no config.json)"
-            + ("; its run is not finished: go on with it by --resume" if begun else "")
         )
     return folder
 

@@ -108,6 +108,10 @@ def model_identity(folder_or_name: str) -> str:
     path = Path(folder_or_name)
     if not path.is_file():
         path = find_model(folder_or_name) / "config.json"  # it holds the checksum of the weights
+        if not path.is_file():
+            from deepchem_mmsa.checkpoint import load_pretrained
+
+            load_pretrained(folder_or_name)  # which says what is wrong
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
