@@ -24,7 +24,10 @@ from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.ensemble import over_batches
 from deepchem_mmsa.layers.memory_bank import MOLECULES_PER_ANCHOR, MemoryBank
 from deepchem_mmsa.network import MMSANetwork
-from deepchem_mmsa.predictor import MMSAPredictor
+from deepchem_mmsa.predictor import MMSAPredictor, check_sequence
+
+N_FOLDS = 5
+"""Of the training molecules, to find how far one lies from anchors that it has no share in."""
 
 
 class ApplicabilityDomain:
@@ -45,7 +48,8 @@ class ApplicabilityDomain:
     Attributes
     ----------
     training_distance : np.ndarray
-        Sorted distances of the molecules of :meth:`fit`.
+        Sorted distances of the molecules of :meth:`fit`; where anchors are made of them, each to
+        anchors made without it (five folds), or it would lie nearer than any other molecule can.
 
     Raises
     ------
@@ -105,13 +109,23 @@ class ApplicabilityDomain:
                 f"{len(codes)} molecule(s) can be read, at least {least} are needed: give the "
                 "training set"
             )
-        if self.anchors == "training":
-            config = self.predictor.config
-            bank = MemoryBank(config.n_anchors, config.embedding_dim, warmup=len(codes))
-            bank.update(codes)
-            self._bank = bank
-        self.training_distance = np.sort(self._distance(codes))
+        if self.anchors == "memory":
+            distance = self._distance(codes)
+        else:
+            self._bank = self._anchored(codes)
+            distance, fold = np.empty(len(codes)), np.arange(len(codes)) % N_FOLDS
+            for k in range(N_FOLDS):
+                others = self._anchored(codes[fold != k])
+                distance[fold == k] = _distance(others, codes[fold == k])
+        self.training_distance = np.sort(distance)
         return self
+
+    def _anchored(self, codes: Tensor) -> MemoryBank:
+        """Return a memory that starts from codes."""
+        config = self.predictor.config
+        bank = MemoryBank(config.n_anchors, config.embedding_dim, warmup=len(codes))
+        bank.update(codes)
+        return bank
 
     def distance(self, molecules: Iterable[object]) -> np.ndarray:
         """Return ``1 − cos(c, nearest anchor)``, ``[N]`` in 0 to 2; NaN for unreadable ones.
@@ -149,21 +163,28 @@ class ApplicabilityDomain:
         )
         return np.where(np.isnan(distance), np.nan, farther / len(self.training_distance))
 
+    def _distance(self, codes: Tensor) -> np.ndarray:
+        if self._bank is None:
+            raise RuntimeError("anchors='training': call fit with the training molecules first")
+        return _distance(self._bank, codes)
+
     def _codes(self, molecules: Iterable[object]) -> Tensor:
         """Return the unified codes c, which anchors live among, ``[N, d]``."""
 
         def unified(network: MMSANetwork, batch: MoleculeBatch) -> Tensor:
             return network.fusion.fuse(network.codes(batch), batch.available)
 
-        values, _ = over_batches(self.predictor, molecules, unified, self.batch_size, self.n_jobs)
+        records = self.predictor.records(molecules, self.n_jobs)
+        if not records:
+            return torch.zeros(0, self.predictor.config.embedding_dim)
+        values, _ = over_batches(self.predictor, records, unified, self.batch_size)
         return torch.from_numpy(values).float()
 
-    def _distance(self, codes: Tensor) -> np.ndarray:
-        if self._bank is None:
-            raise RuntimeError("anchors='training': call fit with the training molecules first")
-        # NaN rows stay NaN: the largest of NaN similarities is NaN.
-        similarity = self._bank.nearest(codes.to(self._bank.usage))[1]
-        return 1 - similarity.detach().cpu().numpy().astype(float)
+
+def _distance(bank: MemoryBank, codes: Tensor) -> np.ndarray:
+    """Return ``1 − cos(c, nearest anchor)``; NaN rows stay NaN."""
+    similarity = bank.nearest(codes.to(bank.usage))[1]
+    return 1 - similarity.detach().cpu().numpy().astype(float)
 
 
 def tanimoto_distance(
@@ -186,6 +207,8 @@ def tanimoto_distance(
 
     Raises
     ------
+    TypeError
+        If one of the two is a single text or a table.
     ValueError
         If no reference can be read.
 
@@ -195,6 +218,9 @@ def tanimoto_distance(
     [0.0, 1.0, nan]
     """
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=size)
+
+    for what in (molecules, reference):
+        check_sequence(what)
 
     def fingerprint(molecule: object) -> DataStructs.ExplicitBitVect | None:
         if not isinstance(molecule, Chem.Mol):

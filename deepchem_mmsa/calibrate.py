@@ -50,6 +50,15 @@ def _checked(
     return p, labels, known
 
 
+def _check_tasks(p: np.ndarray, fitted: int) -> None:
+    n_tasks = math.prod(p.shape[1:-1])
+    if n_tasks != fitted:
+        raise ValueError(
+            f"probabilities of the shape {p.shape} are of {n_tasks} task(s), the fit was of "
+            f"{fitted}: give the same tasks, or fit anew"
+        )
+
+
 def _refuse_empty(known: np.ndarray) -> None:
     empty = np.flatnonzero(~known.any(0))
     if len(empty):
@@ -112,7 +121,10 @@ class TemperatureScaling:
     def __call__(self, probabilities: ArrayLike) -> np.ndarray:
         """Return calibrated probabilities, shaped as given; NaN rows stay NaN."""
         p = np.asarray(probabilities, dtype=float)
-        logits = np.log(np.maximum(p, _LEAST)).reshape(len(p), -1, p.shape[-1])
+        if not hasattr(self, "temperature"):
+            raise RuntimeError("call fit with labelled molecules first")
+        _check_tasks(p, len(self.temperature))
+        logits = np.log(np.maximum(p, _LEAST)).reshape(len(p), len(self.temperature), p.shape[-1])
         return softmax(logits / self.temperature[:, None], axis=-1).reshape(p.shape)
 
 
@@ -163,7 +175,10 @@ class IsotonicCalibration:
     def __call__(self, probabilities: ArrayLike) -> np.ndarray:
         """Return calibrated probabilities, shaped as given; NaN rows stay NaN."""
         p = np.asarray(probabilities, dtype=float)
-        by_task = p.reshape(len(p), -1, p.shape[-1])
+        if not hasattr(self, "_maps"):
+            raise RuntimeError("call fit with labelled molecules first")
+        _check_tasks(p, len(self._maps))
+        by_task = p.reshape(len(p), len(self._maps), p.shape[-1])
         result = np.full(by_task.shape, np.nan)
         for task, maps in enumerate(self._maps):
             there = ~np.isnan(by_task[:, task]).any(-1)

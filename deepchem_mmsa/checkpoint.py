@@ -14,11 +14,12 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from deepchem_mmsa import hub
@@ -57,19 +58,23 @@ def write_atomically(path: str | os.PathLike, write: Callable[[str], None]) -> N
     >>> os.listdir(folder)
     ['a.txt']
     """
-    path = Path(path)
+    _write_together({Path(path): write})
+
+
+def _write_together(writes: Mapping[Path, Callable[[str], None]]) -> None:
+    """Write several files as :func:`write_atomically` does; none moves before all are whole."""
+    ready: dict[Path, str] = {}
+    path = Path()
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        try:
-            write(temporary)
-            with open(temporary, "rb+") as file:
+        for path, write in writes.items():
+            handle, ready[path] = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            os.close(handle)
+            write(ready[path])
+            with open(ready[path], "rb+") as file:
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
+            os.chmod(ready[path], 0o644)
+        for path, temporary in ready.items():
             os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
     except OSError as error:
         raise OSError(
             error.errno,
@@ -77,7 +82,11 @@ def write_atomically(path: str | os.PathLike, write: Callable[[str], None]) -> N
             "unharmed. Make room, or choose another folder",
             str(path),
         ) from error
-    sync_folder(path.parent)
+    finally:
+        for temporary in ready.values():
+            Path(temporary).unlink(missing_ok=True)
+    for folder in {path.parent for path in writes}:
+        sync_folder(folder)
 
 
 def sync_folder(folder: str | os.PathLike) -> None:
@@ -253,13 +262,19 @@ def export(
     """Write ``model.safetensors``, ``config.json`` and, unless empty, ``exemplars.json``.
 
     With ``precision="bf16"`` weight matrices are rounded to bf16; norms, statistics and the
-    memory stay as they are.
+    memory stay as they are. An export that is there already stays whole until this one is.
+
+    Raises
+    ------
+    TypeError
+        If the metadata are not JSON.
+    OSError
+        If it cannot be written.
     """
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"precision={precision!r}: choose 'fp32' or 'bf16'")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = folder / "model.safetensors"
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors_of(network).items()}
     if precision == "bf16":
         matrices = {
@@ -268,29 +283,38 @@ def export(
             if p.dim() > 1 and not name.startswith("memory.")
         }
         tensors = {k: v.bfloat16() if k in matrices else v for k, v in tensors.items()}
-    write_atomically(weights, lambda name: save_file(tensors, name))
+    weights = save(tensors)
     described = {
         "format": FORMAT,
         "package_version": __version__,
-        "sha256": sha256(weights),
+        "sha256": hashlib.sha256(weights).hexdigest(),
         "config": config.to_dict(),
         "metadata": dict(metadata),
     }
-    _write_json(folder / "config.json", described)
-    remembered = folder / "exemplars.json"
+    contents = {"model.safetensors": weights, "config.json": _json(described)}
     if any(exemplars):
-        _write_json(remembered, exemplars)
+        contents["exemplars.json"] = _json(exemplars)
     else:
-        remembered.unlink(missing_ok=True)
+        (folder / "exemplars.json").unlink(missing_ok=True)
+    _write_together({folder / name: partial(_fill, data) for name, data in contents.items()})
 
 
-def _write_json(path: Path, value: Any) -> None:
-    text = json.dumps(value, indent=1)
+def _fill(data: bytes, name: str) -> None:
+    Path(name).write_bytes(data)
 
-    def write(name: str) -> None:
-        Path(name).write_text(text, encoding="utf-8")
 
-    write_atomically(path, write)
+def _json(value: Any) -> bytes:
+    """Return JSON text; numbers of NumPy and torch become plain ones."""
+
+    def plain(other: Any) -> Any:
+        if getattr(other, "ndim", None) == 0:
+            return other.item()
+        raise TypeError(
+            f"metadata must be JSON, but {other!r} is {type(other).__name__}: give numbers, texts, "
+            "lists and dictionaries"
+        )
+
+    return json.dumps(value, indent=1, default=plain).encode()
 
 
 def load_pretrained(folder_or_name: str | os.PathLike) -> Pretrained:

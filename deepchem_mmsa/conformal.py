@@ -93,14 +93,31 @@ class ConformalIntervals:
             )
         scores = (np.abs(truth - values) / widths).reshape(len(truth), -1)
         self.quantile = np.array([_quantile(c[~np.isnan(c)], self.coverage) for c in scores.T])
+        self._scaled = scale is not None
         return self
 
     def __call__(
         self, predicted: ArrayLike, scale: ArrayLike | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return lower and upper ends, shaped like `predicted`."""
+        """Return lower and upper ends, shaped like `predicted`.
+
+        Raises
+        ------
+        RuntimeError
+            If :meth:`fit` was not called.
+        ValueError
+            If there are other tasks than in the fit, or a scale where that had none, or none.
+        """
         values, widths = _values(predicted, scale)
-        half = (widths.reshape(len(values), -1) * self.quantile).reshape(values.shape)
+        _check_fit(self, values.shape[1:])
+        if (scale is not None) != self._scaled:
+            raise ValueError(
+                f"these intervals were fit with{'' if self._scaled else 'out'} a scale: give "
+                f"{'it' if self._scaled else 'none'} here too, or fit anew"
+            )
+        half = (widths.reshape(len(values), len(self.quantile)) * self.quantile).reshape(
+            values.shape
+        )
         nothing = np.isnan(values)
         return (
             np.where(nothing, -np.inf, values - half),
@@ -119,6 +136,17 @@ class ConformalIntervals:
         """Return the width of each interval, in label units."""
         low, high = self(predicted, scale)
         return high - low
+
+
+def _check_fit(fitted: ConformalIntervals | ConformalSets, shape: tuple[int, ...]) -> None:
+    """Make sure that there is a fit, and that it was one to rows of this shape."""
+    if not hasattr(fitted, "quantile"):
+        raise RuntimeError("call fit with a calibration set first")
+    if math.prod(shape) != fitted.quantile.size:
+        raise ValueError(
+            f"rows of the shape {shape} are not those of the fit, which had "
+            f"{fitted.quantile.size} number(s) a molecule: give the same tasks, or fit anew"
+        )
 
 
 def _values(predicted: ArrayLike, scale: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
@@ -208,7 +236,8 @@ class ConformalSets:
     def __call__(self, predicted: ArrayLike) -> np.ndarray:
         """Return which classes are in the set, bool, shaped like `predicted`."""
         p = np.asarray(predicted, dtype=float)
-        by_task = p.reshape(len(p), -1, p.shape[-1])
+        _check_fit(self, p.shape[1:])
+        by_task = p.reshape(len(p), *self.quantile.shape)
         inside = (1 - by_task <= self.quantile) | np.isnan(by_task)
         return inside.reshape(p.shape)
 

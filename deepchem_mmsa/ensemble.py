@@ -18,7 +18,7 @@ from torch import Tensor
 from deepchem_mmsa.batching import Collator, MoleculeBatch
 from deepchem_mmsa.inference import evaluating, has_dropout, missing_reason, sample_dropout
 from deepchem_mmsa.network import MMSANetwork
-from deepchem_mmsa.predictor import MMSAPredictor
+from deepchem_mmsa.predictor import MMSAPredictor, check_batch_size
 
 
 class Spread(NamedTuple):
@@ -145,7 +145,7 @@ def dropout_spread(
     Raises
     ------
     ValueError
-        If the model has no head, or nothing in it is dropped.
+        If the model has no head, nothing in it is dropped, or `masks` is below 2.
 
     Examples
     --------
@@ -161,9 +161,16 @@ def dropout_spread(
             "with head_dropout, graph_dropout or hypergraph_dropout above 0"
         )
 
+    if masks < 2:
+        raise ValueError(f"masks={masks}: a deviation needs at least 2; 50 is usual")
+
     def sample(network: MMSANetwork, batch: MoleculeBatch) -> Tensor:
         return torch.stack(sample_dropout(network, batch, masks, seed), dim=-1)
 
+    molecules = predictor.records(molecules, n_jobs)
+    if not molecules:
+        nothing = predictor.predict([]).values.astype(float)
+        return Spread(nothing, nothing, [])
     both, reasons = over_batches(predictor, molecules, sample, batch_size, n_jobs)
     return Spread(both[..., 0], both[..., 1], reasons)
 
@@ -195,9 +202,10 @@ def over_batches(
 
     Raises
     ------
-    ValueError
-        If there is no molecule.
+    TypeError, ValueError
+        If the molecules are a single text or table; if there is none.
     """
+    check_batch_size(batch_size)
     records = predictor.records(molecules, n_jobs)
     if not records:
         raise ValueError("no molecule was given")

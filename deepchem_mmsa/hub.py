@@ -49,7 +49,8 @@ def find_model(folder_or_name: str | os.PathLike) -> Path:
     """
     name = str(folder_or_name)
     folder = download(name) if is_hub_name(name) else Path(name)
-    if not folder.is_dir() and name in shipped_models():
+    # A folder of that name that holds no model does not hide the shipped one.
+    if not (folder / "config.json").is_file() and name in shipped_models():
         folder = WEIGHTS / name
     if not folder.is_dir():
         known = ", ".join(shipped_models()) or "none"

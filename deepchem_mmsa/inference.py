@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import torch
@@ -82,13 +83,26 @@ def has_dropout(module: nn.Module) -> bool:
     return any(isinstance(part, _DROPOUT) and part.p > 0 for part in module.modules())
 
 
+def _shared_mask(
+    generator: torch.Generator, dropout: nn.Dropout, given: tuple[Tensor], dropped: Tensor
+) -> Tensor:
+    """Drop the same features of each row, of any number of rows: a forward hook."""
+    x = given[0]
+    if x.shape[-1] == 1:
+        return dropped
+    kept = torch.empty_like(x[:1]).bernoulli_(1 - dropout.p, generator=generator)
+    return x * (kept / max(1 - dropout.p, 1e-12))
+
+
 def sample_dropout(
     network: MMSANetwork, batch: MoleculeBatch, masks: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of the prediction over dropout masks.
 
     Dropout is active, batch norm and all else stay in evaluation mode (Gal and Ghahramani
-    2016). Encoders that drop nothing are run once.
+    2016). Encoders that drop nothing are run once. A mask drops the same features of every
+    molecule and atom, so that an answer does not depend on the other molecules. (Dropout of
+    whole rows, such as attention to a bond, is drawn row by row, and there it does.)
 
     Parameters
     ----------
@@ -110,8 +124,15 @@ def sample_dropout(
     dropouts = [part for part in network.modules() if isinstance(part, _DROPOUT)]
     total: Tensor | None = None
     squares: Tensor | None = None
+    device = batch.available.device
+    generator = torch.Generator(device).manual_seed(seed)
+    hooks = [
+        part.register_forward_hook(partial(_shared_mask, generator))
+        for part in dropouts
+        if isinstance(part, nn.Dropout)
+    ]
     try:
-        with seeded(seed, batch.available.device):
+        with seeded(seed, device):
             for part in dropouts:
                 part.train()
             for _ in range(masks):
@@ -128,6 +149,8 @@ def sample_dropout(
     finally:
         for part in dropouts:
             part.eval()
+        for hook in hooks:
+            hook.remove()
     assert total is not None
     assert squares is not None
     mean = total / masks

@@ -57,15 +57,7 @@ def check_labels(dataset: Any, config: MMSAConfig) -> tuple[np.ndarray, np.ndarr
             "every label of the dataset is missing (weight 0 or NaN); nothing can be learnt: "
             "check the task columns, or use mode='pretraining'"
         )
-    if config.mode == "classification":
-        allowed = np.isin(y, np.arange(config.n_classes))
-        remedy = (
-            f"labels are the classes 0 to {config.n_classes - 1}; map them, or set n_classes, "
-            "or use mode='regression'"
-        )
-    else:
-        allowed = np.isfinite(y)
-        remedy = "labels must be finite; leave missing ones empty (NaN)"
+    allowed, remedy = usable(y, config)
     wrong = np.argwhere(there & ~allowed)
     if len(wrong):
         row, task = wrong[0]
@@ -75,6 +67,22 @@ def check_labels(dataset: Any, config: MMSAConfig) -> tuple[np.ndarray, np.ndarr
             f"({name}), task {task}: {remedy}"
         )
     return y, w
+
+
+def usable(y: np.ndarray, config: MMSAConfig) -> tuple[np.ndarray, str]:
+    """Return which labels mean something to a model, and what to do about the others.
+
+    Examples
+    --------
+    >>> usable(np.array([0., 1., 2., np.nan]), MMSAConfig(mode="classification"))[0]
+    array([ True,  True, False, False])
+    """
+    if config.mode == "classification":
+        return np.isin(y, np.arange(config.n_classes)), (
+            f"labels are the classes 0 to {config.n_classes - 1}; map them, or set n_classes, "
+            "or use mode='regression'"
+        )
+    return np.isfinite(y), "labels must be finite; leave missing ones empty (NaN)"
 
 
 def label_scaling(y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -128,6 +136,12 @@ def take_up(network: MMSANetwork, y: np.ndarray, w: np.ndarray) -> None:
     config = network.config
     if config.mode == "regression" and config.scale_labels:
         mean, scale = label_scaling(y, w)
+        for task in np.flatnonzero(np.abs(mean) > 1e5 * scale):
+            logger.warning(
+                "task %d: labels of %g ± %g; numbers of 32 bits keep seven digits, so take a "
+                "constant off them, or take their logarithm",
+                task, mean[task], scale[task],
+            )  # fmt: skip
         network.label_mean.copy_(torch.from_numpy(mean))
         network.label_scale.copy_(torch.from_numpy(scale))
     if config.mode == "classification" and config.class_weights is not None:

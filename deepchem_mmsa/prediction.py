@@ -164,6 +164,8 @@ class PredictingModel(SavableModel):
         ValueError
             If nothing in the model is dropped, so that the deviation would be 0.
         """
+        if masks < 2:
+            raise ValueError(f"masks={masks}: a deviation needs at least 2; 50 is usual")
         if self.config.mode == "pretraining" or not has_dropout(self.model):
             raise ValueError(
                 "this model has no dropout to sample; build a supervised one with "
@@ -176,6 +178,13 @@ class PredictingModel(SavableModel):
             lambda batch: sample_dropout(network, batch, masks, self.config.seed),
         )
         return mean, std
+
+    def compute_saliency(self, X: Any) -> np.ndarray:
+        """Refuse: a molecule is no array with a gradient; use :func:`deepchem_mmsa.explain`."""
+        raise NotImplementedError(
+            "a molecule is no array of numbers: deepchem_mmsa.explain(model, smiles) says what "
+            "each atom contributes"
+        )
 
     def evaluate(
         self,

@@ -64,6 +64,9 @@ class MMSAPredictor:
     metadata : dict
     tasks : list of str
         Names of the outputs; ``["task 0", ...]`` where the training set had none.
+    classes : list of str
+        Names of the classes, in the order of the probabilities; ``["0", "1", ...]`` where labels
+        were numbers from 0.
 
     Examples
     --------
@@ -86,6 +89,12 @@ class MMSAPredictor:
             [str(name) for name in names]
             if names and len(names) == self.config.n_tasks
             else [f"task {i}" for i in range(self.config.n_tasks)]
+        )
+        known = self.metadata.get("classes")
+        self.classes: list[str] = (
+            [str(name) for name in known]
+            if known and len(known) == self.config.n_classes
+            else [str(c) for c in range(self.config.n_classes)]
         )
         self._collate = Collator(
             self.config.modalities, self.config.image_size, self.config.hydrogens
@@ -138,7 +147,13 @@ class MMSAPredictor:
         molecules : iterable of str, rdkit.Chem.Mol or MoleculeViews
         n_jobs : int
             Processes, -1 for one per core.
+
+        Raises
+        ------
+        TypeError
+            If it is a single text or a table.
         """
+        check_sequence(molecules)
         given = list(molecules)
         bare = [m for m in given if not isinstance(m, MoleculeViews)]
         if n_jobs == 1:
@@ -205,10 +220,8 @@ class MMSAPredictor:
         batch_size, n_jobs : int
             As of :meth:`predict`.
         """
-        if isinstance(molecules, (str, bytes)):
-            raise TypeError(f"give a sequence of molecules, not one text: [{molecules!r}]")
-        if hasattr(molecules, "columns"):
-            raise TypeError("give the column of molecules, not the table: table['smiles']")
+        check_sequence(molecules)
+        check_batch_size(batch_size)
         if what not in ("predict", "embed"):
             raise ValueError(f"what={what!r}: choose 'predict' or 'embed'")
         if what == "predict" and self.config.mode == "pretraining":
@@ -285,6 +298,42 @@ def _from_bytes(
     return kind(network, metadata)
 
 
+def check_sequence(molecules: object) -> None:
+    """Refuse what would be read as a list of letters, or of column names.
+
+    Raises
+    ------
+    TypeError
+
+    Examples
+    --------
+    >>> check_sequence("CCO")
+    Traceback (most recent call last):
+    TypeError: give a sequence of molecules, not one text: ['CCO']
+    """
+    if isinstance(molecules, (str, bytes)):
+        raise TypeError(f"give a sequence of molecules, not one text: [{molecules!r}]")
+    if hasattr(molecules, "columns"):
+        raise TypeError("give the column of molecules, not the table: table['smiles']")
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuse batches that hold nothing.
+
+    Raises
+    ------
+    ValueError
+
+    Examples
+    --------
+    >>> check_batch_size(0)
+    Traceback (most recent call last):
+    ValueError: batch_size=0: give at least 1
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: give at least 1")
+
+
 def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     iterator = iter(items)
     while chunk := list(itertools.islice(iterator, size)):
@@ -324,7 +373,7 @@ def embed(
         (:meth:`MMSAPredictor.embed` also gives the reasons).
     """
     name = os.fspath(model)
-    if not os.path.isdir(name):
+    if not os.path.isfile(os.path.join(name, "config.json")):
         return _cached(name, ()).embed(molecules, n_jobs=n_jobs).values
     folder = os.path.abspath(name)
     return _cached(folder, _files_of(folder)).embed(molecules, n_jobs=n_jobs).values

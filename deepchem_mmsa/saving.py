@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -52,6 +53,12 @@ class SavableModel(TorchModel):
     _folder: RunFolder | None
     _callback_states: list[dict[str, Any]]
     _optimizer_states: list[Any] | None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Give a copy a temporary folder of its own: with a model goes its temporary folder."""
+        self.__dict__.update(state)
+        if state.get("model_dir_is_temp"):
+            self.model_dir = tempfile.mkdtemp()
 
     # ---- components ---------------------------------------------------------------------
 

@@ -134,3 +134,14 @@ def test_picture_is_drawn(tmp_path):
     plot_reliability(curves, tmp_path / "reliability.svg")
     drawn = (tmp_path / "reliability.svg").read_text()
     assert drawn.count("<path") > 20
+
+
+@pytest.mark.parametrize("method", [TemperatureScaling, IsotonicCalibration])
+def test_a_call_that_does_not_go_with_the_fit_is_refused(method):
+    p = np.tile([0.3, 0.7], (40, 1))
+    with pytest.raises(RuntimeError, match="call fit"):
+        method()(p)
+    fitted = method().fit(p, [0, 1] * 20)
+    with pytest.raises(ValueError, match=r"are of 2 task\(s\), the fit was of 1"):
+        fitted(np.full((5, 2, 2), 0.5))
+    assert fitted(np.zeros((0, 2))).shape == (0, 2)

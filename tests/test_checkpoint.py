@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from deepchem_mmsa import MMSAModel
-from deepchem_mmsa.checkpoint import CheckpointError, load_state, write_atomically
+from deepchem_mmsa.checkpoint import (
+    CheckpointError,
+    load_pretrained,
+    load_state,
+    write_atomically,
+)
 
 
 class Malicious:
@@ -148,3 +154,26 @@ def test_half_precision_halves_the_weights_and_hardly_changes_the_answer(
     np.testing.assert_allclose(half, whole, atol=0.05 * np.abs(whole).max())
     with pytest.raises(ValueError, match="choose 'fp32' or 'bf16'"):
         model.save_pretrained(tmp_path / "other", precision="int4")
+
+
+def test_an_export_that_fails_leaves_the_one_before(
+    make_model, graph_dataset, tmp_path, monkeypatch
+):
+    model = make_model(mode="regression")
+    model.save_pretrained(tmp_path, metadata={"rmse": np.float32(0.5), "n": torch.tensor(3)})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    model.fit(graph_dataset, nb_epoch=1)
+    with pytest.raises(TypeError, match="metadata must be JSON, but .* is set"):
+        model.save_pretrained(tmp_path, metadata={"splits": {1, 2}})
+
+    def full(self, data):  # the disk, when the second file is written
+        if "config" in self.name:
+            raise OSError(28, "No space left on device")
+        return write(self, data)
+
+    write = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="unharmed"):
+        model.save_pretrained(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert load_pretrained(tmp_path).metadata["rmse"] == 0.5

@@ -141,3 +141,25 @@ def test_errors_name_what_is_wrong():
         ConformalSets().fit([2, 1], np.full((2, 2), 0.5))
     with pytest.raises(ValueError, match="at least 4"):
         coverage_over_splits(ConformalIntervals(), [1, 2, np.nan], [1, 2, 3])
+
+
+def test_a_call_that_does_not_go_with_the_fit_is_refused():
+    y = np.arange(20.0)
+    plain, scaled = ConformalIntervals(), ConformalIntervals()
+    with pytest.raises(RuntimeError, match="call fit"):
+        plain(y)
+    plain.fit(y, y + 1)
+    scaled.fit(y, y + 1, np.full(20, 2.0))
+    with pytest.raises(ValueError, match="fit without a scale: give none"):
+        plain.covers(y, y, y + 1)
+    with pytest.raises(ValueError, match="fit with a scale: give it"):
+        scaled.size(y)
+    with pytest.raises(ValueError, match=r"shape \(2,\) are not those of the fit, which had 1"):
+        plain(np.zeros((3, 2)))
+    assert [end.shape for end in plain([])] == [(0,), (0,)]
+    with pytest.raises(RuntimeError, match="call fit"):
+        ConformalSets()(np.full((3, 2), 0.5))
+    sets = ConformalSets().fit([0, 1] * 10, np.full((20, 2), 0.5))
+    with pytest.raises(ValueError, match="not those of the fit"):
+        sets(np.full((3, 3), 1 / 3))
+    assert sets(np.zeros((0, 2))).shape == (0, 2)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from deepchem_mmsa.config import MMSAConfig
-from deepchem_mmsa.ensemble import dropout_spread, ensemble_spread, over_batches
+from deepchem_mmsa.ensemble import Spread, dropout_spread, ensemble_spread, over_batches
+from deepchem_mmsa.inference import _shared_mask
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.predictor import MMSAPredictor
 from tests.fixtures import SMILES
@@ -94,3 +95,57 @@ def test_a_copied_predictor_is_the_same(copied):
     assert other.network is not one.network
     assert (other.tasks, other.config) == (["a", "b"], one.config)
     np.testing.assert_array_equal(other.predict(GIVEN).values, one.predict(GIVEN).values)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"graph_dropout": 0.3, "fusion_dropout": 0.2, "head_dropout": 0.5},
+        {"modalities": ("fingerprint",), "fingerprint_dropout": 0.4, "mode": "classification"},
+        {"graph": "gcn", "graph_dropout": 0.3},
+    ],
+)
+def test_a_spread_does_not_depend_on_company(changes):
+    one = predictor(**changes)
+    whole = dropout_spread(one, GIVEN, masks=6)
+    assert (whole.std[:9] > 0).all()
+    for again in (
+        dropout_spread(one, GIVEN, masks=6, batch_size=3),
+        Spread(*(part[::-1] for part in dropout_spread(one, GIVEN[::-1], masks=6))),
+    ):
+        np.testing.assert_allclose(again.values, whole.values, atol=1e-5)
+        np.testing.assert_allclose(again.std, whole.std, atol=1e-5)
+    same = dropout_spread(one, [GIVEN[0]] * 3, masks=6)
+    np.testing.assert_allclose(same.std, np.repeat(whole.std[:1], 3, axis=0), atol=1e-5)
+
+
+def test_a_shared_mask_drops_as_often_as_dropout_does():
+    generator = torch.Generator().manual_seed(0)
+    dropout, x = torch.nn.Dropout(0.25), torch.ones(3, 4000)
+    found = _shared_mask(generator, dropout, (x,), x)
+    assert torch.equal(found[0], found[2])
+    assert found.unique().tolist() == pytest.approx([0, 1 / 0.75])
+    assert float((found == 0).float().mean()) == pytest.approx(0.25, abs=0.03)
+
+
+def test_counts_that_cannot_be_are_refused():
+    one = predictor()
+    for masks in (0, 1):
+        with pytest.raises(ValueError, match=f"masks={masks}: a deviation needs at least 2"):
+            dropout_spread(one, GIVEN, masks=masks)
+    for call in (one.predict, one.embed, lambda x, batch_size: dropout_spread(one, x, 5, 0, 0)):
+        with pytest.raises(ValueError, match="batch_size=0: give at least 1"):
+            call(GIVEN, batch_size=0)
+    nothing = dropout_spread(one, [])
+    assert (nothing.values.shape, nothing.std.shape, nothing.reasons) == ((0, 2), (0, 2), [])
+
+
+def test_one_text_is_not_a_list_of_letters():
+    one = predictor()
+    for call in (
+        one.records,
+        lambda x: dropout_spread(one, x),
+        lambda x: ensemble_spread([one], x),
+    ):
+        with pytest.raises(TypeError, match=r"not one text: \['CCO'\]"):
+            call("CCO")

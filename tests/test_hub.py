@@ -7,7 +7,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 
-from deepchem_mmsa import MMSAModel, MMSAPredictor, hub
+from deepchem_mmsa import MMSAModel, MMSAPredictor, embed, hub
 from deepchem_mmsa.checkpoint import CheckpointError, load_pretrained, publish
 from tests.fixtures import SMILES
 
@@ -101,3 +101,10 @@ def test_without_the_library_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(ModuleNotFoundError, match=r"deepchem_mmsa\[hub\]"):
         hub.download("hf:me/mine")
+
+
+def test_an_empty_folder_does_not_hide_a_shipped_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mmsa-small").mkdir()
+    assert hub.find_model("mmsa-small") == hub.WEIGHTS / "mmsa-small"
+    assert embed(["CCO"]).shape == (1, 256)

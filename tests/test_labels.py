@@ -9,7 +9,8 @@ from hypothesis.extra.numpy import arrays
 from sklearn.utils.class_weight import compute_class_weight
 
 from deepchem_mmsa.config import MMSAConfig
-from deepchem_mmsa.labels import check_labels, class_weights, label_scaling
+from deepchem_mmsa.labels import check_labels, class_weights, label_scaling, take_up
+from deepchem_mmsa.network import MMSANetwork
 
 
 def dataset(y, w=None):
@@ -81,3 +82,11 @@ def test_weights_that_are_none_are_refused(weight):
 def test_the_weight_of_a_missing_label_may_be_anything():
     _, w = check_labels(dataset([[0.0], [np.nan]], [[1.0], [np.nan]]), VALUES)
     assert w.tolist() == [[1.0], [0.0]]
+
+
+@pytest.mark.parametrize("shift, told", [(1e3, False), (1e8, True)])
+def test_labels_that_lose_their_digits_are_told(caplog, shift, told):
+    network = MMSANetwork(MMSAConfig(mode="regression", modalities=("graph",), graph_width=16))
+    y = np.random.default_rng(0).normal(size=(20, 1)) + shift
+    take_up(network, y, np.ones_like(y))
+    assert ("take a constant off" in caplog.text) == told

@@ -1,5 +1,10 @@
 """What goes from one model to another: the head with its labels' scale, or neither."""
 
+import copy
+import gc
+import pickle
+from pathlib import Path
+
 import deepchem as dc
 import numpy as np
 import pytest
@@ -109,3 +114,19 @@ def test_a_loss_of_ones_own_sees_label_units(make_model, far, loss):
         assert error < far.y.std()
     outputs, labels = np.transpose(seen)
     assert abs(outputs - labels).max() < 5 * far.y.std()
+
+
+def test_a_copy_has_a_folder_of_its_own(make_model, graph_dataset):
+    model = make_model(mode="regression", model_dir=None)
+    model.fit(graph_dataset, nb_epoch=1)
+    expected = model.predict(graph_dataset)
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        np.testing.assert_array_equal(copied.predict(graph_dataset), expected)
+        assert copied.model_dir != model.model_dir
+    folder = Path(model.model_dir)
+    del copied
+    gc.collect()
+    assert folder.is_dir()
+    model.save_checkpoint()
+    with pytest.raises(NotImplementedError, match="deepchem_mmsa.explain"):
+        model.compute_saliency(graph_dataset.X[0])

@@ -187,8 +187,8 @@ def prediction_columns(
     Returns
     -------
     pandas.DataFrame
-        ``NAME_TASK`` for values, and for two classes of class 1; with more than two classes
-        ``NAME_TASK_CLASS`` for each.
+        ``NAME_TASK`` for values, and for two classes of class 1 (``NAME_TASK_CLASS`` if that has
+        a name); with more than two classes ``NAME_TASK_CLASS`` for each.
     """
     import pandas as pd
 
@@ -198,8 +198,11 @@ def prediction_columns(
         if values.ndim == 2:
             columns[f"{name}_{task}"] = values[:, t]
         elif values.shape[2] == 2:
-            columns[f"{name}_{task}"] = values[:, t, 1]
+            positive = predictor.classes[1]
+            columns[f"{name}_{task}" + ("" if positive == "1" else f"_{positive}")] = values[
+                :, t, 1
+            ]
         else:
-            for c in range(values.shape[2]):
-                columns[f"{name}_{task}_{c}"] = values[:, t, c]
+            for c, called in enumerate(predictor.classes):
+                columns[f"{name}_{task}_{called}"] = values[:, t, c]
     return pd.DataFrame(columns)

@@ -73,6 +73,9 @@ class MMSAClassifier(ClassifierMixin, FineTunedEstimator):
             )
         return numbers.astype(float), len(self.classes_)
 
+    def _class_names(self) -> list[str] | None:
+        return [str(c) for c in self.classes_] if self._single else None
+
     def predict_proba(self, X: Any, return_std: bool = False) -> Any:
         """Return probabilities.
 

@@ -126,7 +126,8 @@ class FineTunedEstimator(MoleculeReader):
         for model in models:
             self._train(model, [_dataset(records, labels, w, part) for part in (train, valid)])
             self.history_.append(model.history)
-            self.predictors_.append(MMSAPredictor(model.model, {"tasks": _task_names(y)}))
+            notes = {"tasks": _task_names(y), "classes": self._class_names()}
+            self.predictors_.append(MMSAPredictor(model.model, notes))
         return self
 
     def _model(self, n_tasks: int, n_classes: int, seed: int) -> Any:
@@ -179,6 +180,10 @@ class FineTunedEstimator(MoleculeReader):
         """Return labels as float, ``[N]`` or ``[N, T]``, and the number of classes."""
         raise NotImplementedError
 
+    def _class_names(self) -> list[str] | None:
+        """Return what the classes are called; None where there are none, or several tasks."""
+        return None
+
     # ---- prediction ---------------------------------------------------------------------
 
     def _spread(self, X: Any, with_std: bool) -> Spread:
@@ -193,6 +198,11 @@ class FineTunedEstimator(MoleculeReader):
 
     def _frame(self, X: Any, columns: Mapping[str, np.ndarray], reasons: list[str]) -> Any:
         index = X.index if isinstance(X, (pd.Series, pd.DataFrame)) else None
+        if "reason" in columns:
+            raise ValueError(
+                "the target is called 'reason', as the column of the reasons is: rename it before "
+                "fit, y.rename(...), or take predict"
+            )
         return pd.DataFrame({**columns, "reason": reasons}, index=index)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -202,9 +212,22 @@ class FineTunedEstimator(MoleculeReader):
         ----------
         folder : path-like
             Several models go into its subfolders ``model0``, ``model1``, ...
+
+        Raises
+        ------
+        ValueError
+            If the folder holds models of an earlier export that would be left beside these.
         """
         check_is_fitted(self)
         several = len(self.predictors_) > 1
+        mine = {f"model{i}" for i in range(len(self.predictors_))} if several else {"."}
+        for old in [".", *(path.parent.name for path in Path(folder).glob("model*/config.json"))]:
+            if old not in mine and (Path(folder) / old / "config.json").is_file():
+                raise ValueError(
+                    f"{Path(folder) / old} holds a model that is none of these "
+                    f"{len(self.predictors_)} and would be taken for one of them: remove it, or "
+                    "choose another folder"
+                )
         for i, p in enumerate(self.predictors_):
             memory = p.network.memory
             checkpoint.export(

@@ -88,10 +88,8 @@ class MMSARegressor(RegressorMixin, FineTunedEstimator):
             ``[N]``, or ``[N, T]`` if `y` had columns; NaN for unreadable molecules.
         """
         spread = self._spread(X, return_std)
-        n = len(spread.values)
-        shape: tuple[int, ...] = (n,) if self._single else (n, -1)
-        values = spread.values.reshape(shape)
-        return (values, spread.std.reshape(shape)) if return_std else values
+        take = (slice(None), 0) if self._single else (slice(None),)
+        return (spread.values[take], spread.std[take]) if return_std else spread.values[take]
 
     def predict_frame(self, X: Any) -> pd.DataFrame:
         """Return values, deviations and reasons as a table with the index of `X`.

@@ -85,7 +85,8 @@ def write_report(
     FileNotFoundError
         If the folder holds no finished run.
     ValueError
-        If a model comes without data sets, a folder with them, or labels do not fit the tasks.
+        If a model comes without data sets, a folder with them, a count is below 1, or labels do
+        not fit the tasks.
     ModuleNotFoundError
         If UMAP is asked for and not installed.
 
@@ -101,6 +102,10 @@ def write_report(
     >>> "unclosed ring" in page.read_text(encoding="utf-8")
     True
     """
+    counts = {"max_points": max_points, "n_neighbors": n_neighbors, "resamples": resamples}
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name}={value}: give at least 1")
     if projection not in PROJECTIONS:
         raise ValueError(f"projection={projection!r}: choose {' or '.join(PROJECTIONS)}")
     if isinstance(source, (str, os.PathLike)):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.ensemble import over_batches
+from deepchem_mmsa.labels import usable
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.predictor import MMSAPredictor
@@ -258,13 +259,22 @@ def _unpacked(data: Any, predictor: MMSAPredictor, name: str) -> tuple[list[Any]
         X, y, w = list(data[0]), data[1], None
     if predictor.config.mode == "pretraining" or y is None:
         return X, np.zeros((len(X), 0))
-    y = np.array(y, dtype=float).reshape(len(X), -1)
-    if w is not None:
+    y = np.array(y, dtype=float)
+    y = y.reshape(len(X), -1 if len(X) else len(predictor.tasks))
+    if w is not None and len(X):
         y[np.broadcast_to(np.asarray(w, float).reshape(len(X), -1), y.shape) == 0] = np.nan
     if y.shape[1] != len(predictor.tasks):
         raise ValueError(
             f"the data set {name!r} has {y.shape[1]} label(s) a molecule, the model "
             f"{len(predictor.tasks)} task(s): {', '.join(predictor.tasks)}"
+        )
+    allowed, remedy = usable(y, predictor.config)
+    wrong = np.argwhere(~np.isnan(y) & ~allowed)
+    if len(wrong):
+        row, task = wrong[0]
+        raise ValueError(
+            f"{len(wrong)} label(s) of the data set {name!r} cannot be used; the first is "
+            f"{y[row, task]:g} in row {row}, {predictor.tasks[task]}: {remedy}"
         )
     return X, y
 

@@ -23,6 +23,7 @@ from deepchem_mmsa import (
     MMSARegressor,
     MMSATransformer,
 )
+from deepchem_mmsa.cli.predict import prediction_columns
 from deepchem_mmsa.views import ViewSettings, many_views
 from tests.fixtures import SMILES
 
@@ -362,3 +363,43 @@ def test_a_deviation_does_not_move_the_prediction(dropout):
     else:
         with pytest.raises(ValueError, match="no dropout to sample"):
             fitted.predict(SMILES, return_std=True)
+
+
+def test_nothing_in_nothing_out(fitted, fitted_classifier):
+    several = regressor().fit(SMILES, np.stack([Y, -Y], axis=1))
+    assert several.predict([]).shape == (0, 2)
+    values, std = several.predict([], return_std=True)
+    assert (values.shape, std.shape) == ((0, 2), (0, 2))
+    assert fitted.predict([]).shape == (0,)
+    assert fitted_classifier.predict_proba([]).shape == (0, 2)
+
+
+def test_the_names_of_the_classes_travel(fitted_classifier, tmp_path):
+    fitted_classifier.save_pretrained(tmp_path)
+    predictor = MMSAPredictor.from_pretrained(tmp_path)
+    assert predictor.classes == ["large", "small"]
+    columns = prediction_columns(predictor, predictor.predict(SMILES[:3]).values)
+    assert list(columns) == ["probability_task 0_small"]
+    np.testing.assert_allclose(
+        columns.iloc[:, 0], fitted_classifier.predict_proba(SMILES[:3])[:, 1], atol=1e-6
+    )
+
+
+def test_models_of_an_earlier_export_are_not_left_among_the_new(fitted, tmp_path):
+    three = regressor(n_models=3, nb_epoch=1).fit(SMILES, Y)
+    two = regressor(n_models=2, nb_epoch=1).fit(SMILES, Y)
+    three.save_pretrained(tmp_path / "a")
+    three.save_pretrained(tmp_path / "a")
+    with pytest.raises(ValueError, match="model2 holds a model that is none of these 2"):
+        two.save_pretrained(tmp_path / "a")
+    with pytest.raises(ValueError, match="none of these 1"):
+        fitted.save_pretrained(tmp_path / "a")
+    fitted.save_pretrained(tmp_path / "b")
+    with pytest.raises(ValueError, match="none of these 2"):
+        two.save_pretrained(tmp_path / "b")
+
+
+def test_a_target_called_like_a_column_of_the_table_is_named():
+    y = pd.Series(Y, name="reason")
+    with pytest.raises(ValueError, match="called 'reason'.*rename"):
+        regressor(nb_epoch=1).fit(SMILES, y).predict_frame(SMILES[:2])

@@ -226,3 +226,26 @@ def test_records_that_are_gone_are_made_again(folders, tmp_path):
 def test_a_folder_without_a_run_is_an_input_error(tmp_path):
     done = CliRunner().invoke(app, ["report", str(tmp_path), "-o", str(tmp_path / "a.html")])
     assert done.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    "y, said",
+    [
+        (np.array([1, -1.0] * 20), r"20 label\(s\) of the data set 'test'.* -1 in row 1.*0 to 1"),
+        (np.array([0, 0.5] * 20), "0.5 in row 1"),
+        (np.array([0, np.inf] * 20), "inf in row 1"),
+    ],
+)  # fmt: skip
+def test_labels_that_mean_nothing_are_refused(make_model, molecules, tmp_path, y, said):
+    model = make_model(mode="classification")
+    X = (list(molecules) * 2)[:40]
+    with pytest.raises(ValueError, match=said):
+        write_report(tmp_path / "r.html", model, {"test": (X, y)})
+    with pytest.raises(ValueError, match="n_neighbors=0: give at least 1"):
+        write_report(tmp_path / "r.html", model, {"test": (X, [0, 1] * 20)}, n_neighbors=0)
+
+
+def test_an_empty_part_is_no_fault(make_model, molecules, tmp_path):
+    parts = {"test": (list(molecules)[:20], [0, 1] * 10), "valid": ([], [])}
+    page = write_report(tmp_path / "r.html", make_model(mode="classification"), parts, resamples=20)
+    assert "20" in page.read_text("utf-8")
