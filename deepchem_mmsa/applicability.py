@@ -16,7 +16,6 @@ import torch
 from numpy.typing import ArrayLike
 from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
-from rdkit.rdBase import BlockLogs
 from scipy.stats import rankdata
 from torch import Tensor
 
@@ -24,7 +23,9 @@ from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.ensemble import over_batches
 from deepchem_mmsa.layers.memory_bank import MOLECULES_PER_ANCHOR, MemoryBank
 from deepchem_mmsa.network import MMSANetwork
-from deepchem_mmsa.predictor import MMSAPredictor, check_sequence
+from deepchem_mmsa.predictor import MMSAPredictor
+from deepchem_mmsa.rdkit_log import quiet
+from deepchem_mmsa.views import check_sequence
 
 N_FOLDS = 5
 """Of the training molecules, to find how far one lies from anchors that it has no share in."""
@@ -224,7 +225,7 @@ def tanimoto_distance(
 
     def fingerprint(molecule: object) -> DataStructs.ExplicitBitVect | None:
         if not isinstance(molecule, Chem.Mol):
-            with BlockLogs():
+            with quiet():
                 molecule = Chem.MolFromSmiles(molecule) if isinstance(molecule, str) else None
         return None if molecule is None else generator.GetFingerprint(molecule)
 

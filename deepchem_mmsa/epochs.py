@@ -88,7 +88,11 @@ def epoch_batches(
             while held < end - start:
                 pending.append(next(rows))
                 held += len(pending[-1][0])
-            X, y, w = (np.concatenate(part) for part in zip(*pending))
+            X, y, w = (
+                pending[0]
+                if len(pending) == 1  # a copy for each batch would be quadratic
+                else (np.concatenate(part) for part in zip(*pending))
+            )
             size = end - start
             pending, held = [(X[size:], y[size:], w[size:])], held - size
             if index >= skip:

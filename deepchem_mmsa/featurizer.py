@@ -13,7 +13,13 @@ from rdkit import Chem
 from tqdm import tqdm
 
 from deepchem_mmsa.molecule import DEFAULT_MODALITIES, MoleculeViews
-from deepchem_mmsa.views import FEATURE_VERSION, ViewSettings, many_views, molecule_views
+from deepchem_mmsa.views import (
+    FEATURE_VERSION,
+    ViewSettings,
+    check_sequence,
+    many_views,
+    molecule_views,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -175,6 +181,7 @@ class MMSAFeaturizer(Featurizer):
         """
         if isinstance(datapoints, (str, Chem.Mol)):
             datapoints = (datapoints,)
+        check_sequence(datapoints)
         molecules = list(datapoints)
         rows = _row_labels(datapoints, len(molecules))
 

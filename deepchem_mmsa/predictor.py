@@ -23,7 +23,7 @@ from deepchem_mmsa.inference import missing_reason
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.prefetching import Prefetcher
-from deepchem_mmsa.views import ViewSettings, many_views, molecule_views
+from deepchem_mmsa.views import ViewSettings, check_sequence, many_views, molecule_views
 
 DEFAULT_MODEL = "mmsa-small"
 _BLOCK = 1024  # molecules featurized at a time by several processes
@@ -296,25 +296,6 @@ def _from_bytes(
     if network.memory is not None:
         network.memory.exemplars = exemplars
     return kind(network, metadata)
-
-
-def check_sequence(molecules: object) -> None:
-    """Refuse what would be read as a list of letters, or of column names.
-
-    Raises
-    ------
-    TypeError
-
-    Examples
-    --------
-    >>> check_sequence("CCO")
-    Traceback (most recent call last):
-    TypeError: give a sequence of molecules, not one text: ['CCO']
-    """
-    if isinstance(molecules, (str, bytes)):
-        raise TypeError(f"give a sequence of molecules, not one text: [{molecules!r}]")
-    if hasattr(molecules, "columns"):
-        raise TypeError("give the column of molecules, not the table: table['smiles']")
 
 
 def check_batch_size(batch_size: int) -> None:

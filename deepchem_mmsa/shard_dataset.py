@@ -181,11 +181,19 @@ class ShardDataset(Dataset):
 
         Parameters
         ----------
-        indices : sequence of int
+        indices : sequence of int or of bool
+            Negative ones count from the end; of bool, one for each row.
         select_dir : str, optional
             Not used: the records stay where they are.
+
+        Raises
+        ------
+        IndexError
+            If there is no such row, or a mask has another length.
         """
-        chosen = np.sort(np.asarray(indices, dtype=np.int64))
+        # What NumPy makes of them, masks and negative numbers included.
+        asked = np.asarray(indices)
+        chosen = np.sort(np.arange(len(self))[asked if len(asked) else asked.astype(int)])
         return ShardDataset(
             self.shards,
             _part(self._y, chosen),

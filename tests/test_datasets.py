@@ -72,11 +72,13 @@ def test_every_row_stays():
 @pytest.mark.parametrize(
     "text, tasks, message",
     [
-        ("", [], "is empty; it needs a header line"),
-        ("smiles,y\n", [], "has a header line but no row"),
-        ("SMILES,y\nCCO,1\n", [], r"no column 'smiles'; its columns are \['SMILES', 'y'\]"),
+        ("", [], "is empty; it needs a row per molecule"),
+        ("smiles,y\n", [], "has no row; it needs a row per molecule"),
+        ("SMILES,y\nCCO,1\n", [], "no column 'smiles'; did you mean 'SMILES'.*are: SMILES, y"),
+        ("smiles,y\nCCO,1\nCCN,inf\n", ["y"], "row 1, column 'y': 'inf' is not a finite number"),
+        ("smiles,y\nCCO,1\nCCN,2,3\n", ["y"], "line 3 has 3 cells, its header 2"),
         ("smiles,y\nCCO,1\n", ["z"], "no column 'z'"),
-        ("smiles,y\nCCO,1\nCCN,high\n", ["y"], "row 1, column 'y': 'high' is not a number"),
+        ("smiles,y\nCCO,1\nCCN,high\n", ["y"], "row 1, column 'y': 'high' is not a finite number"),
     ],
 )
 def test_a_file_that_cannot_be_used_says_why(tmp_path, text, tasks, message):
@@ -101,3 +103,23 @@ def test_an_infinite_label_stays_what_it_is_and_is_refused_in_training(make_mode
     assert data.w[:, 0].tolist() == [1.0, 1.0, 0.0]
     with pytest.raises(ValueError, match=r"inf in row 1 .*labels must be finite"):
         make_model(mode="regression").fit(data)
+
+
+@pytest.mark.parametrize("y", [[1, 2, 3, 4], [[1, 2, 3]], 1.0])
+def test_labels_that_do_not_fit_are_refused(y):
+    with pytest.raises(ValueError, match=r"rows of labels for 2 molecules: give y as \[N\]"):
+        dataset_from_smiles(["CCO", "CCN"], MMSAFeaturizer("graph"), y)
+
+
+@pytest.mark.parametrize("encoding, end", [("utf-8", ""), ("utf-8", ","), ("utf-16", "")])
+def test_columns_stay_where_they_are_whatever_ends_a_line(tmp_path, encoding, end):
+    path = tmp_path / "a.csv"
+    text = f"id,smiles,raw,y,note\nA,CCO,C,1,7{end}\nB,CCN,N,2,8{end}\n"
+    path.write_text(text, encoding=encoding)
+    data = dataset_from_csv(path, MMSAFeaturizer("graph"), tasks=["y"])
+    assert data.ids.tolist() == ["CCO", "CCN"]
+    assert data.y[:, 0].tolist() == [1, 2]
+
+
+def test_molecules_without_an_inchi_are_known_too():
+    assert without_shared(["*CCO", "*CCN"], ["OCC*"]) == (["*CCN"], ["*CCO"])

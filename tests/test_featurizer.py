@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
-from rdkit.Chem import rdDistGeom
+from rdkit.Chem import AllChem, rdDistGeom
 
 from deepchem_mmsa.featurizer import FEATURE_VERSION, MMSAFeaturizer
 from deepchem_mmsa.molecule import MoleculeViews
+from deepchem_mmsa.shards import featurize_to_shards
 from deepchem_mmsa.views import ViewSettings, many_views, molecule_views
 from tests.conftest import DRUGS
 from tests.views.test_topology import rewritten
@@ -145,7 +146,7 @@ def test_featurizers_can_be_pickled():
         ({"modalities": ()}, "no modality given"),
         ({"image_size": 5}, "image_size must be 16 to 4096 pixels, got 5"),
         ({"seed": -1}, "seed must be 0 to 2147483647, got -1"),
-        ({"conformer_timeout": -1.0}, "conformer_timeout must not be negative"),
+        ({"conformer_timeout": -1.0}, "conformer_timeout must be 0 to 86400 seconds"),
     ],
 )
 def test_bad_arguments_name_value_and_remedy(arguments, message):
@@ -385,3 +386,29 @@ def test_k_fold_splits(dataset, records):
     for train, test in folds:
         for part in (train, test):
             assert same(part.X, [records[place[smiles]] for smiles in part.ids])
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    featurizer = MMSAFeaturizer(("graph", "geometry"), seed=np.int64(3), image_size=np.int64(64))
+    assert featurizer.featurize(["CCO"])[0].available == ("graph", "geometry")
+    settings = ViewSettings(("graph",), np.int64(64), np.int32(3), np.float32(2), np.bool_(False))
+    assert len(featurize_to_shards(["CCO"], tmp_path, settings)) == 1
+    for arguments in ({"seed": 1.5}, {"image_size": 64.5}, {"conformer_timeout": float("inf")}):
+        with pytest.raises(ValueError, match="must be"):
+            ViewSettings(**arguments)
+
+
+@pytest.mark.parametrize("wrong", [b"CCO", pd.DataFrame({"smiles": ["CCO"]})])
+def test_what_is_no_sequence_of_molecules_is_refused(wrong):
+    with pytest.raises(TypeError, match="give"):
+        MMSAFeaturizer("graph").featurize(wrong)
+
+
+def test_coordinates_that_no_molecule_has_are_not_taken():
+    molecule = Chem.AddHs(Chem.MolFromSmiles("CCO"))
+    AllChem.EmbedMolecule(molecule, randomSeed=1)
+    for far in (1e38, 1e7):
+        molecule.GetConformer().SetAtomPosition(1, (far, 0.0, 0.0))
+        record = molecule_views(molecule, ViewSettings(("graph", "geometry")))
+        assert record.available == ("graph", "geometry")
+        assert np.abs(record.coordinates).max() < 10  # embedded anew

@@ -3,8 +3,10 @@
 import itertools
 import os
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import joblib
 import pytest
@@ -233,3 +235,36 @@ def test_ray_gives_the_same_bytes(alone, tmp_path):
         crashes_stay_contained(backend)
     finally:
         ray.shutdown()
+
+
+BUSY = """
+import itertools, pathlib, time
+from deepchem_mmsa.views import ViewSettings, stream_views
+
+made = stream_views(itertools.repeat("CCO"), ViewSettings(("graph",)), n_jobs=2)
+next(made)
+for task in pathlib.Path("/proc/self/task").iterdir():
+    print((task / "children").read_text(), end=" ")
+print(flush=True)
+time.sleep(120)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
+def test_workers_of_a_killed_process_end():
+    with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, text=True) as main:
+        children = main.stdout.readline().split()
+        main.kill()
+    assert len(children) >= 2
+    deadline = time.monotonic() + 30
+    while alive := [pid for pid in children if state(pid) not in "ZX"]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.2)
+
+
+def state(pid):
+    """Return a process's letter in /proc, X if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return "X"

@@ -19,6 +19,7 @@ FLOORS = [
     "_version",
     "packing",
     "randomness",
+    "rdkit_log",
     "prefetching",
     "molecule",
     "config",
@@ -160,6 +161,7 @@ def test_each_library_has_its_rooms(path):
             "cli",
         },
         "rdkit": {
+            "rdkit_log",
             "views",
             "featurizer",
             "datasets",

@@ -95,3 +95,19 @@ def test_training_over_shards_equals_training_in_memory(made, make_model):
         model.fit(data, nb_epoch=2, deterministic=True, checkpoint_interval=0)
         predictions.append(model.predict(data))
     np.testing.assert_array_equal(*predictions)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.data())
+def test_select_takes_what_numpy_takes(dataset, data):
+    n = len(dataset)
+    if data.draw(st.booleans()):
+        chosen = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    else:
+        chosen = data.draw(st.lists(st.integers(-n, n - 1), max_size=n, unique_by=lambda i: i % n))
+    expected = np.sort(np.arange(n)[np.asarray(chosen) if len(chosen) else np.array([], int)])
+    found = dataset.select(chosen)
+    assert found.ids.tolist() == dataset.ids[expected].tolist()
+    for wrong in (np.ones(n + 1, bool), [n]):
+        with pytest.raises(IndexError):
+            dataset.select(wrong)

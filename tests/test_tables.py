@@ -1,7 +1,9 @@
 """Tables of molecules: every row kept, whatever the file; clear words where it is no table."""
 
+import bz2
 import gzip
 import io
+import lzma
 import sys
 
 import pandas as pd
@@ -22,6 +24,7 @@ from deepchem_mmsa.tables import (
     write_chunks,
     write_table,
 )
+from deepchem_mmsa.tables.text import unique
 
 cells = st.text(st.characters(blacklist_categories=("Cs",)), max_size=8) | st.sampled_from(
     ["", '"', "a,b", "a;b", "a\tb", "a\nb", "a\rb", "NA", " "]
@@ -310,3 +313,50 @@ def test_what_is_quoted_well_is_read_back(tmp_path_factory, names):
     frame = pd.DataFrame({"smiles": ["C"] * len(names), "name": names})
     frame.to_csv(path, index=False)
     assert read_table(path).frame["name"].tolist() == names
+
+
+def test_an_index_of_pandas_is_a_column(tmp_path):
+    frame = pd.DataFrame({"smiles": ["CCO", "CCN"], "y": [1, 2]}, index=["CMPD-0", "CMPD-1"])
+    frame.to_parquet(tmp_path / "a.parquet")
+    frame.set_index("smiles").to_parquet(tmp_path / "b.parquet")
+    table = read_table(tmp_path / "a.parquet")
+    assert table.frame["__index_level_0__"].tolist() == ["CMPD-0", "CMPD-1"]
+    assert read_table(tmp_path / "b.parquet").smiles == ["CCO", "CCN"]
+
+
+@pytest.mark.parametrize("values", [[None, None], [1.5, None], ["CCO", None]])
+def test_a_column_of_nothing_or_numbers_is_read(tmp_path, values):
+    path = tmp_path / "a.parquet"
+    pd.DataFrame({"smiles": values}).to_parquet(path)
+    assert [bool(x) for x in read_table(path).smiles] == [value is not None for value in values]
+
+
+@pytest.mark.parametrize(
+    "columns, expected",
+    [(["a", "a", "a.1"], ["a", "a.2", "a.1"]), (["a", "a", "a"], ["a", "a.1", "a.2"])],
+)
+def test_every_column_has_a_name_of_its_own(columns, expected):
+    assert unique(columns) == expected
+
+
+def test_values_of_an_sdf_may_begin_like_a_header(tmp_path):
+    block = Chem.MolToMolBlock(Chem.MolFromSmiles("CCO"))
+    record = f"{block}>  <ic50>  (1)\n>10 (<50 % at 1 uM)\n\n> 25 <note>\nfine\n\n$$$$\n"
+    (tmp_path / "a.sdf").write_text(record + "$$$$\n" + record)
+    table = read_table(tmp_path / "a.sdf")
+    assert table.frame["ic50"].tolist() == [">10 (<50 % at 1 uM)", "", ">10 (<50 % at 1 uM)"]
+    assert table.frame["note"].tolist() == ["fine", "", "fine"]
+
+
+@pytest.mark.parametrize(
+    "data, said",
+    [
+        (bz2.compress(b"smiles\nCCO\n"), "packed by bzip2"),
+        (lzma.compress(b"smiles\nCCO\n"), "packed by xz"),
+        (b"PK\x03\x04\x14\0a.csv", "zip archive.*unpack it"),
+    ],
+)
+def test_archives_are_named(tmp_path, data, said):
+    (tmp_path / "a.csv").write_bytes(data)
+    with pytest.raises(TableError, match=said):
+        read_table(tmp_path / "a.csv")

@@ -163,3 +163,13 @@ def test_threads_that_train_do_not_disturb_each_other(make_model, graph_dataset)
     with ThreadPoolExecutor(3) as pool:
         for one, other in zip(pool.map(fit, range(3)), expected):
             assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+@pytest.mark.parametrize("n, size", [(1, 4), (7, 3), (64, 8)])
+def test_batches_are_slices_of_the_whole_without_a_copy_each(n, size):
+    y = np.arange(n, dtype=float)[:, None]
+    data = dc.data.NumpyDataset(np.arange(n), y)
+    batches = list(epoch_batches(data, size, [0], None))
+    np.testing.assert_array_equal(np.concatenate([b[1][0] for b in batches]), y)
+    whole = [batch[1][0].base is batches[0][1][0].base for batch in batches]
+    assert all(whole)  # each a window on one array

@@ -18,9 +18,9 @@ import deepchem as dc
 import numpy as np
 from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
-from rdkit.rdBase import BlockLogs
 
 from deepchem_mmsa.datasets import connectivity
+from deepchem_mmsa.rdkit_log import quiet
 
 PROTOCOLS = ("hu", "deepchem")
 
@@ -227,7 +227,7 @@ def split_rows(smiles: Sequence[str], protocol: str) -> tuple[list[int], list[in
     if protocol == "hu":
         return scaffold_split(smiles)
     data = dc.data.NumpyDataset(np.zeros(len(smiles)), ids=np.asarray(smiles, dtype=object))
-    with BlockLogs():  # a line for each molecule with a bare hydrogen
+    with quiet():  # a line for each molecule with a bare hydrogen
         return dc.splits.ScaffoldSplitter().split(data)
 
 
@@ -244,7 +244,7 @@ def murcko_scaffold(smiles: str) -> str:
     >>> murcko_scaffold("CC(=O)Oc1ccccc1C(=O)O")
     'c1ccccc1'
     """
-    with BlockLogs():
+    with quiet():
         molecule = Chem.MolFromSmiles(str(smiles))
         if molecule is None:
             raise ValueError(f"cannot read the SMILES {smiles!r}: drop its row before splitting")
@@ -345,6 +345,6 @@ def check_apart(
 
 
 def _canonical(smiles: str) -> str:
-    with BlockLogs():
+    with quiet():
         molecule = Chem.MolFromSmiles(str(smiles))
     return str(smiles) if molecule is None else Chem.MolToSmiles(molecule)

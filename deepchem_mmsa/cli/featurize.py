@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from deepchem_mmsa.cli import options
-from deepchem_mmsa.cli.console import Console
+from deepchem_mmsa.cli.console import Console, ExitCode, Failure
 
 
 def featurize(
@@ -70,3 +70,9 @@ def featurize(
         f"{len(shards)} rows in {shards.n_shards} shards in {seconds:.1f} s; the fate of each row "
         f"is in {output / 'rows.csv'}",
     )  # fmt: skip
+    if failed == len(shards):
+        raise Failure(
+            f"no row of {source} holds a molecule. Is the SMILES column the right one "
+            "(--smiles-column)?",
+            ExitCode.INPUT,
+        )

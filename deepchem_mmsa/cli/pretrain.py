@@ -46,7 +46,7 @@ def pretrain(
     )
     if Path(source).is_dir():
         shards, rows = training.opened(Path(source), network, console)
-        began = training.began_with(network, from_model, None, input=len(shards))
+        began = training.began_with(network, from_model, None, input=shards.inputs)
         training.open_run(output, resume, began)
     else:
         table = read_table(source, smiles_column, format)

@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from deepchem_mmsa._version import __version__
 from deepchem_mmsa.cli.ahead import records_ahead, threads_beside
@@ -182,6 +184,7 @@ def compute_table(
     first = ""
 
     with ExitStack() as stack:
+        stack.enter_context(parts)
         prepare = stack.enter_context(records_ahead(*ahead))
         all_made = threading.Event()
 
@@ -223,7 +226,7 @@ def compute_table(
             n = write_chunks(frames(), output, kind)
         except (KeyboardInterrupt, SystemExit) as error:
             raise Interrupted(parts.hint()) from error
-    parts.remove()
+        parts.remove()
     seconds = time.monotonic() - began
     text = f"{n - failed} of {n} rows computed in {seconds:.1f} s, {failed} not{first}"
     console.result(
@@ -282,31 +285,71 @@ def with_columns(
     return pd.concat([frame.reset_index(drop=True), added.reset_index(drop=True)], axis=1)
 
 
+def read_part(path: Path) -> pd.DataFrame:
+    """Read a table that was written here, types and all; pandas cannot read all that it notes."""
+    from pyarrow import parquet
+
+    table = parquet.read_table(path)
+    kinds = {c["name"]: c["numpy_type"] for c in table.schema.pandas_metadata["columns"]}
+    frame = table.replace_schema_metadata().to_pandas(types_mapper=pd.ArrowDtype)
+    for name, kind in kinds.items():
+        if kind in ("float32", "float64"):
+            frame[name] = frame[name].to_numpy(kind, na_value=np.nan)
+        elif kind in ("int64", "bool"):
+            frame[name] = frame[name].to_numpy(kind)
+    return frame
+
+
 class _Parts:
-    """Finished chunks of an output file, until it is whole."""
+    """Finished chunks of an output file, until it is whole; one process at a time has them."""
 
     def __init__(self, source: str, output: str, identity: dict[str, Any]) -> None:
         self.folder = None if "-" in (source, output) else Path(f"{output}.partial")
         self.kept = 0  # rows
         if self.folder is None:
             return
+        self._lock = FileLock(self.folder / "lock")
         stat = os.stat(source) if os.path.exists(source) else None
         identity = {
             **identity, "version": __version__, "input": os.path.abspath(source),
             "bytes": stat and stat.st_size, "changed": stat and stat.st_mtime_ns,
         }  # fmt: skip
+        self._text = json.dumps(identity, sort_keys=True)
+
+    def __enter__(self) -> Self:
+        """Take the place, and forget what was kept of another run."""
+        if self.folder is None:
+            return self
+        self.folder.mkdir(exist_ok=True)
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            raise Failure(
+                f"another process is writing to {self.folder}: wait for it, stop it, or give "
+                "another --output",
+                ExitCode.OUTPUT,
+            ) from None
         described = self.folder / "run.json"
-        text = json.dumps(identity, sort_keys=True)
-        if not described.is_file() or described.read_text(encoding="utf-8") != text:
+        if not described.is_file() or described.read_text(encoding="utf-8") != self._text:
+            for part in self.folder.glob("*.parquet"):
+                part.unlink()
+            described.write_text(self._text, encoding="utf-8")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Give the place back; nothing is left behind where nothing was kept."""
+        if self.folder is None:
+            return
+        if not any(self.folder.glob("*.parquet")):
             self.remove()
-        self._text = text
+        self._lock.release()
 
     def read(self, index: int) -> pd.DataFrame | None:
         """Return a chunk that an earlier run finished."""
         if self.folder is None or not (self.folder / f"{index:06d}.parquet").is_file():
             return None
         path = self.folder / f"{index:06d}.parquet"
-        frame = pd.read_parquet(path)
+        frame = read_part(path)
         self.kept += len(frame)
         return frame
 
@@ -314,9 +357,6 @@ class _Parts:
         """Keep a finished chunk."""
         if self.folder is None:
             return
-        if not self.folder.is_dir():
-            self.folder.mkdir()
-            (self.folder / "run.json").write_text(self._text, encoding="utf-8")
         write_table(frame, self.folder / f"{index:06d}.parquet")
         self.kept += len(frame)
 

@@ -15,6 +15,7 @@ from deepchem_mmsa.checkpoint import CheckpointError, load_pretrained
 from deepchem_mmsa.cli.console import Console, ExitCode, Failure, Interrupted
 from deepchem_mmsa.cli.records import fate_of_rows, make_records, note_failures, rows_table
 from deepchem_mmsa.config import PRESETS, MMSAConfig
+from deepchem_mmsa.datasets import dataset_from_shards
 from deepchem_mmsa.model import MMSAModel
 from deepchem_mmsa.run_folder import RunFolder
 from deepchem_mmsa.shards import ShardError, ShardSet
@@ -159,12 +160,16 @@ def opened(folder: Path, config: MMSAConfig, console: Console) -> tuple[ShardSet
         )
     status, reasons = fate_of_rows(shards)
     note_failures(console, status, reasons, " and are left out")
-    told = folder / "rows.csv"  # that featurize wrote
+    smiles = [str(text) for text in dataset_from_shards(shards).ids]
+    told = folder / "rows.csv"  # that featurize wrote: the table's columns, then two of its own
     if told.is_file():
-        rows = pd.read_csv(told, keep_default_na=False)
-        if len(rows) == len(shards):
-            return shards, rows
-    return shards, rows_table([""] * len(shards), status, reasons)
+        given = pd.read_csv(told, keep_default_na=False).iloc[:, :-2]
+        if len(given) == len(shards):
+            given = given.rename(columns={name: f"given_{name}" for name in ("status", "reason")})
+            if "smiles" not in given:
+                given.insert(0, "smiles", smiles)
+            return shards, given.assign(status=status, reason=reasons)
+    return shards, rows_table(smiles, status, reasons)
 
 
 @contextmanager

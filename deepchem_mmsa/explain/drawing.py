@@ -6,9 +6,11 @@ import io
 
 import numpy as np
 from PIL import Image
-from rdkit import Chem, rdBase
+from rdkit import Chem
 from rdkit.Chem import rdDepictor
 from rdkit.Chem.Draw import rdMolDraw2D
+
+from deepchem_mmsa.rdkit_log import quiet
 
 __all__ = ["LOWERS", "RAISES", "colour", "draw_contributions", "draw_plain", "draw_saliency"]
 
@@ -92,7 +94,7 @@ def draw_contributions(
     drawer = _drawer(width, height, form)
     prepared = _prepared(molecule)
     small, large = _RADIUS
-    with rdBase.BlockLogs():
+    with quiet():
         drawer.DrawMolecule(
             prepared,
             highlightAtoms=marked,
@@ -126,7 +128,7 @@ def draw_contributions(
 def draw_plain(molecule: Chem.Mol, width: int = 170, height: int = 120) -> str:
     """Draw a molecule without contributions, as SVG."""
     drawer = _drawer(width, height, "svg")
-    with rdBase.BlockLogs():
+    with quiet():
         drawer.DrawMolecule(_prepared(molecule))
     drawer.FinishDrawing()
     return _bare(drawer)
@@ -222,7 +224,7 @@ def _prepared(molecule: Chem.Mol) -> Chem.Mol:
             part.ClearProp(name)
     for atom in copy.GetAtoms():
         atom.SetAtomMapNum(0)
-    with rdBase.BlockLogs():
+    with quiet():
         if copy.NeedsUpdatePropertyCache():
             Chem.SanitizeMol(copy)
         copy.RemoveAllConformers()

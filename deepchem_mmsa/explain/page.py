@@ -6,7 +6,7 @@ import base64
 from html import escape
 
 import numpy as np
-from rdkit import Chem, rdBase
+from rdkit import Chem
 
 from deepchem_mmsa._version import __version__
 from deepchem_mmsa.explain.drawing import (
@@ -18,6 +18,7 @@ from deepchem_mmsa.explain.drawing import (
 )
 from deepchem_mmsa.explain.explanation import TOTAL, Explanation
 from deepchem_mmsa.explain.structure import Anchor
+from deepchem_mmsa.rdkit_log import quiet
 
 __all__ = ["html_page"]
 
@@ -360,7 +361,7 @@ def _signed_bar(value: float, scale: float) -> str:
 
 
 def _molecule(smiles: str, caption: str) -> str:
-    with rdBase.BlockLogs():
+    with quiet():
         molecule = Chem.MolFromSmiles(smiles)
     picture = draw_plain(molecule) if molecule is not None else ""
     return (

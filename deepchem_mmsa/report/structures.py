@@ -12,9 +12,11 @@ from html import escape
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from rdkit import Chem, rdBase
+from rdkit import Chem
 from rdkit.Chem import rdDepictor
 from rdkit.Chem.Draw import rdMolDraw2D
+
+from deepchem_mmsa.rdkit_log import quiet
 
 WIDTH, HEIGHT = 200, 140
 # Colours that stand for classes: a0 is ink, a1 nitrogen, a2 oxygen, a3 sulfur, a4 halogens,
@@ -54,7 +56,7 @@ def draw(smiles: str) -> Drawing | None:
     >>> [text for *_, text in drawing.letters], draw("C1CC") is None
     (['O', 'H'], True)
     """
-    with rdBase.BlockLogs():
+    with quiet():
         parameters = Chem.SmilesParserParams()
         parameters.allowCXSMILES = False  # labels are nobody's business but the molecule's
         molecule = Chem.MolFromSmiles(smiles.strip().split(" ")[0], parameters)

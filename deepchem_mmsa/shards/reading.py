@@ -36,6 +36,8 @@ class ShardSet:
         What the records hold.
     sizes : np.ndarray
         int64 ``[n_shards]``, records in each shard.
+    inputs : str
+        SHA-256 of the molecules as they were given.
 
     Examples
     --------
@@ -49,10 +51,15 @@ class ShardSet:
     """
 
     def __init__(
-        self, folder: Path, settings: ViewSettings, shards: list[tuple[int, int, str]]
+        self,
+        folder: Path,
+        settings: ViewSettings,
+        shards: list[tuple[int, int, str]],
+        inputs: str = "",
     ) -> None:
         self.folder = folder
         self.settings = settings
+        self.inputs = inputs
         self.sizes = np.array([rows for rows, _, _ in shards], dtype=np.int64)
         self._expected = [(size, sha256) for _, size, sha256 in shards]
 
@@ -81,7 +88,8 @@ class ShardSet:
             raise ShardError(
                 f"the settings in {folder / MANIFEST} make no sense: {error}"
             ) from None
-        return cls(folder, settings, _checked_shards(described, folder))
+        inputs = str(described.get("inputs_sha256", ""))
+        return cls(folder, settings, _checked_shards(described, folder), inputs)
 
     @property
     def n_shards(self) -> int:

@@ -35,7 +35,14 @@ MISSING = ("", "nan", "na", "n/a", "null", "none")
 
 _SNIFFED = 1 << 16
 _WIDE = (b"\xff\xfe", b"\xfe\xff")
-_WORKBOOKS = {b"PK\x03\x04": "xlsx", b"\xd0\xcf\x11\xe0": "xls"}
+_SHEET = "save the sheet as CSV UTF-8, or give pandas.read_excel to the Python functions"
+_FOREIGN = {
+    b"PK\x03\x04": f"an Excel workbook (xlsx), or another zip archive: {_SHEET}, or unpack it",
+    b"\xd0\xcf\x11\xe0": f"an Excel workbook (xls): {_SHEET}",
+    b"BZh": "packed by bzip2: unpack it (bunzip2), or pack it by gzip, which is read",
+    b"\xfd7zXZ": "packed by xz: unpack it (unxz), or pack it by gzip, which is read",
+    b"\x28\xb5\x2f\xfd": "packed by zstd: unpack it (unzstd), or pack it by gzip, which is read",
+}
 
 
 class TableError(ValueError):
@@ -117,14 +124,12 @@ def sniff(raw: io.BufferedReader, smiles_column: str | None) -> str:
     return "csv" if "," in line or ";" in line or line.lower() in known else "smi"
 
 
-def refuse_workbook(raw: io.BufferedReader, name: str) -> None:
-    """Say what to do with a spreadsheet's own format."""
-    kind = _WORKBOOKS.get(raw.peek(4)[:4])
-    if kind:
-        raise TableError(
-            f"{name} is an Excel workbook ({kind}): save the sheet as CSV UTF-8, or give "
-            "pandas.read_excel to the Python functions"
-        )
+def refuse_foreign(raw: io.BufferedReader, name: str) -> None:
+    """Say what to do with a spreadsheet's own format, and with archives other than gzip."""
+    head = raw.peek(8)
+    for mark, told in _FOREIGN.items():
+        if head.startswith(mark):
+            raise TableError(f"{name} is {told}")
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from deepchem_mmsa.tables.files import (
     is_header,
     name_of,
     opened,
-    refuse_workbook,
+    refuse_foreign,
     sniff,
     spooled,
 )
@@ -123,7 +123,8 @@ def read_chunks(
     with _rows_of(path, smiles_column, format) as (columns, column, rows):
         if columns is None:  # Parquet: whole batches, with their types
             for frame in rows(size):
-                yield Table(frame, frame[column].fillna("").tolist(), name, column, n)
+                texts = frame[column].astype(object)
+                yield Table(frame, texts.where(texts.notna(), "").tolist(), name, column, n)
                 n += len(frame)
         else:
             pending = iter(rows)
@@ -217,7 +218,7 @@ def _rows_of(path: str | os.PathLike, smiles_column: str | None, format: str | N
     with opened(path) as raw:
         if not raw.peek(1):
             raise TableError(f"{name} is empty; it needs a row per molecule")
-        refuse_workbook(raw, name)
+        refuse_foreign(raw, name)
         kind = format or format_of(path) or sniff(raw, smiles_column)
         if kind in ("sdf", "parquet") and str(path) == "-":
             raw = spooled(raw)  # both are gone through twice
@@ -229,7 +230,8 @@ def _rows_of(path: str | os.PathLike, smiles_column: str | None, format: str | N
 
             def frames(size: int) -> Iterator[pd.DataFrame]:
                 for batch in file.iter_batches(batch_size=size):
-                    yield batch.to_pandas(types_mapper=pd.ArrowDtype)
+                    # Without what pandas noted of it, an index is a column like others.
+                    yield batch.to_pandas(ignore_metadata=True, types_mapper=pd.ArrowDtype)
 
             yield None, column, frames
         elif kind == "sdf":

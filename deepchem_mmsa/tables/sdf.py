@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-import itertools
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from rdkit import Chem
-from rdkit.rdBase import BlockLogs
 
 from deepchem_mmsa.molecule import MoleculeViews
+from deepchem_mmsa.rdkit_log import quiet
 from deepchem_mmsa.tables.files import as_text
 
 
@@ -18,13 +18,17 @@ def sdf_records(raw: io.BufferedReader, name: str) -> Iterator[tuple[str, str, d
     """Yield (title, mol block, properties) of each record, however broken its block is."""
     with as_text(raw, name) as text:
         lines: list[str] = []
-        for line in itertools.chain(text, ["$$$$"]):
+        for line in text:
             if not line.startswith("$$$$"):
                 lines.append(line.rstrip("\r\n"))
                 continue
-            if any(part.strip() for part in lines):
-                yield _sdf_record(lines)
+            yield _sdf_record(lines)
             lines = []
+        if any(part.strip() for part in lines):  # the last one may lack its end
+            yield _sdf_record(lines)
+
+
+_PROPERTY = re.compile(">.*?<(.+)>")
 
 
 def _sdf_record(lines: list[str]) -> tuple[str, str, dict[str, str]]:
@@ -34,13 +38,16 @@ def _sdf_record(lines: list[str]) -> tuple[str, str, dict[str, str]]:
     )
     properties: dict[str, list[str]] = {}
     current: list[str] = []
+    blank = True  # a value ends with a blank line, and may begin with ">" itself
     for line in lines[data:]:
-        if line.startswith(">") and "<" in line:
-            current = properties.setdefault(line[line.index("<") + 1 : line.rindex(">")], [])
+        named = _PROPERTY.match(line) if blank else None
+        if named:
+            current = properties.setdefault(named[1], [])
         else:
             current.append(line)
+        blank = not line.strip()
     joined = {key: "\n".join(value).strip() for key, value in properties.items()}
-    return lines[0].strip(), "\n".join(lines[:data]) + "\n", joined
+    return "".join(lines[:1]).strip(), "\n".join(lines[:data]) + "\n", joined
 
 
 def sdf_rows(
@@ -48,7 +55,7 @@ def sdf_rows(
 ) -> Iterator[tuple[list[str], object]]:
     """Yield (cells of `columns`, molecule) of each record; its own hydrogens stay."""
     for title, block, properties in sdf_records(raw, name):
-        with BlockLogs():
+        with quiet():
             molecule: Any = Chem.MolFromMolBlock(block, removeHs=False)
             if molecule is None:  # the views say what is wrong with one that can be parsed
                 molecule = Chem.MolFromMolBlock(block, sanitize=False, removeHs=False)

@@ -74,9 +74,13 @@ def smi_rows(raw: io.BufferedReader, name: str) -> Iterator[tuple[list[str], obj
 
 def unique(columns: list[str]) -> list[str]:
     """Give columns of the same name a number each, as pandas does."""
-    seen: dict[str, int] = {}
+    taken: set[str] = set()
     names = []
     for column in columns:
-        seen[column] = seen.get(column, -1) + 1
-        names.append(f"{column}.{seen[column]}" if seen[column] else column)
+        name, number = column, 0
+        while name in taken or (number and name in columns):
+            number += 1
+            name = f"{column}.{number}"
+        taken.add(name)
+        names.append(name)
     return names

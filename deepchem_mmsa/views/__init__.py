@@ -8,8 +8,10 @@ imports DeepChem, so that prediction from the command line does not either.
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ __all__ = [
     "FEATURE_VERSION",
     "RDKIT_VERSION",
     "ViewSettings",
+    "check_sequence",
     "many_views",
     "molecule_views",
     "record_maker",
@@ -90,6 +93,25 @@ def molecule_views(molecule: object, settings: ViewSettings | None = None) -> Mo
     """
     settings = settings or ViewSettings()
     return _make(_prepare(molecule, settings), settings)
+
+
+def check_sequence(molecules: object) -> None:
+    """Refuse what would be read as a list of letters, or of column names.
+
+    Raises
+    ------
+    TypeError
+
+    Examples
+    --------
+    >>> check_sequence("CCO")
+    Traceback (most recent call last):
+    TypeError: give a sequence of molecules, not one text: ['CCO']
+    """
+    if isinstance(molecules, (str, bytes)):
+        raise TypeError(f"give a sequence of molecules, not one text: [{molecules!r}]")
+    if hasattr(molecules, "columns"):
+        raise TypeError("give the column of molecules, not the table: table['smiles']")
 
 
 def many_views(
@@ -372,7 +394,22 @@ def _made_chunk(
     """Work of one worker."""
     if background and hasattr(os, "nice"):
         os.nice(max(0, _NICE - os.nice(0)))
+    if multiprocessing.current_process().name.startswith("LokyProcess"):
+        _end_with_parent()
     return list(_make_chunk(tasks, settings, contain))
+
+
+@lru_cache
+def _end_with_parent() -> None:
+    """End this worker when the process that it works for is gone: killed, it could not say so."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _pack(record: MoleculeViews, settings: ViewSettings) -> bytes:

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from rdkit import Chem, rdBase
+from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
+from deepchem_mmsa.rdkit_log import quiet
 from deepchem_mmsa.views.topology import canonical_order, conformer_3d
 
 #: Seconds of processor time for one molecule before its embedding is given up.
@@ -137,7 +138,7 @@ def conformer(
         )
     # Time of this thread, not of the wall: a busy machine must not give other records.
     deadline = time.thread_time() + timeout
-    with rdBase.BlockLogs():
+    with quiet():
         indices: list[tuple[int, ...]] = []
         fragments = Chem.GetMolFrags(
             molecule, asMols=True, sanitizeFrags=False, fragsMolAtomMapping=indices
@@ -177,7 +178,7 @@ def supplied_conformer(molecule: Chem.Mol) -> Conformer | None:
     if order is None:
         return None
     whole = Chem.Mol(molecule)
-    with rdBase.BlockLogs():
+    with quiet():
         Chem.SanitizeMol(whole)
         whole = Chem.AddHs(whole, addCoords=True)
         added = Chem.AddHs(ordered)
@@ -216,7 +217,7 @@ def _finished(points: Conformer, n_atoms: int) -> Conformer:
 
 def _with_coordinates(molecule: Chem.Mol) -> Conformer:
     """Conformer that `molecule` carries, with the hydrogens that it lacks."""
-    with rdBase.BlockLogs():
+    with quiet():
         whole = Chem.AddHs(molecule, addCoords=True)
     source = conformer_3d(whole)
     if source is None:

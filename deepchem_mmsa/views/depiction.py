@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-from rdkit import Chem, rdBase
+from rdkit import Chem
 from rdkit.Chem import rdDepictor
 from rdkit.Chem.Draw import rdMolDraw2D
+
+from deepchem_mmsa.rdkit_log import quiet
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +84,7 @@ def draw(molecule: Chem.Mol, size: int = DEFAULT_SIZE) -> bytes:
         raise ValueError(f"size must be {MIN_SIZE} to {MAX_SIZE} pixels, got {size}")
     if molecule.GetNumAtoms() > MAX_DRAWN_ATOMS:
         raise DepictionError(f"{molecule.GetNumAtoms()} atoms; up to {MAX_DRAWN_ATOMS} are drawn")
-    with rdBase.BlockLogs():
+    with quiet():
         try:
             text = _drawn(Chem.Mol(molecule), size).GetDrawingText()
         except (RuntimeError, ValueError) as error:
@@ -289,7 +291,7 @@ def atom_positions(molecule: Chem.Mol, size: int = DEFAULT_SIZE) -> np.ndarray:
     """
     if molecule.GetNumAtoms() > MAX_DRAWN_ATOMS:
         raise DepictionError(f"{molecule.GetNumAtoms()} atoms; up to {MAX_DRAWN_ATOMS} are drawn")
-    with rdBase.BlockLogs():
+    with quiet():
         try:
             drawer = _drawn(Chem.Mol(molecule), size)
         except (RuntimeError, ValueError) as error:

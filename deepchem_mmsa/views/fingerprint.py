@@ -16,10 +16,11 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from rdkit import Chem, rdBase
+from rdkit import Chem
 from rdkit.Chem import Descriptors, rdFingerprintGenerator
 
 from deepchem_mmsa.molecule import FINGERPRINT_SIZE, N_DESCRIPTORS
+from deepchem_mmsa.rdkit_log import quiet
 
 RADIUS = 2
 MAX_HEAVY_ATOMS = 1000
@@ -178,7 +179,7 @@ def descriptors(molecule: Chem.Mol) -> np.ndarray:
     copy = Chem.Mol(molecule)  # RDKit writes charges and indices of its own on the atoms
     n = copy.GetNumHeavyAtoms()
     values = np.full(N_DESCRIPTORS, np.nan)
-    with rdBase.BlockLogs():
+    with quiet():
         for column, name in enumerate(DESCRIPTORS):
             function = _FUNCTIONS.get(name)
             if function is None or n > _MAX_HEAVY_ATOMS_OF.get(name, n):

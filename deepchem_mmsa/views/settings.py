@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from deepchem_mmsa.config import MMSAConfig
 
 
+MAX_TIMEOUT = 86_400.0
+"""Seconds for a conformer: a day, which is no limit."""
+
+
 @dataclass(frozen=True)
 class ViewSettings:
     """What to make of a molecule.
@@ -27,7 +31,7 @@ class ViewSettings:
     seed : int, optional
         Seed of the conformer.
     conformer_timeout : float, optional
-        Seconds per molecule before its conformer is given up.
+        Seconds per molecule before its conformer is given up, up to a day.
     optimize_conformer : bool, optional
         Relax the conformer by a force field.
 
@@ -59,16 +63,24 @@ class ViewSettings:
             raise ValueError(f"no modality given: choose from {', '.join(MODALITIES)}")
         ordered = tuple(name for name in MODALITIES if name in given)
         object.__setattr__(self, "modalities", ordered)
+        for name in ("image_size", "seed"):  # NumPy's numbers are none to RDKit and to JSON
+            value = getattr(self, name)
+            if value != int(value):
+                raise ValueError(f"{name} must be a whole number, got {value}")
+            object.__setattr__(self, name, int(value))
         if not MIN_SIZE <= self.image_size <= MAX_SIZE:
             raise ValueError(
                 f"image_size must be {MIN_SIZE} to {MAX_SIZE} pixels, got {self.image_size}"
             )
         if not 0 <= self.seed < 1 << 31:
             raise ValueError(f"seed must be 0 to 2147483647, got {self.seed}")
-        if not self.conformer_timeout >= 0:
+        if not 0 <= self.conformer_timeout <= MAX_TIMEOUT:
             raise ValueError(
-                f"conformer_timeout must not be negative, got {self.conformer_timeout}"
+                f"conformer_timeout must be 0 to {MAX_TIMEOUT:g} seconds, got "
+                f"{self.conformer_timeout}"
             )
+        object.__setattr__(self, "conformer_timeout", float(self.conformer_timeout))
+        object.__setattr__(self, "optimize_conformer", bool(self.optimize_conformer))
 
     @classmethod
     def of(cls, config: MMSAConfig, drawn: int = 0) -> Self:

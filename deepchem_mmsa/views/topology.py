@@ -7,10 +7,11 @@ the features of Hu et al., *Strategies for Pre-training Graph Neural Networks* (
 from __future__ import annotations
 
 import numpy as np
-from rdkit import Chem, rdBase
+from rdkit import Chem
 from rdkit.Chem import rdCIPLabeler
 
 from deepchem_mmsa.molecule import ATOM_FEATURES, BOND_FEATURES
+from deepchem_mmsa.rdkit_log import errors, quiet
 
 DUMMY_ATOM = 118
 #: Atoms of one molecule. RDKit's time to order them grows with their square (some seconds here),
@@ -19,6 +20,8 @@ MAX_ATOMS = 5000
 #: Characters of a SMILES: 5,000 atoms with their stereochemistry need no more. Parsing nested
 #: branches by the hundred thousand does not end.
 MAX_CHARACTERS = 20_000
+#: Å; what lies farther out is no molecule, and single precision could not tell its atoms apart.
+MAX_COORDINATE = 1e5
 # RDKit's labeller needs about a second for 1,250,000 steps; drug-like molecules need hundreds.
 _CIP_STEPS = 125_000
 _CANONICAL_ROUNDS = 6
@@ -88,7 +91,7 @@ def read_smiles(smiles: object) -> Chem.Mol:
     if not word.isascii() or not word.isprintable():  # at its ends RDKit would pass over them
         strange = next(c for c in word if not c.isascii() or not c.isprintable())
         raise ValueError(f"a SMILES cannot hold the character {strange!a}: {text!a:.60}")
-    with rdBase.BlockLogs():
+    with quiet():
         molecule = Chem.MolFromSmiles(text)
     if molecule is None:
         raise ValueError(_why_unreadable(text))
@@ -251,14 +254,16 @@ def conformer_3d(molecule: Chem.Mol) -> Chem.Conformer | None:
     Returns
     -------
     rdkit.Chem.Conformer or None
-        ``None`` if there is none, if its coordinates are not finite, or if atoms that should
-        be apart all lie at one point, as in files that carry a 3D flag and no coordinates.
+        ``None`` if there is none, if a coordinate is not below :data:`MAX_COORDINATE`, or if
+        atoms that should be apart all lie at one point, as in files that carry a 3D flag and no
+        coordinates.
     """
     for conformer in molecule.GetConformers():
         if conformer.Is3D():
             positions = np.asarray(conformer.GetPositions())
             spread = np.ptp(positions, axis=0).max() if len(positions) else 0.0
-            if np.isfinite(positions).all() and (len(positions) == 1 or spread > 0.1):
+            inside = (np.abs(positions) < MAX_COORDINATE).all()  # False for NaN
+            if inside and (len(positions) == 1 or spread > 0.1):
                 return conformer
     return None
 
@@ -335,7 +340,7 @@ def _cip_labels(molecule: Chem.Mol, centres: list[int]) -> dict[int, int]:
     for index in centres:
         labelled.GetAtomWithIdx(index).ClearProp("_CIPCode")
     try:
-        with rdBase.BlockLogs():
+        with quiet():
             rdCIPLabeler.AssignCIPLabels(labelled, centres, [], maxRecursiveIterations=_CIP_STEPS)
     except RuntimeError:  # the steps ran out
         return {}
@@ -351,7 +356,7 @@ def _sanitized_heavy(molecule: Chem.Mol) -> tuple[Chem.Mol, list[int]]:
     """Sanitized copy without spare hydrogens, and the index in `molecule` of each of its atoms."""
     copy = Chem.Mol(molecule)
     raw = copy.NeedsUpdatePropertyCache()
-    with rdBase.BlockLogs():
+    with quiet():
         try:
             Chem.SanitizeMol(copy)
         except ValueError as error:  # every sanitization error is one
@@ -379,24 +384,22 @@ def _perceive_stereo(molecule: Chem.Mol) -> None:
 
 def _why_unreadable(text: str) -> str:
     """RDKit's reason why it does not read `text`; it gives it only to its log or in exceptions."""
-    with rdBase.BlockLogs():
+    with quiet():
         raw = Chem.MolFromSmiles(text, sanitize=False)
         if raw is not None:
             try:
                 Chem.SanitizeMol(raw)
             except ValueError as error:
                 return str(error).strip()
-        capture = getattr(rdBase, "CaptureErrorLog", None)  # RDKit of 2026 and later
-        if capture is not None:
-            disabled = "rdApp.error:disabled" in rdBase.LogStatus()
-            if disabled:
-                rdBase.EnableLog("rdApp.error")
-            with capture() as log:
-                Chem.MolFromSmiles(text)
-            if disabled:
-                rdBase.DisableLog("rdApp.error")
-            lines = [line.partition("] ")[2] or line for line in log.messages.splitlines()]
-            told = [line for line in lines if line.startswith("SMILES Parse Error")]
-            if told:
-                return told[0]
+        with errors() as log:
+            Chem.MolFromSmiles(text)
+        lines = [line.partition("] ")[2] or line for line in log]
+        told: list[str] = []
+        for line in lines:
+            if line.startswith("SMILES Parse Error"):
+                told.append(line)
+                if " for input: '" in line:  # the last that is said of a SMILES
+                    if f"'{text}'" in line:
+                        return told[0]
+                    told.clear()  # it was another thread's
     return "SMILES Parse Error: not a SMILES that RDKit can read"

@@ -9,12 +9,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 from joblib import cpu_count
 
 from deepchem_mmsa import MMSAPredictor
 from deepchem_mmsa.applicability import ApplicabilityDomain
 from deepchem_mmsa.cli import ahead, rows
+from deepchem_mmsa.cli.console import ExitCode
+from deepchem_mmsa.cli.rows import read_part
 from deepchem_mmsa.ensemble import dropout_spread, ensemble_spread
+from deepchem_mmsa.tables import read_chunks, write_table
 from tests.conftest import DRUGS
 
 SMILES = ["CCO", "C1CC", "", "c1ccccc1", "CCN"]
@@ -372,3 +376,35 @@ def test_options_that_cannot_be_are_refused_before_any_row(
     done = mmsa(given[0], table, *given[1:], "-o", tmp_path / "out")
     assert done.exit_code == 2, done.output
     assert words in " ".join(done.output.replace("│", " ").split())
+
+
+def test_two_runs_do_not_write_to_one_output(mmsa, models, table, tmp_path):
+    output = tmp_path / "out.csv"
+    place = tmp_path / "out.csv.partial"
+    place.mkdir()
+    asked = ("predict", table, "--model", models["regression"], "--output", output)
+    with FileLock(place / "lock"):
+        done = mmsa(*asked)
+    assert done.exit_code == ExitCode.OUTPUT
+    assert "another process is writing to" in done.output
+    assert mmsa(*asked).exit_code == 0
+    assert output.is_file()
+    assert not place.exists()
+    assert mmsa(*asked[:3], tmp_path / "none", *asked[4:]).exit_code == ExitCode.MODEL
+    assert not place.exists()
+
+
+def test_parts_hold_every_type_of_parquet(tmp_path):
+    frame = pd.DataFrame(
+        {
+            "kind": pd.Categorical(["a", "b", None]), "bits": [[1, 2], [], None],
+            "record": [{"x": 1}, {"x": 2}, None], "text": ["a", None, "c"],
+        }
+    )  # fmt: skip
+    frame.to_parquet(tmp_path / "in.parquet")
+    first = next(read_chunks(tmp_path / "in.parquet", 10, "text")).frame
+    write_table(first, tmp_path / "part.parquet")
+    again = read_part(tmp_path / "part.parquet")
+    assert again.to_dict("list").keys() == first.to_dict("list").keys()
+    for name in first:
+        assert [str(x) for x in again[name]] == [str(x) for x in first[name]]

@@ -299,3 +299,38 @@ def test_pretraining_on_records_names_the_molecules(mmsa, labelled, tmp_path):
     assert done.exit_code == 0, done.output
     rows = [pd.read_csv(folder / "rows.csv") for folder in (records, tmp_path / "run")]
     pd.testing.assert_frame_equal(*rows)
+
+
+def test_the_columns_of_a_table_do_not_decide_what_is_trained_on(mmsa, mmsa_json, tmp_path):
+    """A table's own status is no status of ours; other molecules are another run."""
+    rows = [(f"{'C' * n}O", "ok" if n % 3 else "sold") for n in range(1, 31)]
+    pd.DataFrame([("C1CC", "ok"), *rows], columns=["smiles", "status"]).to_csv(
+        tmp_path / "a.csv", index=False
+    )
+    pd.DataFrame({"smiles": [f"{'C' * n}N" for n in range(1, 32)]}).to_csv(
+        tmp_path / "b.csv", index=False
+    )
+    for name in "ab":
+        mmsa_json("featurize", tmp_path / f"{name}.csv", "--output", tmp_path / name,
+                  "--modalities", "graph")  # fmt: skip
+    asked = ("--output", tmp_path / "run", *TINY)
+    done = mmsa_json("pretrain", tmp_path / "a", *asked, "--epochs", 1)
+    assert (done["molecules"], done["failed"]) == (30, 1)
+    told = pd.read_csv(tmp_path / "run" / "rows.csv")
+    assert told["smiles"].tolist()[1:3] == ["CO", "CCO"]
+    assert told["given_status"].tolist()[1:4] == ["ok", "ok", "sold"]
+    assert told["status"].tolist()[:3] == ["failed", "ok", "ok"]
+    again = mmsa("pretrain", tmp_path / "b", *asked, "--epochs", 2, "--resume")
+    assert again.exit_code == 2
+    assert "began with another input" in again.output
+
+
+def test_a_table_without_any_molecule_is_an_input_error(mmsa, tmp_path):
+    (tmp_path / "a.csv").write_text("smiles\nC1CC\nnone\n")
+    asked = ("featurize", tmp_path / "a.csv", "--output", tmp_path / "o", "--modalities", "graph")
+    done = mmsa(*asked)
+    assert done.exit_code == 3
+    assert "no row of" in done.output
+    done = mmsa(*asked, "--timeout", "inf")
+    assert done.exit_code == 2
+    assert "must be 0 to 86400 seconds" in done.output

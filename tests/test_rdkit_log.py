@@ -1,0 +1,62 @@
+"""RDKit's log: threads do not disturb each other's, and it is given back as it was."""
+
+import subprocess
+import sys
+
+import pytest
+from rdkit import Chem, rdBase
+
+from deepchem_mmsa.rdkit_log import errors, quiet
+
+
+def is_on():
+    return "rdApp.error:enabled" in rdBase.LogStatus()
+
+
+def test_the_last_that_leaves_gives_the_log_back():
+    before = is_on()
+    first, second = quiet(), quiet()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not is_on()
+    second.__exit__(None, None, None)
+    assert is_on() == before
+
+
+@pytest.mark.skipif(not hasattr(rdBase, "CaptureErrorLog"), reason="this RDKit cannot be asked")
+def test_errors_are_read_where_the_log_is_quiet():
+    with quiet(), errors() as lines:
+        Chem.MolFromSmiles("C1CC")
+    assert any("unclosed ring" in line for line in lines)
+
+
+THREADS = """
+import sys, threading
+sys.setswitchinterval(1e-5)
+from rdkit import rdBase
+from deepchem_mmsa.views import ViewSettings, molecule_views
+
+settings, wrong = ViewSettings(("graph",)), []
+
+def work(k):
+    for i in range(300):
+        text = "C" * k + "1CC" + "N" * (i % 5)
+        reason = molecule_views(text, settings).reasons["graph"]
+        if repr(text) not in reason:
+            wrong.append((text, reason))
+        assert molecule_views("CC[C@H](N)C", settings).available
+
+threads = [threading.Thread(target=work, args=(k + 1,)) for k in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert not wrong, wrong[:3]
+assert "rdApp.error:enabled" in rdBase.LogStatus()
+"""
+
+
+def test_many_threads_read_what_cannot_be_read():
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS], capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode, done.stderr) == (0, "")
