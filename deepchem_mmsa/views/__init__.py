@@ -245,7 +245,7 @@ def record_maker(
                 yield from _make_chunk(tasks, settings, contain)
                 return
             calls = (
-                delayed(_made_chunk)(chunk, settings, contain, background)
+                delayed(_made_chunk)(chunk, settings, contain, background, os.getpid())
                 for chunk in _chunks(tasks, workers._effective_n_jobs(), sizes)
             )
             for part in workers(calls):
@@ -389,23 +389,22 @@ def _load_tables(settings: ViewSettings) -> None:
 
 
 def _made_chunk(
-    tasks: Sequence[_Task], settings: ViewSettings, contain: bool, background: bool
+    tasks: Sequence[_Task], settings: ViewSettings, contain: bool, background: bool, owner: int
 ) -> list[bytes]:
-    """Work of one worker."""
+    """Work of one worker, for the process `owner`."""
     if background and hasattr(os, "nice"):
         os.nice(max(0, _NICE - os.nice(0)))
     if multiprocessing.current_process().name.startswith("LokyProcess"):
-        _end_with_parent()
+        _end_with(owner)
     return list(_make_chunk(tasks, settings, contain))
 
 
 @lru_cache
-def _end_with_parent() -> None:
+def _end_with(owner: int) -> None:
     """End this worker when the process that it works for is gone: killed, it could not say so."""
-    parent = os.getppid()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == owner:
             time.sleep(1)
         os._exit(1)
 
