@@ -15,6 +15,7 @@ from deepchem_mmsa import checkpoint as files
 from deepchem_mmsa import distributed
 from deepchem_mmsa.config import MMSAConfig
 from deepchem_mmsa.featurizer import FEATURE_VERSION
+from deepchem_mmsa.molecule import MODALITIES
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.run_folder import RunFolder
 from deepchem_mmsa.training import Averages, Run
@@ -260,6 +261,14 @@ class SavableModel(TorchModel):
         FileNotFoundError, CheckpointError
         """
         source = files.load_pretrained(folder_or_name)
+        wanted = arguments.get("modalities") or ()
+        absent = [m for m in ([wanted] if isinstance(wanted, str) else wanted)
+                  if m in MODALITIES and m not in source.config.modalities]  # fmt: skip
+        if absent:
+            raise files.CheckpointError(
+                f"{folder_or_name} reads {', '.join(source.config.modalities)}; it has no weights "
+                f"for {', '.join(absent)}: leave it out, or take another model"
+            )
         changes = {k: v for k, v in (("mode", mode), ("n_tasks", n_tasks)) if v is not None}
         model = cls(source.config, **changes, **arguments)
         same = not model.config.differences(source.config, files.ARCHITECTURE)

@@ -6,7 +6,8 @@ r"""Pre-train a model without labels, apart from every benchmark's held-out mole
 Reads molecules (CSV, SMI, SDF, ...), leaves out those that share an InChIKey first block with a
 validation or test molecule of any benchmark under either protocol, makes their views in shards,
 pre-trains, and exports the model with its history. Every step resumes: run the same command
-again after an interruption. Another input or selection needs another ``--output``.
+again after an interruption, also with more epochs. Another input, selection or setting needs
+another ``--output``.
 
 ``OUTPUT/selection.json`` counts what was left out, ``history.csv`` holds every loss term,
 retrieval, alignment, uniformity and the anchors in use for each epoch, ``molecules.txt.gz`` the
@@ -112,6 +113,22 @@ def select(a: argparse.Namespace) -> dict[str, Any]:
     return chosen
 
 
+def go_on_with(output: Path, asked: dict[str, Any]) -> None:
+    """Note what a run is asked for; one that began with something else does not go on."""
+    path, asked = output / "run.json", json.loads(json.dumps(asked))
+    if not path.exists():
+        path.write_text(json.dumps(asked, indent=1))
+        return
+    began = json.loads(path.read_text())
+    before, now = ({**said["config"], "--use": said["use"]} for said in (began, asked))
+    differing = [f"{k}: {before.get(k)}, not {v}" for k, v in now.items() if before.get(k) != v]
+    if differing:
+        raise SystemExit(
+            f"the run in {output} began with other settings ({'; '.join(differing)}): give it what "
+            "it had, or another --output"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -174,6 +191,7 @@ def main() -> None:
     )
     if not a.epochs:
         return
+    go_on_with(a.output, {"config": config.to_dict(), "use": a.use})
 
     model = MMSAModel(config, model_dir=str(a.output / "run"), progress=True)
     started = time.time()

@@ -13,15 +13,25 @@ from tests.conftest import DRUGS
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def run(folder, *command):
-    done = subprocess.run(
+def ended(folder, *command):
+    return subprocess.run(
         [sys.executable, str(EXAMPLES / command[0]), *command[1:]],
         cwd=folder,
         capture_output=True,
         text=True,
     )
+
+
+def run(folder, *command):
+    done = ended(folder, *command)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def refused(folder, *command):
+    done = ended(folder, *command)
+    assert done.returncode == 1
+    return done.stderr
 
 
 def test_first_run_leaves_table_model_and_pictures(tmp_path):
@@ -84,6 +94,22 @@ def test_ablations_share_views_and_resume(tmp_path):
     before = made.stat().st_mtime_ns
     run(tmp_path, *command)
     assert made.stat().st_mtime_ns == before
+    said = refused(tmp_path, *command[:-2], "n_anchors=16", "image_width=8")
+    assert "was asked for by another command: give another --output" in said
+
+
+def test_a_pretraining_goes_on_with_what_it_began_with(tmp_path):
+    data = bbbp_of_drugs(tmp_path / "data")
+    molecules = tmp_path / "molecules.csv"
+    molecules.write_text("smiles\n" + "".join(f"{'C' * n}O\n{'C' * n}N\n" for n in range(1, 21)))
+    command = [
+        "pretrain.py", "--input", str(molecules), "--data-dir", str(data), "--exclude", "bbbp",
+        "--modalities", "graph", "--batch-size", "16", "--jobs", "1", "--output", "pre",
+        "--epochs", "1", "--set", "graph_width=16", "n_anchors=8",
+    ]  # fmt: skip
+    run(tmp_path, *command)
+    run(tmp_path, *command)
+    assert "began with other settings (w_mask: " in refused(tmp_path, *command, "w_mask=0.25")
 
 
 def test_one_conformer_is_the_benchmark_and_several_are_another_answer(tmp_path):

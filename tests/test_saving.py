@@ -130,3 +130,8 @@ def test_a_copy_has_a_folder_of_its_own(make_model, graph_dataset):
     model.save_checkpoint()
     with pytest.raises(NotImplementedError, match="deepchem_mmsa.explain"):
         model.compute_saliency(graph_dataset.X[0])
+
+
+def test_a_view_without_weights_is_named():
+    with pytest.raises(ValueError, match=r"mmsa-small reads graph, fingerprint; .* for image"):
+        MMSAModel.from_pretrained("mmsa-small", modalities=("image", "graph"))

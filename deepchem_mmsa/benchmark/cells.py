@@ -2,7 +2,8 @@
 
 A cell is finished when its JSON file is there, for that is written last and into place at once.
 A run that was killed skips the finished cells and repeats at most one. The name of a cell's file
-carries a digest of the model's settings: another setting is another cell, never an old result.
+carries a digest of the model's settings: another setting is another cell, never an old result; a
+result of other data is refused.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,9 @@ class Cell:
     seed : int
     max_molecules : int, optional
         Where the data set is cut short: such a cell lies in a folder of its own.
+    data : mapping, optional
+        What tells these data from others of the same name
+        (:func:`~deepchem_mmsa.benchmark.sets.data_identity`).
     """
 
     folder: Path
@@ -50,6 +54,7 @@ class Cell:
     contender: Contender
     seed: int
     max_molecules: int | None = None
+    data: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -69,6 +74,22 @@ class Cell:
     def result(self) -> dict[str, Any]:
         """Return what was written."""
         return json.loads(self.path.read_text(encoding="utf-8"))
+
+    def check_data(self) -> None:
+        """Make sure that a finished cell's result is one of these data.
+
+        Raises
+        ------
+        ValueError
+            If not. What an older result does not tell is passed over.
+        """
+        theirs = self.result().get("data", {})
+        for name, mine in self.data.items():
+            if mine is not None and theirs.get(name) not in (None, mine):
+                raise ValueError(
+                    f"{self.path} is a result of other data ({name} {theirs[name]}, now {mine}): "
+                    "give another output folder"
+                )
 
     def predictions(self) -> dict[str, np.ndarray]:
         """Return ``valid`` and ``test`` predictions, float32, with labels and weights.
@@ -103,6 +124,7 @@ class Cell:
             "seconds": round(seconds, 1),
             "details": outcome.details,
             "settings": self.contender.settings(),
+            "data": dict(self.data),
             "versions": {
                 "deepchem_mmsa": __version__,
                 **{name: version(name) for name in ("torch", "rdkit", "deepchem", "scikit-learn")},
@@ -136,14 +158,19 @@ def cells_of(
     contenders: Sequence[Contender],
     seeds: Sequence[int],
     max_molecules: int | None = None,
+    identity: Callable[[str], Mapping[str, str | None]] = lambda _: {},
 ) -> list[Cell]:
-    """Return all cells of a run, in the order in which they are run."""
+    """Return all cells of a run, each once, in the order in which they are run.
+
+    `identity` gives the :attr:`Cell.data` of a set by its name.
+    """
     return [
-        Cell(Path(folder), protocol, dataset, contender, seed, max_molecules)
-        for dataset in datasets
-        for protocol in protocols
-        for seed in seeds
-        for contender in contenders
+        Cell(Path(folder), protocol, dataset, contender, seed, max_molecules, data)
+        for dataset in dict.fromkeys(datasets)
+        for data in [identity(dataset)]
+        for protocol in dict.fromkeys(protocols)
+        for seed in dict.fromkeys(seeds)
+        for contender in {contender.name: contender for contender in contenders}.values()
     ]
 
 
@@ -162,8 +189,8 @@ def run_cells(
         ``load(dataset, protocol)`` → :class:`~deepchem_mmsa.benchmark.sets.Split`; called only
         for data sets with something left to do, once for each.
     keep_going : bool
-        Whether a cell that fails is reported and left for the next run, instead of ending this
-        one.
+        Whether a cell that fails, or a set that cannot be loaded, is reported and left for the
+        next run, instead of ending this one.
     report : callable
         Gets a line for each cell.
 
@@ -171,17 +198,25 @@ def run_cells(
     -------
     list of Cell
         Those that failed.
+
+    Raises
+    ------
+    ValueError
+        If a finished cell is a result of other data.
     """
+    for cell in cells:
+        if cell.finished:
+            cell.check_data()
     failed: list[Cell] = []
     loaded: tuple[str, str] | None = None
     for number, cell in enumerate(cells, 1):
         if cell.finished:
             continue
-        if loaded != (cell.dataset, cell.protocol):
-            split = load(cell.dataset, cell.protocol)
-            loaded = (cell.dataset, cell.protocol)
         place = f"[{number}/{len(cells)}] {cell.protocol} {cell.dataset} {cell.contender.name}"
         try:
+            if loaded != (cell.dataset, cell.protocol):
+                split = load(cell.dataset, cell.protocol)
+                loaded = (cell.dataset, cell.protocol)
             result = cell.run(split)
         except Exception as error:  # any fault of one model; told now and left to be done
             if not keep_going:

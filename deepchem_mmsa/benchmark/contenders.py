@@ -19,7 +19,7 @@ from deepchem_mmsa.benchmark.baselines import (
     mean_predictions,
 )
 from deepchem_mmsa.benchmark.scores import metric_of
-from deepchem_mmsa.benchmark.sets import Split, check_apart
+from deepchem_mmsa.benchmark.sets import LeakError, Split, check_apart
 from deepchem_mmsa.checkpoint import load_pretrained, sha256
 from deepchem_mmsa.config import MMSAConfig
 from deepchem_mmsa.early_stopping import EarlyStopping
@@ -98,7 +98,10 @@ class MMSA:
         """Return the arguments, and the checksum of the weights rather than where they lie."""
         values = asdict(self)
         values["config"] = dict(self.config)
-        del values["pretrained_on"]
+        if self.pretrained_on is None:
+            del values["pretrained_on"]
+        else:  # a cell that was not checked is another one
+            values["pretrained_on"] = sha256(self.pretrained_on)[:16]
         if self.components is None:  # so that cells finished before there was a choice stay so
             del values["components"]
         if not self.averaging:
@@ -124,6 +127,11 @@ class MMSA:
         else:
             model = MMSAModel("base", **from_scratch(self.weights, arguments))
             model.load_from_pretrained(self.weights, components=list(self.components))
+        if self.weights is not None and load_pretrained(self.weights).metadata.get("labels_seen"):
+            raise LeakError(
+                f"{self.weights} was fine-tuned on labels, which may be those of {split.name}'s "
+                "test set: give the pre-trained model that it began with"
+            )
         remembered = model.model.memory.exemplars if model.model.memory is not None else []
         keys = _keys_in(self.pretrained_on) if self.pretrained_on else frozenset()
         check_apart(split, [smiles for row in remembered for smiles, _ in row], keys)
@@ -138,7 +146,19 @@ class MMSA:
             "parameters": sum(p.numel() for p in model.model.parameters()),
             "config": model.config.to_dict(),
         }
-        return Outcome(model.predict(split.valid), model.predict(split.test), details)
+        valid, test = (
+            _every_row(split, part, model.predict(part)) for part in (split.valid, split.test)
+        )
+        return Outcome(valid[0], test[0], {**details, "refused": test[1]})
+
+
+def _every_row(split: Split, part: Any, values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Give the training set's mean to rows that a model cannot read: all are scored on the same."""
+    missing = np.isnan(values).reshape(len(values), -1).any(1)
+    if missing.any():
+        values = values.copy()
+        values[missing] = mean_predictions(split.train, part, split.mode)[missing]
+    return values, int(missing.sum())
 
 
 @functools.lru_cache(maxsize=8)

@@ -77,7 +77,7 @@ class AttentiveFP:
             model.fit(train, nb_epoch=1, checkpoint_interval=0)
             value, _ = score(split.valid, predict(valid, split.valid), split.metric)
             better = value < best if split.minimize else value > best
-            if state is None or better:
+            if state is None or better or (np.isnan(best) and not np.isnan(value)):
                 best, best_epoch = value, epoch
                 state = copy.deepcopy(model.model.state_dict())
             elif epoch - best_epoch >= self.patience:

@@ -61,6 +61,11 @@ def tidy(cells: Sequence[Cell]) -> pd.DataFrame:
 
 def _ensemble(cells: Sequence[Cell]) -> dict[str, object] | None:
     parts = [cell.predictions() for cell in cells]
+    for cell, part in zip(cells, parts):
+        if not np.array_equal(part["test_y"], parts[0]["test_y"], equal_nan=True):
+            raise ValueError(
+                f"{cell.path} and {cells[0].path} are results of other data: remove the older one"
+            )
     if all(np.array_equal(part["test"], parts[0]["test"]) for part in parts):
         return None
     results = [cell.result() for cell in cells]
@@ -90,7 +95,8 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     pandas.DataFrame
         Columns ``protocol``, ``metric``, ``model``, ``dataset``, ``mean``, ``std``, ``seeds``.
         The data set ``"mean"`` is the mean over the data sets, its deviation that of the seeds'
-        means; only models that ran on all of them have one.
+        means; only models that ran on all of them have one, and errors in different units none.
+        Deviations are those of the seeds at hand (divided by n, not n − 1).
     """
     keys = ["protocol", "metric", "model", "dataset"]
     rows = []
@@ -102,7 +108,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
                 rows.append((protocol, metric, model, name, *_spread(group["test"])))
             table = of_model.pivot_table(index="seed", columns="dataset", values="test")
             whole = table.reindex(columns=datasets).dropna()
-            if len(datasets) > 1 and len(whole):
+            if len(datasets) > 1 and len(whole) and metric != "rmse":
                 means = whole.mean(axis=1)
                 rows.append((protocol, metric, model, "mean", *_spread(means)))
     return pd.DataFrame(rows, columns=[*keys, "mean", "std", "seeds"])

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import deepchem as dc
@@ -19,7 +20,9 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
+from deepchem_mmsa.checkpoint import sha256
 from deepchem_mmsa.datasets import connectivity
+from deepchem_mmsa.featurizer import FEATURE_VERSION
 from deepchem_mmsa.rdkit_log import quiet
 
 PROTOCOLS = ("hu", "deepchem")
@@ -27,9 +30,10 @@ PROTOCOLS = ("hu", "deepchem")
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A MoleculeNet data set: DeepChem's loader, the kind of task, and the metric."""
+    """A MoleculeNet data set: DeepChem's loader and its file, the kind of task, the metric."""
 
     loader: str
+    file: str
     mode: str
     metric: str
 
@@ -40,17 +44,17 @@ class Benchmark:
 
 
 BENCHMARKS = {
-    "bbbp": Benchmark("load_bbbp", "classification", "roc_auc"),
-    "bace": Benchmark("load_bace_classification", "classification", "roc_auc"),
-    "clintox": Benchmark("load_clintox", "classification", "roc_auc"),
-    "sider": Benchmark("load_sider", "classification", "roc_auc"),
-    "tox21": Benchmark("load_tox21", "classification", "roc_auc"),
-    "toxcast": Benchmark("load_toxcast", "classification", "roc_auc"),
-    "hiv": Benchmark("load_hiv", "classification", "roc_auc"),
-    "muv": Benchmark("load_muv", "classification", "roc_auc"),
-    "esol": Benchmark("load_delaney", "regression", "rmse"),
-    "freesolv": Benchmark("load_sampl", "regression", "rmse"),
-    "lipophilicity": Benchmark("load_lipo", "regression", "rmse"),
+    "bbbp": Benchmark("load_bbbp", "BBBP.csv", "classification", "roc_auc"),
+    "bace": Benchmark("load_bace_classification", "bace.csv", "classification", "roc_auc"),
+    "clintox": Benchmark("load_clintox", "clintox.csv.gz", "classification", "roc_auc"),
+    "sider": Benchmark("load_sider", "sider.csv.gz", "classification", "roc_auc"),
+    "tox21": Benchmark("load_tox21", "tox21.csv.gz", "classification", "roc_auc"),
+    "toxcast": Benchmark("load_toxcast", "toxcast_data.csv.gz", "classification", "roc_auc"),
+    "hiv": Benchmark("load_hiv", "HIV.csv", "classification", "roc_auc"),
+    "muv": Benchmark("load_muv", "muv.csv.gz", "classification", "roc_auc"),
+    "esol": Benchmark("load_delaney", "delaney-processed.csv", "regression", "rmse"),
+    "freesolv": Benchmark("load_sampl", "SAMPL.csv", "regression", "rmse"),
+    "lipophilicity": Benchmark("load_lipo", "Lipophilicity.csv", "regression", "rmse"),
 }
 
 
@@ -203,9 +207,20 @@ class Whole:
         return cls(name, tasks, data)
 
     def split(self, protocol: str) -> Split:
-        """Split by a protocol of :data:`PROTOCOLS`."""
+        """Split by a protocol of :data:`PROTOCOLS`.
+
+        Raises
+        ------
+        ValueError
+            If a part is left empty, as of a set that was cut too short.
+        """
         kind = BENCHMARKS[self.name]
         parts = split_rows(self.data.ids, protocol)
+        if not all(parts):
+            raise ValueError(
+                f"{self.name}: {len(self.data)} molecules make parts of "
+                f"{', '.join(str(len(part)) for part in parts)}: take more of them"
+            )
         train, valid, test = (self.data.select(rows) for rows in parts)
         return Split(self.name, protocol, kind.mode, kind.metric, self.tasks, train, valid, test)
 
@@ -288,6 +303,31 @@ def scaffold_split(
         else:
             parts[2].extend(rows)
     return parts
+
+
+def data_identity(
+    name: str, data_dir: str | None = None, optimize_conformer: bool = False
+) -> dict[str, str | None]:
+    """Return what tells a result of a set from that of other data under the same name.
+
+    Parameters
+    ----------
+    name : str
+    data_dir : str, optional
+        Of DeepChem's files; by default DeepChem's own.
+    optimize_conformer : bool
+
+    Returns
+    -------
+    dict
+        ``file``: the checksum of the file, None where it is still to be downloaded;
+        ``features``: version and kind of the records.
+    """
+    path = Path(data_dir or dc.utils.data_utils.get_data_dir()) / BENCHMARKS[name].file
+    return {
+        "file": sha256(path)[:16] if path.is_file() else None,
+        "features": f"{FEATURE_VERSION}{' relaxed' if optimize_conformer else ''}",
+    }
 
 
 def held_out_molecules(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +35,16 @@ def benchmark(
     data_dir: Annotated[
         str | None, typer.Option(help="Folder of the MoleculeNet files; else they are downloaded.")
     ] = None,
+    pretraining_keys: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            metavar="FILE",
+            help="InChIKey first blocks of what --from-model was pre-trained on, one a line: a "
+            "test molecule among them is an error.",
+        ),
+    ] = None,
     max_molecules: Annotated[
         int | None, typer.Option(min=20, help="Of each set, for trying things out.")
     ] = None,
@@ -45,7 +56,8 @@ def benchmark(
 ) -> None:
     """Compare MMSA with a random forest and the mean on MoleculeNet sets.
 
-    Each finished (set, model, seed) is kept: an interrupted run goes on, a larger one adds to it.
+    Each finished (set, model, seed) is kept: an interrupted run goes on, a larger one adds to it;
+    the tables hold what the last command asked for.
     """
     fields = options.network_fields(settings)
     console = Console(quiet, as_json)
@@ -53,6 +65,7 @@ def benchmark(
     from deepchem_mmsa.benchmark.cells import cells_of, run_cells
     from deepchem_mmsa.benchmark.contenders import MMSA, Contender, Forest, Mean
     from deepchem_mmsa.benchmark.results import markdown, plot, tidy
+    from deepchem_mmsa.benchmark.sets import data_identity
     from deepchem_mmsa.cli.training import network_config
     from deepchem_mmsa.featurizer import MMSAFeaturizer
     from deepchem_mmsa.molecule import MODALITIES
@@ -69,7 +82,15 @@ def benchmark(
     ours = {"batch_size": batch_size, "learning_rate": learning_rate, **fields}
     name = "mmsa" if from_model else "mmsa-scratch"
     contenders: list[Contender] = [
-        MMSA(name, ours, preset=preset, weights=from_model, epochs=epochs, patience=patience),
+        MMSA(
+            name,
+            ours,
+            preset=preset,
+            weights=from_model,
+            epochs=epochs,
+            patience=patience,
+            pretrained_on=None if pretraining_keys is None else str(pretraining_keys),
+        ),
         Forest(n_jobs=jobs),
         Mean(),
     ]
@@ -84,11 +105,21 @@ def benchmark(
         raise Failure(f"cannot write to {output}: {error.strerror}", ExitCode.OUTPUT) from error
 
     def load(dataset: str, split: str) -> Split:
-        return Whole.load(dataset, featurizer, data_dir, None, max_molecules).split(split)
+        try:
+            whole = Whole.load(dataset, featurizer, data_dir, None, max_molecules)
+        except OSError as error:
+            raise Failure(
+                f"{dataset}: {BENCHMARKS[dataset].file} is not in {data_dir or 'the data folder'} "
+                f"and cannot be downloaded ({error}); put it there, or name its folder by "
+                "--data-dir",
+                ExitCode.INPUT,
+            ) from error
+        return whole.split(split)
 
     cells = cells_of(
-        output, protocols, datasets, contenders, range(seed, seed + seeds), max_molecules
-    )
+        output, protocols, datasets, contenders, range(seed, seed + seeds), max_molecules,
+        functools.partial(data_identity, data_dir=data_dir),
+    )  # fmt: skip
     console.note(f"{sum(cell.finished for cell in cells)} of {len(cells)} cells are finished")
     try:
         run_cells(cells, load, report=console.note)

@@ -68,18 +68,23 @@ def variants(modalities: tuple[str, ...]) -> dict[str, dict[str, Any]]:
 def pretrained(a: argparse.Namespace, name: str, changes: dict[str, Any]) -> Path:
     """Pre-train a variant, or go on with it, or find it finished; return the model's folder."""
     output = a.output / "pretraining" / name.replace(" ", "-")
+    command = pretrain_command(a, {**dict(map(fields, a.set)), **changes})
+    command += ["--output", str(output), "--epochs", str(a.pretrain_epochs)]
+    told, asked = output / "asked.json", command[2:]
     if (output / "model" / "config.json").is_file():
-        return output / "model"
+        if told.is_file() and json.loads(told.read_text()) == asked:
+            return output / "model"
+        raise SystemExit(
+            f"{output} holds a model that was asked for by another command: give another --output"
+        )
     output.mkdir(parents=True, exist_ok=True)
+    told.write_text(json.dumps(asked))
     # One selection and one set of shards serve all variants, for records hold every view.
     for shared in ("shards", "selection.json", "molecules.txt.gz"):
         place = output / shared
         if not place.is_symlink():
             place.symlink_to(Path("..") / shared)
-    command = pretrain_command(a, {**dict(map(fields, a.set)), **changes})
-    subprocess.run(
-        [*command, "--output", str(output), "--epochs", str(a.pretrain_epochs)], check=True
-    )
+    subprocess.run(command, check=True)
     return output / "model"
 
 
@@ -121,11 +126,11 @@ def main() -> None:
         parser.error(f"no variant {unknown}; there are {[*known, 'from scratch']}")
     common = dict(map(fields, a.set))
     (a.output / "pretraining").mkdir(parents=True, exist_ok=True)
-    if not (a.output / "pretraining" / "selection.json").is_file():
-        command = pretrain_command(a, common)
-        subprocess.run(
-            [*command, "--output", str(a.output / "pretraining"), "--epochs", "0"], check=True
-        )
+    # Made once; a selection that was asked for by other arguments is refused.
+    command = pretrain_command(a, common)
+    subprocess.run(
+        [*command, "--output", str(a.output / "pretraining"), "--epochs", "0"], check=True
+    )
 
     limits = {"epochs": a.epochs, "patience": a.patience}
     keys = str(a.output / "pretraining" / "molecules.txt.gz")

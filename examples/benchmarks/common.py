@@ -14,6 +14,7 @@ from deepchem_mmsa.benchmark import BENCHMARKS, PROTOCOLS, Split, Whole
 from deepchem_mmsa.benchmark.cells import Cell, cells_of
 from deepchem_mmsa.benchmark.contenders import Contender
 from deepchem_mmsa.benchmark.results import markdown, plot, tidy
+from deepchem_mmsa.benchmark.sets import data_identity
 from deepchem_mmsa.molecule import MODALITIES
 
 
@@ -102,6 +103,7 @@ def cells_asked_for(arguments: argparse.Namespace, contenders: Sequence[Contende
     return cells_of(
         arguments.output, arguments.protocols, arguments.datasets, contenders, arguments.seeds,
         arguments.max_molecules,
+        lambda name: data_identity(name, arguments.data_dir, arguments.optimize_conformer),
     )  # fmt: skip
 
 

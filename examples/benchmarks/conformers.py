@@ -36,9 +36,10 @@ from deepchem_mmsa.benchmark.contenders import MMSA, Outcome
 
 
 @functools.lru_cache(maxsize=32)
-def records(smiles: tuple[str, ...], seed: int, jobs: int) -> np.ndarray:
+def records(smiles: tuple[str, ...], seed: int, optimize: bool, jobs: int) -> np.ndarray:
     """Return the molecules with the conformers of a seed."""
-    return MMSAFeaturizer("geometry", seed=seed, n_jobs=jobs).featurize(list(smiles))
+    featurizer = MMSAFeaturizer("geometry", seed=seed, optimize_conformer=optimize, n_jobs=jobs)
+    return featurizer.featurize(list(smiles))
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,15 @@ class SeveralConformers:
     network : MMSA
     n_train, n_predict : int
         Conformers to train on, and to average the predictions over.
+    optimize : bool
+        Relax them by a force field.
     jobs : int
     """
 
     network: MMSA
     n_train: int
     n_predict: int
+    optimize: bool = False
     jobs: int = -1
 
     @property
@@ -85,7 +89,8 @@ class SeveralConformers:
         return Outcome(mean(found.valid), mean(found.test), found.details)
 
     def _repeated(self, part: Any, n: int) -> Any:
-        X = np.concatenate([records(tuple(part.ids), seed, self.jobs) for seed in range(n)])
+        each = (records(tuple(part.ids), seed, self.optimize, self.jobs) for seed in range(n))
+        X = np.concatenate(list(each))
         return dc.data.NumpyDataset(
             X, np.tile(part.y, (n, 1)), np.tile(part.w, (n, 1)), np.tile(part.ids, n)
         )
@@ -105,7 +110,10 @@ def main() -> None:
     a.output.mkdir(parents=True, exist_ok=True)
     cells = cells_asked_for(
         a,
-        [SeveralConformers(network, *map(int, c.split(",")), jobs=a.jobs) for c in a.choices],
+        [
+            SeveralConformers(network, *map(int, c.split(",")), a.optimize_conformer, a.jobs)
+            for c in a.choices
+        ],
     )
     failed = run_cells(cells, loader(a, ("geometry",), MMSAFeaturizer().image_size), a.keep_going)
     write_results(cells, a.output)

@@ -52,7 +52,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data-dir")
     parser.add_argument("--model", default="mmsa-small")
-    parser.add_argument("--datasets", nargs="+", default=["bbbp", "bace"])
+    # Sets of one class label without gaps.
+    parser.add_argument("--datasets", nargs="+", default=["bbbp", "bace"],
+                        choices=["bbbp", "bace", "hiv"])  # fmt: skip
     parser.add_argument("--protocol", default="deepchem")
     parser.add_argument("--views", nargs="+", action="append",
                         help="views to embed from; may be given several times")  # fmt: skip

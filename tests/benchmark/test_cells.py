@@ -160,3 +160,48 @@ def test_the_mean_over_data_sets_needs_all_of_them():
     assert table.loc[("x", "mean"), "mean"] == pytest.approx(0.8)
     assert table.loc[("x", "mean"), "std"] == pytest.approx(0.1)
     assert ("y", "mean") not in table.index
+
+
+def test_a_result_of_other_data_is_refused(tmp_path, load):
+    def cells(file):
+        return cells_of(
+            tmp_path, ["hu"], ["energy"], [Noisy()], [0], None, lambda _: {"file": file}
+        )
+
+    run_cells(cells("a"), load, report=lambda line: None)
+    assert run_cells(cells("a"), load) == run_cells(cells(None), load) == []
+    with pytest.raises(ValueError, match=r"other data \(file a, now b\): give another output"):
+        run_cells(cells("b"), load)
+
+
+def test_predictions_of_other_molecules_are_not_averaged(finished):
+    cell = finished[1]
+    arrays = cell.predictions()
+    np.savez(cell.path.with_suffix(".npz"), **{**arrays, "test_y": arrays["test_y"] + 1})
+    with pytest.raises(ValueError, match="results of other data"):
+        tidy(finished)
+
+
+def test_a_set_that_cannot_be_loaded_is_told_and_left_to_be_done(tmp_path, load):
+    def missing(dataset, protocol):
+        if dataset == "energy":
+            raise OSError("no such file")
+        return load(dataset, protocol)
+
+    cells = cells_of(tmp_path, ["hu"], ["energy", "oxygen"], [Mean()], [0])
+    lines = []
+    failed = run_cells(cells, missing, keep_going=True, report=lines.append)
+    assert [c.dataset for c in failed] == ["energy"]
+    assert "FAILED, OSError: no such file" in lines[0]
+    assert [c.finished for c in cells] == [False, True]
+
+
+def test_what_is_asked_for_twice_is_run_once(tmp_path):
+    cells = cells_of(tmp_path, ["hu", "hu"], ["energy", "energy"], [Mean(), Mean()], [0, 1, 0])
+    assert [(c.dataset, c.seed) for c in cells] == [("energy", 0), ("energy", 1)]
+
+
+def test_errors_in_different_units_have_no_mean():
+    rows = [("hu", d, "m", 0, "rmse", 1.0, 2.0) for d in ("esol", "freesolv")]
+    names = ["protocol", "dataset", "model", "seed", "metric", "valid", "test"]
+    assert "mean" not in set(summary(pd.DataFrame(rows, columns=names))["dataset"])

@@ -3,12 +3,14 @@
 import json
 import stat
 import sys
+from dataclasses import replace
 
 import deepchem as dc
 import numpy as np
 import pytest
 
 from deepchem_mmsa import MMSAModel
+from deepchem_mmsa.benchmark.baselines import mean_predictions
 from deepchem_mmsa.benchmark.contenders import (
     GIN,
     MLP,
@@ -21,6 +23,7 @@ from deepchem_mmsa.benchmark.contenders import (
 from deepchem_mmsa.benchmark.peers import AttentiveFP, Chemprop
 from deepchem_mmsa.benchmark.scores import score
 from deepchem_mmsa.benchmark.sets import LeakError, Split
+from deepchem_mmsa.molecule import MoleculeViews
 
 TINY = {
     "fingerprint_width": 32, "graph_width": 16, "graph_layers": 2, "embedding_dim": 16,
@@ -175,3 +178,38 @@ def test_chemprop_is_called_by_its_command_line(stand_in, oxygen_split):
     np.testing.assert_allclose(outcome.test.sum(-1), 1)
     with pytest.raises(RuntimeError, match="predict failed: no such file"):
         Chemprop(stand_in("fail")).run(oxygen_split, 3)
+
+
+def test_weights_that_have_seen_labels_do_not_take_part(oxygen_split, tmp_path):
+    model = MMSAModel(
+        mode="classification", n_tasks=len(oxygen_split.tasks), modalities=("graph",),
+        progress=False, **TINY,
+    )  # fmt: skip
+    model.fit(oxygen_split.test, 1, checkpoint_interval=0)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(LeakError, match="was fine-tuned on labels.*pre-trained model"):
+        MMSA("mmsa", weights=str(tmp_path), epochs=1).run(oxygen_split, 0)
+
+
+def test_a_molecule_that_a_network_cannot_read_is_scored_all_the_same(oxygen_split):
+    test = oxygen_split.test
+    X = test.X.copy()
+    X[3] = MoleculeViews(str(test.ids[3]), reasons={"graph": "none"})
+    whole = replace(oxygen_split, test=dc.data.NumpyDataset(X, test.y, test.w, test.ids))
+    network = MMSA("m", {"modalities": ("graph",), **TINY}, epochs=1)
+    found, plain = network.run(whole, 0), network.run(oxygen_split, 0)
+    assert (found.details["refused"], plain.details["refused"]) == (1, 0)
+    expected = mean_predictions(oxygen_split.train, test, "classification")[3]
+    np.testing.assert_allclose(found.test[3], expected)
+    others = np.arange(len(test)) != 3
+    np.testing.assert_allclose(found.test[others], plain.test[others], atol=1e-5)
+
+
+def test_an_unchecked_result_is_not_that_of_checked_weights(weights, tmp_path):
+    (tmp_path / "keys.txt").write_text("AAAAAAAAAAAAAA\n")
+    plain, checked = (
+        MMSA("mmsa", weights=weights, pretrained_on=keys).settings()
+        for keys in (None, str(tmp_path / "keys.txt"))
+    )
+    assert plain == {k: v for k, v in checked.items() if k != "pretrained_on"}
+    assert "pretrained_on" in checked

@@ -15,6 +15,7 @@ from deepchem_mmsa.benchmark.sets import (
     Split,
     Whole,
     check_apart,
+    data_identity,
     held_out_molecules,
     load_benchmark,
     load_split,
@@ -178,3 +179,18 @@ def test_benchmarks_load_with_their_tasks(name, protocol):
     assert split.train.y.shape[1] == len(split.tasks)
     assert BENCHMARKS[name].minimize == (BENCHMARKS[name].mode == "regression")
     check_apart(split)
+
+
+@needs_data
+def test_the_identity_of_data_is_that_of_their_file(bace_folder, tmp_path):
+    mine = data_identity("bbbp", bace_folder)
+    assert mine["file"]
+    assert data_identity("bbbp", str(tmp_path))["file"] is None
+    assert data_identity("bbbp", bace_folder, optimize_conformer=True) != mine
+
+
+@needs_data
+def test_a_set_cut_too_short_is_refused(bace_folder):
+    whole = Whole.load("bbbp", dc.feat.RawFeaturizer(smiles=True), bace_folder, None, 3)
+    with pytest.raises(ValueError, match="bbbp: 3 molecules make parts of .*take more"):
+        whole.split("hu")
