@@ -111,7 +111,9 @@ def main() -> None:
     cells = cells_asked_for(
         a,
         [
-            SeveralConformers(network, *map(int, c.split(",")), a.optimize_conformer, a.jobs)
+            SeveralConformers(
+                network, *map(int, c.split(",")), optimize=a.optimize_conformer, jobs=a.jobs
+            )
             for c in a.choices
         ],
     )
