@@ -50,12 +50,12 @@ def _checked(
     return p, labels, known
 
 
-def _check_tasks(p: np.ndarray, fitted: int) -> None:
-    n_tasks = math.prod(p.shape[1:-1])
-    if n_tasks != fitted:
+def _check_alike(p: np.ndarray, fitted: tuple[int, int]) -> None:
+    given = (math.prod(p.shape[1:-1]), p.shape[-1]) if p.ndim > 1 else (0, 0)
+    if given != fitted:
         raise ValueError(
-            f"probabilities of the shape {p.shape} are of {n_tasks} task(s), the fit was of "
-            f"{fitted}: give the same tasks, or fit anew"
+            f"probabilities of the shape {p.shape} are not those of {fitted[0]} task(s) and "
+            f"{fitted[1]} classes that were fit: give such, or fit anew"
         )
 
 
@@ -110,6 +110,7 @@ class TemperatureScaling:
             If shapes do not fit, a label is no class, or a task has no label.
         """
         p, labels, known = _checked(probabilities, y, w)
+        self._shape = p.shape[1], p.shape[2]
         self.temperature = np.array(
             [
                 _best_temperature(p[there, task], labels[there, task].astype(int))
@@ -123,7 +124,7 @@ class TemperatureScaling:
         p = np.asarray(probabilities, dtype=float)
         if not hasattr(self, "temperature"):
             raise RuntimeError("call fit with labelled molecules first")
-        _check_tasks(p, len(self.temperature))
+        _check_alike(p, self._shape)
         logits = np.log(np.maximum(p, _LEAST)).reshape(len(p), len(self.temperature), p.shape[-1])
         return softmax(logits / self.temperature[:, None], axis=-1).reshape(p.shape)
 
@@ -159,6 +160,7 @@ class IsotonicCalibration:
     def fit(self, probabilities: ArrayLike, y: ArrayLike, w: ArrayLike | None = None) -> Self:
         """Fit the step functions; arguments as in :meth:`TemperatureScaling.fit`."""
         p, labels, known = _checked(probabilities, y, w)
+        self._shape = p.shape[1], p.shape[2]
         # Of two classes one function says all.
         classes = [1] if p.shape[-1] == 2 else range(p.shape[-1])
         self._maps = [
@@ -177,7 +179,7 @@ class IsotonicCalibration:
         p = np.asarray(probabilities, dtype=float)
         if not hasattr(self, "_maps"):
             raise RuntimeError("call fit with labelled molecules first")
-        _check_tasks(p, len(self._maps))
+        _check_alike(p, self._shape)
         by_task = p.reshape(len(p), len(self._maps), p.shape[-1])
         result = np.full(by_task.shape, np.nan)
         for task, maps in enumerate(self._maps):

@@ -236,6 +236,11 @@ class Pretrained:
     exemplars: list[list[tuple[str, float]]] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def from_labels(self) -> bool:
+        """Whether the weights, or those that they began with, were trained on labels."""
+        return bool(self.metadata.get("from_labels") or self.metadata.get("labels_seen"))
+
 
 def tensors_of(network: nn.Module) -> dict[str, Tensor]:
     """Return parameters and buffers by name, without the extra state of modules."""
@@ -294,9 +299,9 @@ def export(
     contents = {"model.safetensors": weights, "config.json": _json(described)}
     if any(exemplars):
         contents["exemplars.json"] = _json(exemplars)
-    else:
-        (folder / "exemplars.json").unlink(missing_ok=True)
     _write_together({folder / name: partial(_fill, data) for name, data in contents.items()})
+    if not any(exemplars):
+        (folder / "exemplars.json").unlink(missing_ok=True)
 
 
 def _fill(data: bytes, name: str) -> None:

@@ -151,6 +151,8 @@ def _check_fit(fitted: ConformalIntervals | ConformalSets, shape: tuple[int, ...
 
 def _values(predicted: ArrayLike, scale: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
     values = np.asarray(predicted, dtype=float)
+    if values.ndim == 0:
+        raise ValueError("predicted is one number: give [N] or [N, T], such as [2.0]")
     if scale is None:
         return values, np.ones_like(values)
     widths = np.asarray(scale, dtype=float)

@@ -176,7 +176,7 @@ def dataset_from_smiles(
     Raises
     ------
     ValueError
-        If there are more or fewer rows of labels than molecules.
+        If there is no molecule, or more or fewer rows of labels.
 
     Examples
     --------
@@ -184,17 +184,18 @@ def dataset_from_smiles(
     >>> len(data), data.X[1].available
     (2, ())
     """
-    X = featurizer.featurize_all(smiles)
     ids = np.asarray(list(smiles), dtype=object)
+    if not len(ids):
+        raise ValueError("no molecule was given")
     if y is None:
-        return NumpyDataset(X, ids=ids)
-    y = np.asarray(y, dtype=float)
-    y = y.reshape(len(y), -1) if y.ndim else y[None, None]
-    if len(y) != len(X):
+        return NumpyDataset(featurizer.featurize_all(smiles), ids=ids)
+    y = np.atleast_1d(np.asarray(y, dtype=float))
+    if len(y) != len(ids):
         raise ValueError(
-            f"{len(y)} rows of labels for {len(X)} molecules: give y as [N] or [N, T], a row for "
+            f"{len(y)} rows of labels for {len(ids)} molecules: give y as [N] or [N, T], a row for "
             "each molecule"
         )
+    X, y = featurizer.featurize_all(smiles), y.reshape(len(y), -1)
     missing = np.isnan(y)
     return NumpyDataset(X, np.where(missing, 0, y), (~missing).astype(float), ids)
 

@@ -67,8 +67,10 @@ def check_alike(predictors: Sequence[MMSAPredictor]) -> None:
     def said(predictor: MMSAPredictor) -> dict[str, str]:
         config = predictor.config
         classes = f" of {config.n_classes} classes" if config.mode == "classification" else ""
+        names = predictor.classes if config.mode == "classification" else []
         return {
             "the mode": config.mode + classes,
+            "the classes": ", ".join(names),
             "the tasks": ", ".join(predictor.tasks),
             "the views": ", ".join(config.modalities),
             "the settings": str(predictor.settings),

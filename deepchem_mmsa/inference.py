@@ -90,7 +90,7 @@ def _shared_mask(
     x = given[0]
     if x.shape[-1] == 1:
         return dropped
-    kept = torch.empty_like(x[:1]).bernoulli_(1 - dropout.p, generator=generator)
+    kept = x.new_empty((1, *x.shape[1:])).bernoulli_(1 - dropout.p, generator=generator)
     return x * (kept / max(1 - dropout.p, 1e-12))
 
 
@@ -125,10 +125,12 @@ def sample_dropout(
     total: Tensor | None = None
     squares: Tensor | None = None
     device = batch.available.device
-    generator = torch.Generator(device).manual_seed(seed)
+    # One for each: a part that has nothing to drop in a batch must not move the others' masks.
     hooks = [
-        part.register_forward_hook(partial(_shared_mask, generator))
-        for part in dropouts
+        part.register_forward_hook(
+            partial(_shared_mask, torch.Generator(device).manual_seed(seed * 1_000_003 + place))
+        )
+        for place, part in enumerate(dropouts)
         if isinstance(part, nn.Dropout)
     ]
     try:

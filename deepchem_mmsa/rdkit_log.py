@@ -16,7 +16,10 @@ _block: Any = None
 
 
 def _forked() -> None:
-    """Give a child a lock of its own: a thread that holds this one is not there to release it."""
+    """Give a child a lock of its own: a thread that holds this one is not there to release it.
+
+    Where another thread kept the log quiet at that moment, the child's stays so.
+    """
     global _lock
     _lock = threading.RLock()
 

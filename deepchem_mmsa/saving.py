@@ -42,7 +42,9 @@ class SavableModel(TorchModel):
     _batch: int
     _fit_start: int
     _fit_step: int
+    classes: list[str] | None = None
     _labels_seen: bool
+    _from_labels: bool = False
     _sizes: list[int] | None
     _resting: set[str]
     _averages: list[Averages]
@@ -126,6 +128,7 @@ class SavableModel(TorchModel):
             "global_step": self._global_step,
             "place": [self._epoch, self._batch, self._fit_start, self._fit_step],
             "labels_seen": self._labels_seen,
+            "from_labels": self._from_labels,
             "sizes": self._sizes,
             "history": self.history,
             "averages": [[a.sums, a.counts] for a in self._averages],
@@ -177,6 +180,7 @@ class SavableModel(TorchModel):
         self._global_step = state["global_step"]
         self._epoch, self._batch, self._fit_start, self._fit_step = state["place"]
         self._labels_seen = state["labels_seen"]
+        self._from_labels = state.get("from_labels", False)
         self.tasks, self.history = state["tasks"], state["history"]
         self._averages = [Averages(*sums) for sums in state["averages"]]
         self._callback_states = state["callbacks"]
@@ -228,6 +232,8 @@ class SavableModel(TorchModel):
         notes = {
             "tasks": self.tasks,
             "labels_seen": self._labels_seen,
+            "from_labels": self._from_labels or self._labels_seen,
+            "classes": self.classes,
             "feature_version": FEATURE_VERSION,
             **(metadata or {}),
         }
@@ -276,6 +282,7 @@ class SavableModel(TorchModel):
             same = False
         if same:
             model.tasks = model.tasks or source.metadata.get("tasks")
+            model.classes = source.metadata.get("classes")
             model._labels_seen = bool(source.metadata.get("labels_seen"))
             if model.config.class_weights != source.config.class_weights:
                 model._labels_seen = False
@@ -329,7 +336,10 @@ class SavableModel(TorchModel):
                 source_model.config,
                 files.tensors_of(source_model.model),
                 memory.exemplars if memory is not None else [],
-                {"labels_seen": source_model._labels_seen},
+                {
+                    "labels_seen": source_model._labels_seen,
+                    "from_labels": source_model._from_labels or source_model._labels_seen,
+                },
             )
             name = "the source model"
         else:
@@ -340,6 +350,7 @@ class SavableModel(TorchModel):
         self._take(source, components, name)
 
     def _take(self, source: files.Pretrained, components: Sequence[str] | None, name: str) -> None:
+        self._from_labels |= source.from_labels
         if components is None:
             prefixes = [""]
         else:

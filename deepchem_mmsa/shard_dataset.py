@@ -193,7 +193,8 @@ class ShardDataset(Dataset):
         """
         # What NumPy makes of them, masks and negative numbers included.
         asked = np.asarray(indices)
-        chosen = np.sort(np.arange(len(self))[asked if len(asked) else asked.astype(int)])
+        asked = asked if asked.dtype == bool else asked.astype(np.int64)
+        chosen = np.sort(np.arange(len(self))[asked])
         return ShardDataset(
             self.shards,
             _part(self._y, chosen),

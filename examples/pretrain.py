@@ -121,7 +121,8 @@ def go_on_with(output: Path, asked: dict[str, Any]) -> None:
         return
     began = json.loads(path.read_text())
     before, now = ({**said["config"], "--use": said["use"]} for said in (began, asked))
-    differing = [f"{k}: {before.get(k)}, not {v}" for k, v in now.items() if before.get(k) != v]
+    # Fields that a later version added had their default.
+    differing = [f"{k}: {v}, not {now.get(k)}" for k, v in before.items() if now.get(k) != v]
     if differing:
         raise SystemExit(
             f"the run in {output} began with other settings ({'; '.join(differing)}): give it what "

@@ -160,6 +160,7 @@ def test_an_export_that_fails_leaves_the_one_before(
     make_model, graph_dataset, tmp_path, monkeypatch
 ):
     model = make_model(mode="regression")
+    model.model.memory.update(torch.randn(64, 16), [f"molecule {i}" for i in range(64)])
     model.save_pretrained(tmp_path, metadata={"rmse": np.float32(0.5), "n": torch.tensor(3)})
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     model.fit(graph_dataset, nb_epoch=1)
@@ -173,7 +174,8 @@ def test_an_export_that_fails_leaves_the_one_before(
 
     write = Path.write_bytes
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="unharmed"):
-        model.save_pretrained(tmp_path)
+    for exemplars in (True, False):
+        with pytest.raises(OSError, match="unharmed"):
+            model.save_pretrained(tmp_path, exemplars)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert load_pretrained(tmp_path).metadata["rmse"] == 0.5

@@ -156,6 +156,8 @@ def test_a_call_that_does_not_go_with_the_fit_is_refused():
         scaled.size(y)
     with pytest.raises(ValueError, match=r"shape \(2,\) are not those of the fit, which had 1"):
         plain(np.zeros((3, 2)))
+    with pytest.raises(ValueError, match="is one number"):
+        plain(2.0)
     assert [end.shape for end in plain([])] == [(0,), (0,)]
     with pytest.raises(RuntimeError, match="call fit"):
         ConformalSets()(np.full((3, 2), 0.5))

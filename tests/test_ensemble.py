@@ -10,6 +10,7 @@ import torch
 from deepchem_mmsa.config import MMSAConfig
 from deepchem_mmsa.ensemble import Spread, dropout_spread, ensemble_spread, over_batches
 from deepchem_mmsa.inference import _shared_mask
+from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.predictor import MMSAPredictor
 from tests.fixtures import SMILES
@@ -149,3 +150,20 @@ def test_one_text_is_not_a_list_of_letters():
     ):
         with pytest.raises(TypeError, match=r"not one text: \['CCO'\]"):
             call("CCO")
+
+
+@pytest.mark.parametrize("encoder", ["gin", "attentivefp"])
+def test_masks_do_not_depend_on_what_others_lack(encoder):
+    """Neither a molecule without bonds nor one without a view moves the masks of the rest."""
+    one = predictor(
+        graph=encoder, graph_dropout=0.3, modalities=("graph", "fingerprint"),
+        fingerprint_width=16, fingerprint_dropout=0.3,
+    )  # fmt: skip
+    records = one.records(["C", "CCO", "N"])
+    graph = {name: getattr(records[1], name) for name in ("atoms", "bond_atoms", "bonds")}
+    records.append(MoleculeViews("CCN", **graph, reasons={"fingerprint": "none"}))
+    whole = dropout_spread(one, records, masks=5)
+    for row in (0, 2, 3):
+        alone = dropout_spread(one, records[row : row + 1], masks=5)
+        np.testing.assert_allclose(alone.values[0], whole.values[row], atol=1e-5)
+        np.testing.assert_allclose(alone.std[0], whole.std[row], atol=1e-5)

@@ -95,7 +95,7 @@ def test_ablations_share_views_and_resume(tmp_path):
     run(tmp_path, *command)
     assert made.stat().st_mtime_ns == before
     said = refused(tmp_path, *command[:-2], "n_anchors=16", "image_width=8")
-    assert "was asked for by another command: give another --output" in said
+    assert "was asked for with other settings: give another --output" in said
 
 
 def test_a_pretraining_goes_on_with_what_it_began_with(tmp_path):

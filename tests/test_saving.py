@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from deepchem_mmsa import MMSAModel
+from deepchem_mmsa.checkpoint import load_pretrained
 from tests.fixtures import labelled
 
 
@@ -135,3 +136,25 @@ def test_a_copy_has_a_folder_of_its_own(make_model, graph_dataset):
 def test_a_view_without_weights_is_named():
     with pytest.raises(ValueError, match=r"mmsa-small reads graph, fingerprint; .* for image"):
         MMSAModel.from_pretrained("mmsa-small", modalities=("image", "graph"))
+
+
+@pytest.mark.parametrize("way", ["from_pretrained", "load_from_pretrained", "restored"])
+def test_that_weights_have_seen_labels_is_not_forgotten(make_model, graph_dataset, tmp_path, way):
+    tuned = make_model(mode="regression")
+    tuned.save_pretrained(tmp_path / "new")
+    assert not load_pretrained(tmp_path / "new").from_labels
+    tuned.fit(graph_dataset, nb_epoch=1)
+    tuned.save_pretrained(tmp_path / "tuned")
+    if way == "from_pretrained":
+        model = MMSAModel.from_pretrained(tmp_path / "tuned", mode="pretraining")
+    else:
+        model = make_model(mode="pretraining")
+        model.load_from_pretrained(tuned if way == "restored" else tmp_path / "tuned")
+    model.fit(graph_dataset, nb_epoch=1)
+    if way == "restored":
+        model.save_checkpoint()
+        again = make_model(mode="pretraining")
+        again.restore(model_dir=model.model_dir)
+        model = again
+    model.save_pretrained(tmp_path / "last")
+    assert load_pretrained(tmp_path / "last").from_labels

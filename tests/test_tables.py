@@ -360,3 +360,11 @@ def test_archives_are_named(tmp_path, data, said):
     (tmp_path / "a.csv").write_bytes(data)
     with pytest.raises(TableError, match=said):
         read_table(tmp_path / "a.csv")
+
+
+def test_a_column_that_is_asked_for_tells_the_separator(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('Drug,"a;b;c;d",y\nCCO,1,2\n')
+    table = read_table(path, "Drug")
+    assert table.smiles == ["CCO"]
+    assert list(table.frame) == ["Drug", "a;b;c;d", "y"]

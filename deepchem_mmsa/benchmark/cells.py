@@ -14,7 +14,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,12 @@ from deepchem_mmsa.benchmark.sets import Split
 from deepchem_mmsa.checkpoint import write_atomically
 
 logger = logging.getLogger(__name__)
+
+Identity = Callable[[str], Mapping[str, str | None]]
+
+
+def _no_identity(dataset: str) -> Mapping[str, str | None]:
+    return {}
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,8 @@ class Cell:
     seed : int
     max_molecules : int, optional
         Where the data set is cut short: such a cell lies in a folder of its own.
-    data : mapping, optional
-        What tells these data from others of the same name
+    identity : callable, optional
+        Name of a set → what tells these data from others of that name
         (:func:`~deepchem_mmsa.benchmark.sets.data_identity`).
     """
 
@@ -54,7 +60,7 @@ class Cell:
     contender: Contender
     seed: int
     max_molecules: int | None = None
-    data: Mapping[str, str | None] = field(default_factory=dict)
+    identity: Identity = _no_identity
 
     @property
     def path(self) -> Path:
@@ -84,7 +90,7 @@ class Cell:
             If not. What an older result does not tell is passed over.
         """
         theirs = self.result().get("data", {})
-        for name, mine in self.data.items():
+        for name, mine in self.identity(self.dataset).items():
             if mine is not None and theirs.get(name) not in (None, mine):
                 raise ValueError(
                     f"{self.path} is a result of other data ({name} {theirs[name]}, now {mine}): "
@@ -124,7 +130,7 @@ class Cell:
             "seconds": round(seconds, 1),
             "details": outcome.details,
             "settings": self.contender.settings(),
-            "data": dict(self.data),
+            "data": dict(self.identity(self.dataset)),
             "versions": {
                 "deepchem_mmsa": __version__,
                 **{name: version(name) for name in ("torch", "rdkit", "deepchem", "scikit-learn")},
@@ -158,16 +164,12 @@ def cells_of(
     contenders: Sequence[Contender],
     seeds: Sequence[int],
     max_molecules: int | None = None,
-    identity: Callable[[str], Mapping[str, str | None]] = lambda _: {},
+    identity: Identity = _no_identity,
 ) -> list[Cell]:
-    """Return all cells of a run, each once, in the order in which they are run.
-
-    `identity` gives the :attr:`Cell.data` of a set by its name.
-    """
+    """Return all cells of a run, each once, in the order in which they are run."""
     return [
-        Cell(Path(folder), protocol, dataset, contender, seed, max_molecules, data)
+        Cell(Path(folder), protocol, dataset, contender, seed, max_molecules, identity)
         for dataset in dict.fromkeys(datasets)
-        for data in [identity(dataset)]
         for protocol in dict.fromkeys(protocols)
         for seed in dict.fromkeys(seeds)
         for contender in {contender.name: contender for contender in contenders}.values()

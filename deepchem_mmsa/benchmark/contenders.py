@@ -127,10 +127,10 @@ class MMSA:
         else:
             model = MMSAModel("base", **from_scratch(self.weights, arguments))
             model.load_from_pretrained(self.weights, components=list(self.components))
-        if self.weights is not None and load_pretrained(self.weights).metadata.get("labels_seen"):
+        if self.weights is not None and load_pretrained(self.weights).from_labels:
             raise LeakError(
-                f"{self.weights} was fine-tuned on labels, which may be those of {split.name}'s "
-                "test set: give the pre-trained model that it began with"
+                f"{self.weights} was fine-tuned on labels, or began with a model that was; they "
+                f"may be those of {split.name}'s test set: give one that was pre-trained only"
             )
         remembered = model.model.memory.exemplars if model.model.memory is not None else []
         keys = _keys_in(self.pretrained_on) if self.pretrained_on else frozenset()

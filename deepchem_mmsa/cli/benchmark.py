@@ -109,9 +109,9 @@ def benchmark(
             whole = Whole.load(dataset, featurizer, data_dir, None, max_molecules)
         except OSError as error:
             raise Failure(
-                f"{dataset}: {BENCHMARKS[dataset].file} is not in {data_dir or 'the data folder'} "
-                f"and cannot be downloaded ({error}); put it there, or name its folder by "
-                "--data-dir",
+                f"{dataset} cannot be loaded ({error}): it is read from "
+                f"{BENCHMARKS[dataset].file} in {data_dir or 'the data folder of DeepChem'}, and "
+                "downloaded where that is missing; put it there, or name its folder by --data-dir",
                 ExitCode.INPUT,
             ) from error
         return whole.split(split)

@@ -198,10 +198,9 @@ def prediction_columns(
         if values.ndim == 2:
             columns[f"{name}_{task}"] = values[:, t]
         elif values.shape[2] == 2:
-            positive = predictor.classes[1]
-            columns[f"{name}_{task}" + ("" if positive == "1" else f"_{positive}")] = values[
-                :, t, 1
-            ]
+            plain = predictor.classes == ["0", "1"]
+            ending = "" if plain else f"_{predictor.classes[1]}"
+            columns[f"{name}_{task}{ending}"] = values[:, t, 1]
         else:
             for c, called in enumerate(predictor.classes):
                 columns[f"{name}_{task}_{called}"] = values[:, t, c]

@@ -286,7 +286,7 @@ def with_columns(
 
 
 def read_part(path: Path) -> pd.DataFrame:
-    """Read a table that was written here, types and all; pandas cannot read all that it notes."""
+    """Read what ``write_table(..., notes=True)`` wrote, types and all."""
     from pyarrow import parquet
 
     table = parquet.read_table(path)
@@ -306,6 +306,7 @@ class _Parts:
     def __init__(self, source: str, output: str, identity: dict[str, Any]) -> None:
         self.folder = None if "-" in (source, output) else Path(f"{output}.partial")
         self.kept = 0  # rows
+        self._removed = False
         if self.folder is None:
             return
         self._lock = FileLock(self.folder / "lock")
@@ -340,7 +341,7 @@ class _Parts:
         """Give the place back; nothing is left behind where nothing was kept."""
         if self.folder is None:
             return
-        if not any(self.folder.glob("*.parquet")):
+        if not self._removed and not any(self.folder.glob("*.parquet")):
             self.remove()
         self._lock.release()
 
@@ -349,7 +350,10 @@ class _Parts:
         if self.folder is None or not (self.folder / f"{index:06d}.parquet").is_file():
             return None
         path = self.folder / f"{index:06d}.parquet"
-        frame = read_part(path)
+        try:
+            frame = read_part(path)
+        except (OSError, ValueError):  # it is damaged: compute it again
+            return None
         self.kept += len(frame)
         return frame
 
@@ -357,12 +361,15 @@ class _Parts:
         """Keep a finished chunk."""
         if self.folder is None:
             return
-        write_table(frame, self.folder / f"{index:06d}.parquet")
+        write_table(frame, self.folder / f"{index:06d}.parquet", notes=True)
         self.kept += len(frame)
 
     def remove(self) -> None:
-        """Remove what was kept."""
+        """Remove what was kept, once: the next folder of that name is another process's."""
+        self._removed = True
         if self.folder is not None and self.folder.is_dir():
+            if os.name == "nt":  # where an open file cannot be removed
+                self._lock.release()
             shutil.rmtree(self.folder)
 
     def hint(self) -> str:

@@ -14,6 +14,7 @@ import pandas as pd
 from deepchem_mmsa.checkpoint import CheckpointError, load_pretrained
 from deepchem_mmsa.cli.console import Console, ExitCode, Failure, Interrupted
 from deepchem_mmsa.cli.records import fate_of_rows, make_records, note_failures, rows_table
+from deepchem_mmsa.cli.rows import new_names
 from deepchem_mmsa.config import PRESETS, MMSAConfig
 from deepchem_mmsa.datasets import dataset_from_shards
 from deepchem_mmsa.model import MMSAModel
@@ -160,16 +161,21 @@ def opened(folder: Path, config: MMSAConfig, console: Console) -> tuple[ShardSet
         )
     status, reasons = fate_of_rows(shards)
     note_failures(console, status, reasons, " and are left out")
-    smiles = [str(text) for text in dataset_from_shards(shards).ids]
     told = folder / "rows.csv"  # that featurize wrote: the table's columns, then two of its own
     if told.is_file():
         given = pd.read_csv(told, keep_default_na=False).iloc[:, :-2]
         if len(given) == len(shards):
-            given = given.rename(columns={name: f"given_{name}" for name in ("status", "reason")})
+            for name in {"status", "reason"}.intersection(given):
+                (free,) = new_names(given, [f"given_{name}"])
+                given = given.rename(columns={name: free})
             if "smiles" not in given:
-                given.insert(0, "smiles", smiles)
+                given.insert(0, "smiles", _smiles_of(shards))
             return shards, given.assign(status=status, reason=reasons)
-    return shards, rows_table(smiles, status, reasons)
+    return shards, rows_table(_smiles_of(shards), status, reasons)
+
+
+def _smiles_of(shards: ShardSet) -> list[str]:
+    return [str(text) for text in dataset_from_shards(shards).ids]
 
 
 @contextmanager

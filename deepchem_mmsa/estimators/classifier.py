@@ -74,7 +74,13 @@ class MMSAClassifier(ClassifierMixin, FineTunedEstimator):
         return numbers.astype(float), len(self.classes_)
 
     def _class_names(self) -> list[str] | None:
-        return [str(c) for c in self.classes_] if self._single else None
+        if not self._single:
+            return None
+        if self.classes_.dtype.kind not in "biuf":
+            return [str(c) for c in self.classes_]
+        if np.array_equal(self.classes_, np.arange(len(self.classes_))):  # in any type of number
+            return None
+        return [f"{c:g}" for c in self.classes_]
 
     def predict_proba(self, X: Any, return_std: bool = False) -> Any:
         """Return probabilities.

@@ -102,6 +102,7 @@ class FineTunedEstimator(MoleculeReader):
                 f"{type(self).__name__} requires y to be passed, but the target y is None"
             )
         labels, n_classes = self._labels(y)
+        names = _task_names(y)
         check_consistent_length(molecules, labels)
         weights = _check_sample_weight(sample_weight, np.empty((len(molecules), 1)))
         random = check_random_state(self.random_state)
@@ -126,7 +127,7 @@ class FineTunedEstimator(MoleculeReader):
         for model in models:
             self._train(model, [_dataset(records, labels, w, part) for part in (train, valid)])
             self.history_.append(model.history)
-            notes = {"tasks": _task_names(y), "classes": self._class_names()}
+            notes = {"tasks": names, "classes": self._class_names()}
             self.predictors_.append(MMSAPredictor(model.model, notes))
         return self
 
@@ -198,11 +199,6 @@ class FineTunedEstimator(MoleculeReader):
 
     def _frame(self, X: Any, columns: Mapping[str, np.ndarray], reasons: list[str]) -> Any:
         index = X.index if isinstance(X, (pd.Series, pd.DataFrame)) else None
-        if "reason" in columns:
-            raise ValueError(
-                "the target is called 'reason', as the column of the reasons is: rename it before "
-                "fit, y.rename(...), or take predict"
-            )
         return pd.DataFrame({**columns, "reason": reasons}, index=index)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -221,12 +217,12 @@ class FineTunedEstimator(MoleculeReader):
         check_is_fitted(self)
         several = len(self.predictors_) > 1
         mine = {f"model{i}" for i in range(len(self.predictors_))} if several else {"."}
-        for old in [".", *(path.parent.name for path in Path(folder).glob("model*/config.json"))]:
+        found = [path.parent.name for path in Path(folder).glob("model*/config.json")]
+        for old in [".", *(name for name in found if name.removeprefix("model").isdigit())]:
             if old not in mine and (Path(folder) / old / "config.json").is_file():
                 raise ValueError(
-                    f"{Path(folder) / old} holds a model that is none of these "
-                    f"{len(self.predictors_)} and would be taken for one of them: remove it, or "
-                    "choose another folder"
+                    f"{Path(folder) / old} holds a model of another export, which would be taken "
+                    "for one of this: remove it, or choose another folder"
                 )
         for i, p in enumerate(self.predictors_):
             memory = p.network.memory
@@ -241,9 +237,17 @@ class FineTunedEstimator(MoleculeReader):
 
 def _task_names(y: Any) -> list[str] | None:
     """Return the names that pandas labels bring along."""
+    names = None
     if isinstance(y, pd.DataFrame):
-        return [str(c) for c in y.columns]
-    return [str(y.name)] if isinstance(y, pd.Series) and y.name is not None else None
+        names = [str(c) for c in y.columns]
+    elif isinstance(y, pd.Series) and y.name is not None:
+        names = [str(y.name)]
+    if names and "reason" in names:
+        raise ValueError(
+            "a target is called 'reason', as predict_frame's column of reasons is: rename it, "
+            "y.rename(...)"
+        )
+    return names
 
 
 def _dataset(

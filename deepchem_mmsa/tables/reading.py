@@ -249,7 +249,7 @@ def _rows_of(path: str | os.PathLike, smiles_column: str | None, format: str | N
                 )
             yield ["smiles", "name"], "smiles", smi_rows(raw, name)
         else:
-            lines = cells_of(raw, name, kind)
+            lines = cells_of(raw, name, kind, smiles_column)
             columns = unique(next(lines)[1])
             column = _smiles_column(columns, smiles_column, name)
             yield columns, column, csv_rows(lines, columns, columns.index(column), name)

@@ -13,14 +13,16 @@ from deepchem_mmsa.tables.files import SMILES_COLUMNS, TableError, as_text, is_h
 csv.field_size_limit(1 << 30)
 
 
-def cells_of(raw: io.BufferedReader, name: str, kind: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, cells) of CSV or TSV, the header first."""
+def cells_of(
+    raw: io.BufferedReader, name: str, kind: str, wanted: str | None = None
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, cells) of CSV or TSV, the header first, which has a column `wanted`."""
     with as_text(raw, name) as text:
         header, before, last = text.readline(), 0, 0
         said = _SEPARATOR.fullmatch(header.strip())  # Excel writes such a line and hides it
         if said:
             header, before = text.readline(), 1
-        delimiter = said[1] if said else "\t" if kind == "tsv" else _delimiter(header)
+        delimiter = said[1] if said else "\t" if kind == "tsv" else _delimiter(header, wanted)
         lines = csv.reader(itertools.chain([header], text), delimiter=delimiter, strict=True)
         try:
             for cells in lines:
@@ -37,12 +39,13 @@ def cells_of(raw: io.BufferedReader, name: str, kind: str) -> Iterator[tuple[int
 _SEPARATOR = re.compile("(?i)sep=(.)")
 
 
-def _delimiter(header: str) -> str:
+def _delimiter(header: str, wanted: str | None) -> str:
     """Return what separates cells: spreadsheets of half of Europe write semicolons."""
+    known = SMILES_COLUMNS if wanted is None else (wanted.lower(),)
 
     def found(delimiter: str) -> tuple[bool, int]:
         names = {cell.strip(' "').lower() for cell in header.strip().split(delimiter)}
-        return not names.isdisjoint(SMILES_COLUMNS), header.count(delimiter)
+        return not names.isdisjoint(known), header.count(delimiter)
 
     return max(",;\t", key=found)
 

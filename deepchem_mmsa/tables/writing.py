@@ -40,13 +40,21 @@ def check_output(path: str | os.PathLike, format: str | None = None) -> str:
     return kind
 
 
-def write_table(frame: pd.DataFrame, path: str | os.PathLike, format: str | None = None) -> None:
+def write_table(
+    frame: pd.DataFrame,
+    path: str | os.PathLike,
+    format: str | None = None,
+    notes: bool = False,
+) -> None:
     """Write one frame; see :func:`write_chunks`."""
-    write_chunks([frame], path, format)
+    write_chunks([frame], path, format, notes)
 
 
 def write_chunks(
-    frames: Iterable[pd.DataFrame], path: str | os.PathLike, format: str | None = None
+    frames: Iterable[pd.DataFrame],
+    path: str | os.PathLike,
+    format: str | None = None,
+    notes: bool = False,
 ) -> int:
     """Write frames of the same columns one after the other as one table.
 
@@ -59,6 +67,8 @@ def write_chunks(
         ``"-"`` is standard output; an ending ``.gz`` packs a text format.
     format : {"csv", "tsv", "parquet", "jsonl"}, optional
         By default from the ending.
+    notes : bool
+        Whether Parquet gets pandas' own notes on the types; pandas cannot read all of them.
 
     Returns
     -------
@@ -83,7 +93,7 @@ def write_chunks(
     kind = check_output(path, format)
     if str(path) == "-":
         sys.stdout.flush()
-        return _write(frames, sys.stdout.buffer, kind)
+        return _write(frames, sys.stdout.buffer, kind, notes)
     from deepchem_mmsa.checkpoint import write_atomically
 
     n = 0
@@ -92,19 +102,19 @@ def write_chunks(
         nonlocal n
         with open(temporary, "wb") as file:
             if str(path).lower().endswith(".gz"):
-                with gzip.GzipFile(fileobj=file, mode="wb", mtime=0) as packed:
-                    n = _write(frames, packed, kind)  # type: ignore[arg-type]
+                with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
+                    n = _write(frames, packed, kind, notes)  # type: ignore[arg-type]
             else:
-                n = _write(frames, file, kind)
+                n = _write(frames, file, kind, notes)
 
     write_atomically(path, write)
     return n
 
 
-def _write(frames: Iterable[pd.DataFrame], file: BinaryIO, kind: str) -> int:
+def _write(frames: Iterable[pd.DataFrame], file: BinaryIO, kind: str, notes: bool) -> int:
     """Write frames to an open file and return the number of rows."""
     if kind == "parquet":
-        return _write_parquet(frames, file)
+        return _write_parquet(frames, file, notes)
     n = 0
     for index, frame in enumerate(frames):
         if kind == "jsonl":
@@ -134,7 +144,7 @@ def _json_lines(frame: pd.DataFrame) -> str:
     return text if not text.strip() or text.endswith("\n") else text + "\n"
 
 
-def _write_parquet(frames: Iterable[pd.DataFrame], file: BinaryIO) -> int:
+def _write_parquet(frames: Iterable[pd.DataFrame], file: BinaryIO, notes: bool) -> int:
     import pyarrow
     from pyarrow import parquet
 
@@ -144,6 +154,8 @@ def _write_parquet(frames: Iterable[pd.DataFrame], file: BinaryIO) -> int:
         for frame in frames:
             schema = None if writer is None else writer.schema
             rows = pyarrow.Table.from_pandas(frame, schema=schema, preserve_index=False)
+            if not notes:
+                rows = rows.replace_schema_metadata()
             writer = writer or parquet.ParquetWriter(file, rows.schema)
             writer.write_table(rows)
             n += len(frame)

@@ -395,11 +395,12 @@ def _why_unreadable(text: str) -> str:
             Chem.MolFromSmiles(text)
         lines = [line.partition("] ")[2] or line for line in log]
         told: list[str] = []
+        word = text.split(None, 1)[0]
         for line in lines:
             if line.startswith("SMILES Parse Error"):
                 told.append(line)
                 if " for input: '" in line:  # the last that is said of a SMILES
-                    if f"'{text}'" in line:
+                    if f"'{word}'" in line:
                         return told[0]
                     told.clear()  # it was another thread's
     return "SMILES Parse Error: not a SMILES that RDKit can read"

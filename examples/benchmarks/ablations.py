@@ -70,12 +70,18 @@ def pretrained(a: argparse.Namespace, name: str, changes: dict[str, Any]) -> Pat
     output = a.output / "pretraining" / name.replace(" ", "-")
     command = pretrain_command(a, {**dict(map(fields, a.set)), **changes})
     command += ["--output", str(output), "--epochs", str(a.pretrain_epochs)]
-    told, asked = output / "asked.json", command[2:]
+    told, asked = output / "asked.json", {
+        "settings": {**dict(map(fields, a.set)), **changes}, "epochs": a.pretrain_epochs,
+        "batch size": a.pretrain_batch_size, "preset": a.preset, "modalities": list(a.modalities),
+    }  # fmt: skip
     if (output / "model" / "config.json").is_file():
-        if told.is_file() and json.loads(told.read_text()) == asked:
+        began = json.loads(told.read_text()) if told.is_file() else {}
+        differing = [name for name, value in asked.items() if began.get(name) != value]
+        if not differing:
             return output / "model"
         raise SystemExit(
-            f"{output} holds a model that was asked for by another command: give another --output"
+            f"{output} holds a model that was asked for with other {', '.join(differing)}: give "
+            "another --output"
         )
     output.mkdir(parents=True, exist_ok=True)
     told.write_text(json.dumps(asked))

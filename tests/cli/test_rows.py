@@ -403,8 +403,13 @@ def test_parts_hold_every_type_of_parquet(tmp_path):
     )  # fmt: skip
     frame.to_parquet(tmp_path / "in.parquet")
     first = next(read_chunks(tmp_path / "in.parquet", 10, "text")).frame
-    write_table(first, tmp_path / "part.parquet")
+    write_table(first, tmp_path / "part.parquet", notes=True)
     again = read_part(tmp_path / "part.parquet")
     assert again.to_dict("list").keys() == first.to_dict("list").keys()
     for name in first:
         assert [str(x) for x in again[name]] == [str(x) for x in first[name]]
+    write_table(first, tmp_path / "first.parquet")
+    write_table(again, tmp_path / "again.parquet")
+    written = [(tmp_path / f"{name}.parquet").read_bytes() for name in ("first", "again")]
+    assert written[0] == written[1]
+    assert pd.read_parquet(tmp_path / "first.parquet")["bits"][0].tolist() == [1, 2]

@@ -24,6 +24,7 @@ from deepchem_mmsa import (
     MMSATransformer,
 )
 from deepchem_mmsa.cli.predict import prediction_columns
+from deepchem_mmsa.ensemble import check_alike
 from deepchem_mmsa.views import ViewSettings, many_views
 from tests.fixtures import SMILES
 
@@ -390,16 +391,46 @@ def test_models_of_an_earlier_export_are_not_left_among_the_new(fitted, tmp_path
     two = regressor(n_models=2, nb_epoch=1).fit(SMILES, Y)
     three.save_pretrained(tmp_path / "a")
     three.save_pretrained(tmp_path / "a")
-    with pytest.raises(ValueError, match="model2 holds a model that is none of these 2"):
+    with pytest.raises(ValueError, match="model2 holds a model of another export"):
         two.save_pretrained(tmp_path / "a")
-    with pytest.raises(ValueError, match="none of these 1"):
+    with pytest.raises(ValueError, match="model0 holds a model of another"):
         fitted.save_pretrained(tmp_path / "a")
     fitted.save_pretrained(tmp_path / "b")
-    with pytest.raises(ValueError, match="none of these 2"):
+    with pytest.raises(ValueError, match="holds a model of another"):
         two.save_pretrained(tmp_path / "b")
 
 
 def test_a_target_called_like_a_column_of_the_table_is_named():
     y = pd.Series(Y, name="reason")
     with pytest.raises(ValueError, match="called 'reason'.*rename"):
-        regressor(nb_epoch=1).fit(SMILES, y).predict_frame(SMILES[:2])
+        regressor(nb_epoch=1).fit(SMILES, y)
+
+
+@pytest.mark.parametrize(
+    "labels, classes, column",
+    [
+        (BIG, ["0", "1"], "probability_task 0"),
+        (BIG.astype(float), ["0", "1"], "probability_task 0"),
+        (BIG.astype(bool), ["0", "1"], "probability_task 0"),
+        (pd.array(BIG, dtype="Int64"), ["0", "1"], "probability_task 0"),
+        (BIG.astype(str), ["0", "1"], "probability_task 0"),
+        (2.0 * BIG - 1, ["-1", "1"], "probability_task 0_1"),
+        (BIG + 1, ["1", "2"], "probability_task 0_2"),
+    ],
+    ids=str,
+)
+def test_the_type_of_the_labels_names_no_column(labels, classes, column):
+    predictor = classifier(nb_epoch=1).fit(SMILES, labels).predictors_[0]
+    assert predictor.classes == classes
+    values = predictor.predict(SMILES[:2]).values
+    assert list(prediction_columns(predictor, values)) == [column]
+
+
+def test_classes_stay_with_a_model_that_is_loaded_and_saved(fitted_classifier, tmp_path):
+    fitted_classifier.save_pretrained(tmp_path / "a")
+    MMSAModel.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
+    again = MMSAPredictor.from_pretrained(tmp_path / "b")
+    assert again.classes == ["large", "small"]
+    other = classifier(nb_epoch=1).fit(SMILES, BIG).predictors_[0]
+    with pytest.raises(ValueError, match="has the classes 0, 1, model 1 large, small"):
+        check_alike([again, other])

@@ -241,3 +241,9 @@ def test_cip_gives_up_on_symmetric_cages_in_time():
     topology(canonical(cage))
     assert atoms.shape == (9, 9)
     assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("end", [" name", "\tname", " |foo|"])
+def test_what_follows_a_smiles_hides_no_reason(end):
+    with pytest.raises(ValueError, match="unclosed ring for input: 'C1CC'"):
+        canonical(f"C1CC{end}")
