@@ -259,11 +259,18 @@ class MMSAConfig:
             )
         if isinstance(self.class_weights, str):
             self._one_of("class_weights", ("balanced",))
-        elif self.class_weights is not None and len(self.class_weights) != self.n_classes:
-            raise ValueError(
-                f"class_weights has {len(self.class_weights)} values for n_classes="
-                f"{self.n_classes}; give one per class, or 'balanced'"
-            )
+        elif self.class_weights is not None:
+            if len(self.class_weights) != self.n_classes:
+                raise ValueError(
+                    f"class_weights has {len(self.class_weights)} values for n_classes="
+                    f"{self.n_classes}; give one per class, or 'balanced'"
+                )
+            usable = all(0 <= weight < math.inf for weight in self.class_weights)
+            if not usable or not any(self.class_weights):
+                raise ValueError(
+                    f"class_weights={tuple(self.class_weights)}: they must be finite, at least 0, "
+                    "and not all 0"
+                )
 
     # ---- checks -------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ class EarlyStopping:
     patience : int
         Epochs without improvement before the run stops.
     minimize : bool, optional
-        Whether small is good; by default for the loss and for DeepChem's regression errors.
+        Whether small is good; by default told from the names of the metric and its function.
     transformers : sequence of deepchem.trans.Transformer
         Undone before scoring.
     averaging : float
@@ -48,7 +48,8 @@ class EarlyStopping:
     Raises
     ------
     ValueError
-        If `averaging` is negative or not below 1.
+        If `averaging` is negative or not below 1, or the metric's name does not tell whether small
+        is good.
 
     Examples
     --------
@@ -71,10 +72,7 @@ class EarlyStopping:
         self.dataset = dataset
         self.metric = metric
         self.patience = patience
-        if minimize is None:
-            name = getattr(metric, "name", "loss")
-            minimize = metric is None or any(word in name for word in ("error", "rms", "mae"))
-        self.minimize = minimize
+        self.minimize = small_is_good(metric) if minimize is None else minimize
         self.transformers = list(transformers)
         self.averaging = averaging
         self._model: weakref.ref[MMSAModel] | None = None
@@ -163,13 +161,58 @@ class EarlyStopping:
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must keep for the run to go on as if uninterrupted."""
         return {"score": self.best_score, "epoch": self.best_epoch, "weights": self._best,
-                "average": self._average, "averaged": self._averaged}  # fmt: skip
+                "average": self._average, "averaged": self._averaged,
+                "unscored": self._unscored}  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state_dict` returned."""
         self.best_score, self.best_epoch = state["score"], state["epoch"]
         self._best, self._average = state["weights"], state.get("average")
-        self._averaged = state.get("averaged", 0)
+        self._averaged, self._unscored = state.get("averaged", 0), state.get("unscored", 0)
+
+
+_ERRORS = ("error", "loss", "rms", "mae", "mse", "mape", "brier", "deviance", "divergence")
+_SCORES = (
+    "auc", "roc", "score", "accuracy", "precision", "recall", "sensitivity", "specificity", "f1",
+    "kappa", "mcc", "corrcoef", "r2", "pearson", "spearman", "jaccard", "bedroc", "enrichment",
+)  # fmt: skip
+
+
+def small_is_good(metric: Any) -> bool:
+    """Tell from the names of a metric and of its function whether small values are good.
+
+    Parameters
+    ----------
+    metric : deepchem.metrics.Metric or None
+        None is the loss.
+
+    Raises
+    ------
+    ValueError
+        If the names do not tell.
+
+    Examples
+    --------
+    >>> import deepchem as dc
+    >>> small_is_good(dc.metrics.Metric(dc.metrics.rms_score, name="RMSE"))
+    True
+    >>> small_is_good(dc.metrics.Metric(dc.metrics.roc_auc_score))
+    False
+    """
+    if metric is None:
+        return True
+    function = getattr(metric, "metric", None)
+    names = f"{getattr(metric, 'name', '')} {getattr(function, '__name__', '')}".lower()
+    if "d2_" in names:  # shares of what is explained, named after an error
+        return False
+    if any(word in names for word in _ERRORS):
+        return True
+    if any(word in names for word in _SCORES):
+        return False
+    raise ValueError(
+        f"the metric {getattr(metric, 'name', metric)!r} does not tell whether small is good: give "
+        "minimize=True or minimize=False"
+    )
 
 
 def _copy(model: MMSAModel) -> dict[str, Any]:

@@ -148,23 +148,42 @@ def take_up(network: MMSANetwork, y: np.ndarray, w: np.ndarray) -> None:
         network.class_weight.copy_(torch.from_numpy(class_weights(y, w, config)))
 
 
-def do_without(network: MMSANetwork) -> None:
-    """Do what :func:`take_up` can do without labels, and say what it cannot."""
+def do_without(network: MMSANetwork, labels_seen: bool = False) -> None:
+    """Do what :func:`take_up` can do without a data set, and say what cannot be done.
+
+    Parameters
+    ----------
+    network : MMSANetwork
+    labels_seen : bool
+        Whether an earlier run has seen labels.
+    """
     config = network.config
-    told = None
+    told = []
     if config.mode == "pretraining" and config.schedule == "staged":
-        told = (
+        told.append(
             "how long it is, so schedule='staged' cannot find its middle: structure awareness is "
             "on from the first step"
         )
-    elif config.mode == "regression" and config.scale_labels:
-        told = (
+    if config.mode == "pretraining":
+        told.append(
+            "its molecules, so batch norm's statistics stay those of augmented views: give "
+            "callbacks=[deepchem_mmsa.batch_norm.Recalibration(dataset)]"
+        )
+    if config.lr_schedule == "cosine":
+        told.append("how long it is, so lr_schedule='cosine' stays at the learning rate")
+    if config.freeze_epochs:
+        told.append("its epochs, so freeze_epochs holds nothing: use freeze_components")
+    if not labels_seen and config.mode == "regression" and config.scale_labels:
+        told.append(
             "its labels beforehand, to standardise them: do it yourself "
             "(NormalizationTransformer), or set scale_labels=False if it is done"
         )
-    elif config.mode == "classification" and config.class_weights == "balanced":
-        told = "its labels beforehand, to balance the classes: give class_weights as numbers"
-    elif config.mode == "classification" and config.class_weights is not None:
-        take_up(network, np.empty(0), np.empty(0))
-    if told:
-        logger.warning("a generator does not tell %s", told)
+    if not labels_seen and config.mode == "classification" and config.class_weights is not None:
+        if config.class_weights == "balanced":
+            told.append(
+                "its labels beforehand, to balance the classes: give class_weights as numbers"
+            )
+        else:
+            take_up(network, np.empty(0), np.empty(0))
+    for text in told:
+        logger.warning("a generator does not tell %s", text)

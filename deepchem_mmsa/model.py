@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -295,8 +296,7 @@ callbacks, all_losses
         with training.folder_held(self, run):
             self._begin(restore, run)
             self._note_start()
-            if not self._labels_seen:
-                labels.do_without(self.model)
+            labels.do_without(self.model, self._labels_seen)
             return self._run(generator, run, None)
 
     def _asked(
@@ -353,8 +353,8 @@ callbacks, all_losses
         if self.config.mode == "pretraining":
             staged = self.config.schedule == "staged" and total is not None
             self.model.structure_on = not staged or step >= (total or 0) // 2
-        epoch = getattr(batch, "epoch", self._fit_start) - self._fit_start
-        rests = set(self.model.encoders) if epoch < self.config.freeze_epochs else set()
+        frozen = getattr(batch, "epoch", math.inf) - self._fit_start < self.config.freeze_epochs
+        rests = set(self.model.encoders) if frozen else set()
         if rests != self._resting:
             self._resting = rests
             self._rest()

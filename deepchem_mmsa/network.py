@@ -376,6 +376,14 @@ class MMSANetwork(nn.Module):
             raw, (labels - self.label_mean) / self.label_scale, weights
         )
 
+    def share(self, labels: Tensor, weights: Tensor) -> float:
+        """Return what a batch's :meth:`supervised_loss` counts in a mean over batches."""
+        if self.config.mode == "classification" and self.config.class_weights:
+            index = torch.where(weights != 0, labels, torch.zeros_like(labels)).long()
+            per_class = self.class_weight.expand(len(labels), -1, -1)
+            weights = weights * per_class.gather(2, index.unsqueeze(-1))[..., 0]
+        return float(weights.sum())
+
     # ---- components ---------------------------------------------------------------------
 
     def components(self) -> dict[str, nn.Module]:

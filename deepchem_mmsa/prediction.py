@@ -118,7 +118,7 @@ class PredictingModel(SavableModel):
                 else:
                     raw = self.model(inputs)[1]
                     value = self.model.supervised_loss(raw, labels[0], weights[0])
-                    share = float(weights[0].sum())
+                    share = self.model.share(labels[0], weights[0])
                 total, count = total + share * float(value), count + share
         return total / count if count else float("nan")
 
@@ -178,6 +178,21 @@ class PredictingModel(SavableModel):
             lambda batch: sample_dropout(network, batch, masks, self.config.seed),
         )
         return mean, std
+
+    def fit_on_batch(self, X: Any, y: Any, w: Any, *arguments: Any, **named: Any) -> float:
+        """Train on one batch; see ``TorchModel.fit_on_batch``. Not for pre-training.
+
+        Raises
+        ------
+        ValueError
+            In pre-training: memory and batch norm would be made of this batch alone.
+        """
+        if self.config.mode == "pretraining":
+            raise ValueError(
+                "pre-training looks at more than a batch, for the start of the memory and for "
+                "batch norm's statistics: use fit, or fit_generator"
+            )
+        return super().fit_on_batch(X, y, w, *arguments, **named)
 
     def compute_saliency(self, X: Any) -> np.ndarray:
         """Refuse: a molecule is no array with a gradient; use :func:`deepchem_mmsa.explain`."""

@@ -97,7 +97,8 @@ def pretraining_terms(
         if memory is not None and memory.is_active:
             terms["commit"] = losses.commitment(c, memory.active_anchors())
             terms["balance"] = losses.balance(memory.address(c))
-        if memory is not None and network.training and network.update_memory:
+        learns = network.update_memory and "memory" not in network.frozen
+        if memory is not None and network.training and learns:
             names = [s for s, keep in zip(smiles, seen.tolist()) if keep]
             if bool(c.isfinite().all()):  # otherwise the loss is not finite either, and says so
                 memory.update(c.detach(), names)
@@ -142,7 +143,7 @@ def _masked_embeddings(
     inputs = dict(batch.inputs)
     if "image" in inputs and config.image_augmentation and network.training:
         inputs["image"] = augment(inputs["image"], torch.default_generator)
-    atom_head = network.atom_head if config.w_mask > 0 else None
+    atom_head = network.atom_head if config.w_mask > 0 and config.mask_rate > 0 else None
     if atom_head is None or not len(batch.rows["graph"]):
         return {m: network.encode(m, batch, x) for m, x in inputs.items()}, None
 

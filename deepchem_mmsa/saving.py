@@ -47,6 +47,7 @@ class SavableModel(TorchModel):
     _from_labels: bool = False
     _sizes: list[int] | None
     _resting: set[str]
+    _held: frozenset[str] | set[str] = frozenset()
     _averages: list[Averages]
     _logged: list[float]
     _skipped: int
@@ -82,8 +83,11 @@ class SavableModel(TorchModel):
             For a component that this model does not have.
         """
         parts = self._components(names)
-        for part in parts.values():
-            part.requires_grad_(not freeze)
+        self._held = self._held | set(parts) if freeze else self._held - set(parts)
+        for name, part in parts.items():
+            # Anchors learn in pre-training only, by gradient or without.
+            if freeze or name != "memory" or self.model.update_memory:
+                part.requires_grad_(not freeze)
         self._rest()
 
     def _components(self, names: Iterable[str] | None) -> dict[str, nn.Module]:
@@ -96,7 +100,7 @@ class SavableModel(TorchModel):
 
     def _rest(self) -> None:
         frozen = {n for n, m in self.model.components().items() if _is_frozen(m)}
-        self.model.frozen = self._resting | frozen
+        self.model.frozen = self._resting | frozen | self._held
 
     # ---- files --------------------------------------------------------------------------
 

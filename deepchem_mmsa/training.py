@@ -256,9 +256,10 @@ def _seed_of_step(model: MMSAModel) -> int:
 
 def _set_rate(model: MMSAModel, run: Run, step: int, total: int | None) -> None:
     optimizer, schedule = model.optimizer_for(run.variables)
-    if model.config.lr_schedule == "cosine" and schedule is None and total:
+    if model.config.lr_schedule == "cosine" and schedule is None:
+        factor = cosine_factor(step, total) if total else 1.0  # a generator tells no end
         for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * cosine_factor(step, total)
+            group["lr"] = group["initial_lr"] * factor
 
 
 def _learn(

@@ -80,3 +80,9 @@ def test_every_field_is_documented():
     text = MMSAConfig.__doc__ or ""
     missing = [field.name for field in fields(MMSAConfig) if field.name not in text]
     assert missing == []
+
+
+@pytest.mark.parametrize("weights", [(-1, 2), (float("nan"), 1), (0, 0), (float("inf"), 1)])
+def test_weights_of_classes_that_are_none_are_refused(weights):
+    with pytest.raises(ValueError, match="finite, at least 0, and not all 0"):
+        MMSAConfig(mode="classification", class_weights=weights)

@@ -1,6 +1,8 @@
 """Early stopping keeps the best weights, or the best average of weights."""
 
+import deepchem as dc
 import pytest
+import sklearn.metrics
 import torch
 
 from deepchem_mmsa import EarlyStopping
@@ -113,3 +115,37 @@ def test_scores_that_are_none_are_told_and_cost_patience(make_model, graph_datas
     model.fit(one_class, nb_epoch=10, callbacks=stopping)
     assert (len(model.history), stopping.best_epoch) == (3, None)
     assert caplog.text.count("valid_auc is NaN after epoch 1") == 1
+
+
+@pytest.mark.parametrize(
+    "function, name, small",
+    [
+        (dc.metrics.rms_score, "RMSE", True), (dc.metrics.mae_score, "MAE", True),
+        (sklearn.metrics.mean_squared_error, "mse", True), (sklearn.metrics.log_loss, None, True),
+        (sklearn.metrics.brier_score_loss, "Brier", True), (sklearn.metrics.max_error, None, True),
+        (sklearn.metrics.d2_absolute_error_score, None, False),
+        (dc.metrics.roc_auc_score, None, False), (dc.metrics.pearson_r2_score, "R2", False),
+        (sklearn.metrics.matthews_corrcoef, None, False), (dc.metrics.kappa_score, None, False),
+    ],
+)  # fmt: skip
+def test_whether_small_is_good_is_told_by_the_names(function, name, small):
+    metric = dc.metrics.Metric(function, name=name, mode="regression")
+    assert EarlyStopping(None, metric).minimize == small
+    assert EarlyStopping(None, metric, minimize=not small).minimize != small
+
+
+def test_a_metric_that_does_not_tell_is_refused():
+    def quality(y, predicted):
+        return 0.0
+
+    metric = dc.metrics.Metric(quality, mode="regression")
+    with pytest.raises(ValueError, match="'quality' does not tell whether small is good"):
+        EarlyStopping(None, metric)
+    assert EarlyStopping(None, metric, minimize=False).minimize is False
+
+
+def test_epochs_without_a_score_are_remembered():
+    stopping, again = EarlyStopping(None), EarlyStopping(None)
+    stopping._unscored = 2
+    again.load_state_dict(stopping.state_dict())
+    assert again._unscored == 2

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepchem_mmsa import EarlyStopping
+from deepchem_mmsa import EarlyStopping, MMSAFeaturizer
 from deepchem_mmsa.epochs import batch_bounds, epoch_batches, step_seed
+from tests.fixtures import labelled
 
 
 def numbered(n):
@@ -173,3 +174,73 @@ def test_batches_are_slices_of_the_whole_without_a_copy_each(n, size):
     np.testing.assert_array_equal(np.concatenate([b[1][0] for b in batches]), y)
     whole = [batch[1][0].base is batches[0][1][0].base for batch in batches]
     assert all(whole)  # each a window on one array
+
+
+def test_validation_loss_does_not_depend_on_the_batch(make_model, graph_dataset):
+    """Also where classes weigh differently and some batches hold one class only."""
+    y = (np.arange(len(graph_dataset)) % 11 == 0).astype(float)
+    data = labelled(graph_dataset, y[:, None])
+    found = []
+    for size in (3, 7, len(data)):
+        model = make_model(mode="classification", class_weights="balanced", batch_size=size)
+        model._learn_labels(data)
+        found.append(model.validation_loss(data))
+    np.testing.assert_allclose(found, found[0], rtol=1e-5)
+
+
+def test_a_generator_leaves_encoders_and_rate_alone(make_model, graph_dataset, caplog):
+    model = make_model(mode="regression", freeze_epochs=2, lr_schedule="cosine", learning_rate=1e-3)
+    model.fit(graph_dataset, nb_epoch=1)
+    before = {k: v.clone() for k, v in model.model.encoders.state_dict().items()}
+    batches = model.default_generator(graph_dataset, epochs=2, mode="fit")
+    model.fit_generator([tuple(batch) for batch in batches])
+    assert any(not torch.equal(v, before[k]) for k, v in model.model.encoders.state_dict().items())
+    assert {group["lr"] for group in model._pytorch_optimizer.param_groups} == {1e-3}
+    for words in ("lr_schedule='cosine' stays", "freeze_epochs holds nothing"):
+        assert words in caplog.text
+
+
+@pytest.mark.parametrize("update", ["ema", "gradient"])
+def test_a_frozen_memory_stays(make_model, graph_dataset, update):
+    model = make_model(mode="pretraining", memory_warmup=32, memory_update=update)
+    model.fit(graph_dataset, nb_epoch=2)
+    before = model.model.memory.anchors.detach().clone()
+    model.freeze_components(["memory"])
+    model.fit(graph_dataset, nb_epoch=1)
+    assert torch.equal(model.model.memory.anchors, before)
+    model.freeze_components(["memory"], freeze=False)
+    model.fit(graph_dataset, nb_epoch=1)
+    assert not torch.equal(model.model.memory.anchors, before)
+
+
+def test_thawing_does_not_make_anchors_learn_from_labels(make_model):
+    model = make_model(mode="regression", memory_update="gradient")
+    for freeze in (True, False):
+        model.freeze_components(list(model.model.components()), freeze)
+    assert not model.model.memory.anchors.requires_grad
+    assert all(p.requires_grad for p in model.model.head.parameters())
+
+
+def test_pretraining_on_one_batch_is_refused(make_model, graph_dataset):
+    model = make_model(mode="pretraining")
+    with pytest.raises(ValueError, match="pre-training looks at more than a batch"):
+        model.fit_on_batch(graph_dataset.X[:8], None, None)
+    tuned = make_model(mode="regression")
+    part = graph_dataset.select(range(8))
+    assert np.isfinite(tuned.fit_on_batch(part.X, part.y, part.w))
+
+
+@pytest.mark.parametrize("encoder", ["gin", "gcn", "gat", "attentivefp"])
+def test_a_batch_of_one_atom_trains(make_model, encoder):
+    records = MMSAFeaturizer("graph").featurize(["C", "CCO"])
+    model = make_model(mode="regression", graph=encoder)
+    model.model.train()
+    batch = model._prepare_batch(([records[:1]], [np.zeros((1, 1))], [np.ones((1, 1))]))
+    model.model(batch[0])[1].sum().backward()
+    model.fit(dc.data.NumpyDataset(records, np.zeros((2, 1))), nb_epoch=1)
+
+
+def test_nothing_is_hidden_at_a_rate_of_zero(make_model, graph_dataset):
+    model = make_model(mode="pretraining", mask_rate=0.0)
+    model.fit(graph_dataset, nb_epoch=1)
+    assert model.history[-1]["mask"] == 0

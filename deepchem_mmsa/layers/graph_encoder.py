@@ -7,6 +7,7 @@ dgllife's. All of them read categorical features, which are embedded and summed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from deepchem_mmsa.layers.graph_embedding import (
     joined_tables,
 )
 from deepchem_mmsa.layers.message_passing import BatchedGraph
+from deepchem_mmsa.layers.single_row import running_statistics
 
 __all__ = [
     "GAT",
@@ -102,7 +104,9 @@ class GCN(_DGLLifeEncoder):
         counts = bond_counts_of(graph, self.bond_vocabularies, self_loop=False)
         atoms = self._atom_inputs(graph)
         atoms = atoms + counts.to(atoms.dtype) @ joined_tables(self.edge_embeddings)
-        return run_dgllife(self.gnn, self._dgl_graph(graph), atoms)
+        one = running_statistics(self) if len(atoms) == 1 else nullcontext()
+        with one:
+            return run_dgllife(self.gnn, self._dgl_graph(graph), atoms)
 
 
 class GAT(GCN):

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from deepchem_mmsa.layers.single_row import running_statistics
+
 __all__ = ["IMAGE_ENCODERS", "ResNet18", "make_image_encoder"]
 
 # Mean and standard deviation of ImageNet's channels, which torchvision's weights expect.
@@ -159,13 +161,9 @@ class ResNet18(nn.Module):
             raise ValueError(f"images must be [G, 3, S, S], got {list(images.shape)}")
         if len(images) == 0:
             return self.conv1.weight.new_zeros((0, self.out_dim))
-        if self.training and len(images) == 1 and max(images.shape[2:]) <= _SINGLE_PIXEL:
-            # The variance of one value is undefined; its running estimate is the best there is.
-            self.eval()
-            try:
+        if len(images) == 1 and max(images.shape[2:]) <= _SINGLE_PIXEL and self.bn1.training:
+            with running_statistics(self):
                 return self(images)
-            finally:
-                self.train()
         x = (images.to(self.mean.dtype) - self.mean) / self.std
         # With channels last the convolutions are a quarter faster on a CPU. Only the input is
         # converted: the weights stay contiguous, as formats of checkpoints demand.

@@ -146,3 +146,13 @@ def test_one_picture_trains_at_any_size(size):
     encoder(torch.full((1, 3, size, size), 255.0)).sum().backward()
     assert encoder.training
     assert all(p.grad is not None for p in encoder.parameters())
+
+
+def test_one_small_picture_is_read_where_only_the_norms_train():
+    encoder = ResNet18(width=8).eval()
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.train()
+    assert encoder(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape[0] == 1
+    assert encoder.bn1.training
+    assert not encoder.training
