@@ -64,8 +64,8 @@ def explain(
     n_anchors, n_references : int
         How many to return.
     tolerance : float
-        Largest share of ``output − baseline`` that the contributions may miss; of a hundredth of a
-        logit, or of the labels' standard deviation, where the two differ by less.
+        Largest share of ``output − baseline`` that the contributions may miss; of a twentieth of
+        the contributions' sizes, where the two differ by less.
     max_steps : int
         Most points of the integral.
     batch_size : int

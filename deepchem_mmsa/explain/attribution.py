@@ -338,8 +338,8 @@ def integrate(
     target : int or None
         The class; None for regression.
     tolerance : float
-        Largest ``|residual|``, relative to ``|output − baseline|``, or to a hundredth of a logit or
-        of the labels' standard deviation where that is more.
+        Largest ``|residual|``, relative to ``|output − baseline|``, or to a twentieth of the sizes
+        of all contributions (pixels apart) where that is more.
     max_steps : int
         Most points of the path; all of them are used where contributions cancel so nearly that
         the tolerance cannot be met.
@@ -392,7 +392,6 @@ def integrate(
     if not paths:
         return result
     method = IntegratedGradients(output)
-    unit = 1.0 if target is not None else float(network.label_scale[task])
     steps = min(FIRST_STEPS, max_steps)
     while True:
         found = method.attribute(
@@ -401,7 +400,14 @@ def integrate(
         result.parts, result.steps = {view: {} for view in paths}, steps
         for (view, name), values in zip(names, found):
             result.parts[view][name] = values[0].detach().cpu().numpy()
-        allowed = tolerance * max(abs(ends[0] - ends[1]), 0.01 * unit)
+        # Of a molecule whose output is that of the blank one, what cancels says how much matters.
+        size = sum(
+            float(np.abs(values).sum())
+            for view, part in result.parts.items()
+            for values in part.values()
+            if view != "image"  # pixels cancel on every edge of a drawing
+        )
+        allowed = tolerance * max(abs(ends[0] - ends[1]), 0.05 * size)
         if abs(result.residual) <= allowed or steps >= max_steps:
             return result
         steps = min(2 * steps, max_steps)
