@@ -130,9 +130,19 @@ def bounds(n: int, n_processes: int, process: int) -> tuple[int, int]:
     return ends[process], ends[process + 1]
 
 
-def share(batch: Sequence[Any]) -> tuple[Any, Any, Any]:
-    """Return this process's part of DeepChem's ``([X], [y], [w])``."""
-    start, end = bounds(len(batch[0][0]), size(), rank())
+def share(
+    batch: Sequence[Any], place: tuple[int, int] | None = None
+) -> tuple[list | None, list | None, list | None]:
+    """Return a process's part of DeepChem's ``([X], [y], [w])``.
+
+    Parameters
+    ----------
+    batch : sequence
+    place : (int, int), optional
+        Rank, and the number of processes; of this process by default.
+    """
+    process, n_processes = (rank(), size()) if place is None else place
+    start, end = bounds(len(batch[0][0]), n_processes, process)
 
     def part(arrays: Any) -> Any:
         return None if arrays is None else [None if a is None else a[start:end] for a in arrays]

@@ -6,7 +6,7 @@ another number of processes, meets the very batches that the uninterrupted one m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,14 @@ class EpochBatch(tuple):
         batch.epoch, batch.position, batch.last = epoch, position, last
         return batch
 
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        """Return what makes it again, for pickle."""
+        return (*self, self.epoch, self.position, self.last)
+
+    def without_data(self) -> EpochBatch:
+        """Return its place alone."""
+        return EpochBatch([], [], [], self.epoch, self.position, self.last)
+
 
 def batch_bounds(n: int, batch_size: int) -> list[tuple[int, int]]:
     """Return the (start, end) of each training batch; no molecule is left over.
@@ -55,12 +63,16 @@ def batch_bounds(n: int, batch_size: int) -> list[tuple[int, int]]:
     return list(zip(starts, starts[1:] + [n]))
 
 
+Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
 def epoch_batches(
     dataset: Any,
     batch_size: int,
     epochs: Iterable[int],
     seed: int | None,
     skip: int = 0,
+    taker: tuple[int, int] = (0, 1),
 ) -> Iterator[EpochBatch]:
     """Yield a dataset's training batches, epoch by epoch.
 
@@ -74,55 +86,68 @@ def epoch_batches(
         None keeps the dataset's order.
     skip : int
         Batches of the first epoch that were already trained on.
+    taker : (int, int)
+        Number of the taker, and how many they are: the batches are dealt out in turn, and this
+        one's are yielded. Of shards it decodes no other record.
     """
     keep_no_records(dataset)
-    n = len(dataset)
-    bounds = batch_bounds(n, batch_size)
+    bounds = batch_bounds(len(dataset), batch_size)
+    number, n_takers = taker
+    dealt = 0
     for epoch in epochs:
-        rows = _rows_in_order(
+        pieces = _pieces_in_order(
             dataset, None if seed is None else np.random.default_rng([seed, epoch])
         )
-        pending: list[tuple[np.ndarray, ...]] = []
+        pending: list[tuple[Callable[[np.ndarray], Rows], np.ndarray]] = []
         held = 0
         for index, (start, end) in enumerate(bounds):
             while held < end - start:
-                pending.append(next(rows))
-                held += len(pending[-1][0])
-            X, y, w = (
-                pending[0]
-                if len(pending) == 1  # a copy for each batch would be quadratic
-                else (np.concatenate(part) for part in zip(*pending))
-            )
-            size = end - start
-            pending, held = [(X[size:], y[size:], w[size:])], held - size
-            if index >= skip:
-                yield EpochBatch(
-                    [X[:size]], [y[:size]], [w[:size]], epoch, index, index == len(bounds) - 1
-                )
+                pending.append(next(pieces))
+                held += len(pending[-1][1])
+            held -= end - start
+            take, rows = pending[-1]
+            border = len(rows) - held
+            chosen, pending = [*pending[:-1], (take, rows[:border])], [(take, rows[border:])]
+            if index < skip:
+                continue
+            if dealt % n_takers == number:
+                parts = [take(rows) for take, rows in chosen if len(rows)]
+                X, y, w = (np.concatenate(part) for part in zip(*parts))
+                yield EpochBatch([X], [y], [w], epoch, index, index == len(bounds) - 1)
+            dealt += 1
         skip = 0
 
 
-def _rows_in_order(
+def _pieces_in_order(
     dataset: Any, generator: np.random.Generator | None
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield (X, y, w) of one shard after the other, shuffled by `generator`.
+) -> Iterator[tuple[Callable[[np.ndarray], Rows], np.ndarray]]:
+    """Yield of one shard after the other a reader of (X, y, w), and its rows in their order.
 
     Shards are visited in a random order and shuffled inside: a disk dataset is never held in
     memory as a whole.
     """
+    readers: Iterable[tuple[int, Callable[[np.ndarray], Rows]]]
     if hasattr(dataset, "get_number_shards"):
         order = np.arange(dataset.get_number_shards())
         if generator is not None:
             generator.shuffle(order)
-        shards: Iterable = (dataset.get_shard(int(i))[:3] for i in order)
+        if hasattr(dataset, "shard_reader"):
+            readers = (dataset.shard_reader(int(i)) for i in order)
+        else:
+            readers = (_reader(*dataset.get_shard(int(i))[:3]) for i in order)
     else:
-        shards = iter([(dataset.X, dataset.y, dataset.w)])
-    for X, y, w in shards:
-        n = len(X)
-        y = np.zeros((n, 1)) if y is None else np.asarray(y)
-        w = np.ones((n, 1)) if w is None else np.asarray(w)
-        rows = np.arange(n) if generator is None else generator.permutation(n)
-        yield np.asarray(X)[rows], y[rows], w[rows]
+        readers = [_reader(dataset.X, dataset.y, dataset.w)]
+    for n, take in readers:
+        yield take, np.arange(n) if generator is None else generator.permutation(n)
+
+
+def _reader(X: Any, y: Any, w: Any) -> tuple[int, Callable[[np.ndarray], Rows]]:
+    """Return the number of rows, and a function that takes some of them."""
+    n = len(X)
+    X = np.asarray(X)
+    y = np.zeros((n, 1)) if y is None else np.asarray(y)
+    w = np.ones((n, 1)) if w is None else np.asarray(w)
+    return n, lambda rows: (X[rows], y[rows], w[rows])
 
 
 def keep_no_records(dataset: Any) -> None:

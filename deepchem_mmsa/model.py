@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from deepchem.models.optimizers import AdamW, LearningRateSchedule, Optimizer
 from torch import Tensor, nn
@@ -18,13 +18,13 @@ from deepchem_mmsa.batching import Collator, MoleculeBatch
 from deepchem_mmsa.config import CUSTOM, MMSAConfig
 from deepchem_mmsa.epochs import batch_bounds, epoch_batches, keep_no_records
 from deepchem_mmsa.inference import training_precision
-from deepchem_mmsa.molecule import MODALITIES, MoleculeViews
+from deepchem_mmsa.loading import Preparation, PreparedBatch, prepared, prepared_by_workers
+from deepchem_mmsa.molecule import MODALITIES
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.prediction import OUTPUT_TYPES, PredictingModel
 from deepchem_mmsa.pretraining import total_loss
 from deepchem_mmsa.randomness import seeded
 from deepchem_mmsa.run_folder import RunFolder
-from deepchem_mmsa.views.depiction import picture_size
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +64,7 @@ wandb_logger, loss
     Examples
     --------
     >>> import deepchem as dc
+    >>> import numpy as np
     >>> from deepchem_mmsa import MMSAFeaturizer, MMSAModel
     >>> X = MMSAFeaturizer(modalities=("graph",)).featurize(["CCO", "c1ccccc1O", "CC(=O)N"])
     >>> data = dc.data.NumpyDataset(X, np.array([[0.3], [1.2], [-0.7]]))
@@ -126,9 +127,8 @@ wandb_logger, loss
             regularization_loss=regularization_loss,
             wandb_logger=wandb_logger,
         )
-        self._collate = Collator(
-            self.config.modalities, self.config.image_size, self.config.hydrogens
-        )
+        collate = Collator(self.config.modalities, self.config.image_size, self.config.hydrogens)
+        self._prepare = Preparation(collate, labelled=self.config.mode != "pretraining")
         self.history: list[dict[str, float]] = []
         self.failures: list[tuple[int, str, str]] = []
         self.stop_training = False
@@ -202,6 +202,7 @@ wandb_logger, loss
         callbacks: Callable | Sequence[Callable] = (),
         all_losses: list[float] | None = None,
         skip_bad_batches: bool = False,
+        n_workers: int = 0,
     ) -> float:
         """Train on a dataset; see ``TorchModel.fit`` for the arguments.
 
@@ -225,6 +226,9 @@ callbacks, all_losses
         skip_bad_batches : bool
             Whether a batch whose loss or gradient is not finite is passed over, and counted in
             ``history``, instead of ending the run.
+        n_workers : int
+            Processes that read and collate batches ahead; 0 leaves it to a thread of this one,
+            which keeps a CPU busy but no GPU. The batches are the same.
 
         Returns
         -------
@@ -269,8 +273,13 @@ callbacks, all_losses
                 if self.model.memory is not None:
                     self.model.memory.warmup = min(self.config.memory_warmup, n)
             numbers = range(self._epoch, self._fit_start + nb_epoch)
-            batches = self._epochs(dataset, numbers, deterministic, self._batch)
-            return self._run(batches, run, steps)
+            batches = partial(
+                epoch_batches, dataset, self.batch_size, numbers,
+                None if deterministic else self.config.seed, self._batch,
+            )  # fmt: skip
+            if n_workers:
+                return self._run(prepared_by_workers(batches, self._prepare, n_workers), run, steps)
+            return self._run(prepared(batches(), self._prepare), run, steps)
 
     def fit_generator(
         self,
@@ -297,7 +306,7 @@ callbacks, all_losses
             self._begin(restore, run)
             self._note_start()
             labels.do_without(self.model, self._labels_seen)
-            return self._run(generator, run, None)
+            return self._run(prepared(generator, self._prepare), run, None)
 
     def _asked(
         self,
@@ -396,7 +405,8 @@ callbacks, all_losses
         """
         if mode == "fit":
             numbers = range(self._epoch, self._epoch + epochs)
-            yield from self._epochs(dataset, numbers, deterministic)
+            seed = None if deterministic else self.config.seed
+            yield from epoch_batches(dataset, self.batch_size, numbers, seed)
             return
         keep_no_records(dataset)
         for _ in range(epochs if len(dataset) else 0):
@@ -405,45 +415,26 @@ callbacks, all_losses
             ):
                 yield [X], [y], [w]
 
-    def _epochs(
-        self, dataset: Any, numbers: range, deterministic: bool, skip: int = 0
-    ) -> Iterator[Any]:
-        seed = None if deterministic else self.config.seed
-        return epoch_batches(dataset, self.batch_size, numbers, seed, skip)
-
-    def _note_picture_size(self, records: Sequence[MoleculeViews]) -> None:
+    def _note_picture_size(self, drawn: int) -> None:
         """Remember how large training pictures were drawn; warn once where others differ."""
-        pictures = [r.image for r in records if r.image is not None]
-        if "image" not in self.config.modalities or not pictures:
+        if not drawn:
             return
-        known, size = int(self.model.picture_size), picture_size(pictures[0])
+        known = int(self.model.picture_size)
         if not known and self._run_now is not None:
-            self.model.picture_size.fill_(size)
-        elif known and size != known and not self._warned_of_size:
+            self.model.picture_size.fill_(drawn)
+        elif known and drawn != known and not self._warned_of_size:
             self._warned_of_size = True
             logger.warning(
                 "pictures of %d pixels, and the model was trained on pictures drawn at %d: lines "
                 "and letters do not scale, so featurize with MMSAFeaturizer(image_size=%d)",
-                size, known, known,
+                drawn, known, known,
             )  # fmt: skip
 
     def _prepare_batch(self, batch: tuple[Any, Any, Any]) -> tuple[MoleculeBatch, list, list]:
         """Turn a triple of DeepChem's generators into tensors on the model's device."""
-        inputs, labels, weights = batch
-        molecules = self._collate(inputs[0])
-        self._note_picture_size(inputs[0])
-        if labels is None or labels[0] is None or self.config.mode == "pretraining":
-            return molecules.to(self.device), [], []
-        y = np.asarray(labels[0], dtype=np.float32)
-        y = y if y.ndim == 2 else y.reshape(len(molecules), -1)
-        w = None if weights is None else weights[0]
-        w = np.ones_like(y) if w is None else np.asarray(w, dtype=np.float32)
-        w = np.broadcast_to(w if w.ndim == 2 else w.reshape(len(y), -1), y.shape)
-        # A missing label, or a molecule without any view, weighs nothing.
-        there = ~np.isnan(y) & molecules.available.any(1).numpy()[:, None]
-        y, w = np.where(there, y, 0), np.where(there, w, 0)
-        return (
-            molecules.to(self.device),
-            [torch.from_numpy(y).to(self.device)],
-            [torch.from_numpy(w.astype(np.float32)).to(self.device)],
-        )
+        return self._placed(self._prepare(batch))
+
+    def _placed(self, ready: PreparedBatch) -> tuple[MoleculeBatch, list, list]:
+        """Put a batch on the model's device."""
+        self._note_picture_size(ready.drawn)
+        return ready.to(self.device)[:3]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from deepchem.data import Dataset
 from deepchem.data.datasets import pad_batch
 
 from deepchem_mmsa.shards import ShardSet
+from deepchem_mmsa.shards.file import Shard
 
 Batch = tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray]
 
@@ -82,13 +83,34 @@ class ShardDataset(Dataset):
     def get_shard(self, i: int) -> Batch:
         """Read a shard: X, y, w, ids of its molecules that belong to the dataset."""
         chosen = slice(self._borders[i], self._borders[i + 1])
-        shard = self.shards.shard(int(self._numbers[i]))
-        records = [shard.record(row) for row in (self._rows[chosen] - self._firsts[i]).tolist()]
-        X = np.empty(len(records), dtype=object)
-        for row, record in enumerate(records):  # numpy must not look inside a record
-            X[row] = record
-        ids = np.array([record.smiles for record in records], dtype=object)
+        X = self._records(i, self.shards.shard(int(self._numbers[i])), self._rows[chosen])
+        ids = np.array([record.smiles for record in X], dtype=object)
         return X, _part(self._y, chosen), _part(self._w, chosen), ids
+
+    def shard_reader(self, i: int) -> tuple[int, Callable[[np.ndarray], tuple[np.ndarray, ...]]]:
+        """Return how many molecules a shard holds, and a function from some of them to X, y, w.
+
+        The file is read when it is first asked, and only records that are asked for are decoded;
+        labels that there are not are zeros, and such weights ones.
+        """
+        first = self._borders[i]
+        opened: list[Shard] = []
+
+        def take(rows: np.ndarray) -> tuple[np.ndarray, ...]:
+            if not opened:
+                opened.append(self.shards.shard(int(self._numbers[i])))
+            chosen = first + rows
+            y = np.zeros((len(rows), 1)) if self._y is None else self._y[chosen]
+            w = np.ones((len(rows), 1)) if self._w is None else self._w[chosen]
+            return self._records(i, opened[0], self._rows[chosen]), y, w
+
+        return int(self._borders[i + 1] - first), take
+
+    def _records(self, i: int, shard: Shard, rows: np.ndarray) -> np.ndarray:
+        X = np.empty(len(rows), dtype=object)
+        for place, row in enumerate((rows - self._firsts[i]).tolist()):
+            X[place] = shard.record(row)  # numpy must not look inside a record
+        return X
 
     def itershards(self) -> Iterator[Batch]:
         """Yield one shard after the other."""

@@ -25,6 +25,7 @@ from deepchem_mmsa import distributed
 from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.epochs import EpochBatch, step_seed
 from deepchem_mmsa.interruption import Interruption, exception_of
+from deepchem_mmsa.loading import PreparedBatch
 from deepchem_mmsa.prefetching import Prefetcher
 from deepchem_mmsa.pretraining import LOSS_TERMS
 from deepchem_mmsa.randomness import seeded
@@ -154,19 +155,22 @@ def folder_held(model: MMSAModel, run: Run) -> Iterator[None]:
 
 
 def train(
-    model: MMSAModel, batches: Iterable[Any], run: Run, total_steps: int | None, first_step: int
+    model: MMSAModel,
+    prepared: Iterable[tuple[Any, PreparedBatch]],
+    run: Run,
+    total_steps: int | None,
+    first_step: int,
 ) -> float:
-    """Train over `batches`; the one loop behind every ``fit`` of the model.
+    """Train over batches; the one loop behind every ``fit`` of the model.
 
     Threads of one process that train take turns, step by step.
 
     Parameters
     ----------
     model : MMSAModel
-    batches : iterable
-        Triples as DeepChem's generators yield them; epoch ends are known from
-        :class:`~deepchem_mmsa.epochs.EpochBatch`. Where many processes train, each is given
-        the whole batch and takes its share.
+    prepared : iterable
+        Batches as generators yield them, whose epoch ends are known from
+        :class:`~deepchem_mmsa.epochs.EpochBatch`, and this process's share of each as tensors.
     run : Run
     total_steps : int or None
         Steps of the whole run, for schedules; None where it has no known end.
@@ -189,7 +193,7 @@ def train(
     """
     started = time.time()
     hidden = False if model.progress else (None if model.progress is None else True)
-    prepared = ((batch, model._prepare_batch(distributed.share(batch))) for batch in batches)
+    placed = ((batch, model._placed(ready)) for batch, ready in prepared)
     done = model._global_step - first_step
     distributed.equalize(model.model)
     model._run_now = run
@@ -201,7 +205,7 @@ def train(
              disable=hidden if distributed.rank() == 0 else True, dynamic_ncols=True) as bar,
     ):  # fmt: skip
         # A run that was killed between its last step and its end has only the end to do.
-        for batch, (inputs, labels, weights) in Prefetcher(() if model.stop_training else prepared):
+        for batch, (inputs, labels, weights) in Prefetcher(() if model.stop_training else placed):
             with seeded(_seed_of_step(model), model.device):
                 step = model._global_step
                 model._enter_step(batch, step - first_step, total_steps)

@@ -157,6 +157,8 @@ def main() -> None:
                         help="further fields of MMSAConfig")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=-1)
+    parser.add_argument("--workers", type=int, default=0,
+                        help="processes that collate batches, for a GPU")  # fmt: skip
     parser.add_argument("--shard-size", type=int, default=2000)
     parser.add_argument("--checkpoint-interval", type=int, default=200, help="steps")
     parser.add_argument("--conformer-timeout", type=float, default=2.0, help="seconds a molecule")
@@ -198,7 +200,7 @@ def main() -> None:
     started = time.time()
     model.fit(
         train, a.epochs, max_checkpoints_to_keep=2, checkpoint_interval=a.checkpoint_interval,
-        restore=True, callbacks=[HeldOut(held)],
+        restore=True, callbacks=[HeldOut(held)], n_workers=a.workers,
     )  # fmt: skip
     minutes = (time.time() - started) / 60
     pd.DataFrame(model.history).to_csv(a.output / "history.csv", index=False)

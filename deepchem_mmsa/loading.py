@@ -1,0 +1,157 @@
+"""From DeepChem's triples to tensors, in this process or in others that work ahead.
+
+A GPU takes molecules faster than one process can decode and collate them; the processes of
+torch's ``DataLoader`` do it in turn, and the order of the batches is the same for any number.
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from deepchem_mmsa import distributed
+from deepchem_mmsa.batching import Collator, MoleculeBatch
+from deepchem_mmsa.epochs import EpochBatch
+from deepchem_mmsa.views.depiction import picture_size
+
+
+class PreparedBatch(NamedTuple):
+    """A batch as the network takes it.
+
+    Attributes
+    ----------
+    molecules : MoleculeBatch
+    labels, weights : list of torch.Tensor
+        float32 ``[B, T]`` each; empty in pre-training, and where there are no labels.
+    drawn : int
+        Side of the first picture as it was drawn; 0 where there is none.
+    """
+
+    molecules: MoleculeBatch
+    labels: list[Tensor]
+    weights: list[Tensor]
+    drawn: int
+
+    def to(self, device: torch.device | str) -> PreparedBatch:
+        """Return the batch on another device."""
+        labels, weights = ([x.to(device) for x in part] for part in (self.labels, self.weights))
+        return PreparedBatch(self.molecules.to(device), labels, weights, self.drawn)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Turns a triple of DeepChem's generators into tensors.
+
+    Parameters
+    ----------
+    collate : Collator
+    labelled : bool
+        Whether labels are read.
+
+    Examples
+    --------
+    >>> from deepchem_mmsa.views import ViewSettings, many_views
+    >>> X = np.array(many_views(["CCO", "CC"], ViewSettings(("graph",))), dtype=object)
+    >>> y, w = np.array([[0.5], [np.nan]]), np.ones((2, 1))
+    >>> batch = Preparation(Collator(("graph",)), labelled=True)(([X], [y], [w]))
+    >>> batch.labels[0].flatten(), batch.weights[0].flatten()
+    (tensor([0.5000, 0.0000]), tensor([1., 0.]))
+    """
+
+    collate: Collator
+    labelled: bool
+
+    def __call__(self, batch: tuple[Any, Any, Any]) -> PreparedBatch:
+        """Return the batch, on the CPU.
+
+        A missing label, or one of a molecule without any view, weighs nothing.
+        """
+        inputs, labels, weights = batch
+        records = inputs[0]
+        molecules = self.collate(records)
+        picture = next((r.image for r in records if r.image is not None), None)
+        drawn = picture_size(picture) if picture and "image" in self.collate.modalities else 0
+        if labels is None or labels[0] is None or not self.labelled:
+            return PreparedBatch(molecules, [], [], drawn)
+        y = np.asarray(labels[0], dtype=np.float32)
+        y = y if y.ndim == 2 else y.reshape(len(molecules), -1)
+        w = None if weights is None else weights[0]
+        w = np.ones_like(y) if w is None else np.asarray(w, dtype=np.float32)
+        w = np.broadcast_to(w if w.ndim == 2 else w.reshape(len(y), -1), y.shape)
+        there = ~np.isnan(y) & molecules.available.any(1).numpy()[:, None]
+        y, w = np.where(there, y, 0), np.where(there, w, 0)
+        return PreparedBatch(
+            molecules, [torch.from_numpy(y)], [torch.from_numpy(w.astype(np.float32))], drawn
+        )
+
+
+def prepared(batches: Iterable[Any], prepare: Preparation) -> Iterator[tuple[Any, PreparedBatch]]:
+    """Prepare this process's share of each batch, one after the other."""
+    for batch in batches:
+        yield batch, prepare(distributed.share(batch))
+
+
+def prepared_by_workers(
+    batches: Callable[[tuple[int, int]], Iterator[EpochBatch]],
+    prepare: Preparation,
+    n_workers: int,
+) -> Iterator[tuple[EpochBatch, PreparedBatch]]:
+    """Prepare this process's share of each batch in other processes, which take turns.
+
+    Parameters
+    ----------
+    batches : callable
+        From a taker (see :func:`~deepchem_mmsa.epochs.epoch_batches`) to its batches.
+    prepare : Preparation
+    n_workers : int
+
+    Returns
+    -------
+    iterator
+        The same batches, in the same order, as :func:`prepared` yields; of the first part of
+        each only its place in the epoch. The processes have been started.
+    """
+    dealt = _Dealt(batches, prepare, (distributed.rank(), distributed.size()))
+    loader = DataLoader(
+        dealt, batch_size=None, num_workers=n_workers, worker_init_fn=_begin_work,
+        generator=torch.Generator(), collate_fn=_unchanged,
+    )  # fmt: skip
+    return iter(loader)
+
+
+class _Dealt(IterableDataset):
+    """What one of the processes prepares."""
+
+    def __init__(
+        self,
+        batches: Callable[[tuple[int, int]], Iterator[EpochBatch]],
+        prepare: Preparation,
+        place: tuple[int, int],
+    ) -> None:
+        self._batches, self._prepare, self._place = batches, prepare, place
+
+    def __iter__(self) -> Iterator[tuple[EpochBatch, PreparedBatch]]:
+        worker = get_worker_info()
+        assert worker is not None
+        for batch in self._batches((worker.id, worker.num_workers)):
+            ready = self._prepare(distributed.share(batch, self._place))
+            yield batch.without_data(), ready
+
+
+def _unchanged(batch: Any) -> Any:
+    """Return what a worker made as it is."""
+    return batch
+
+
+def _begin_work(worker: int) -> None:
+    """Leave Ctrl-C to the training's process, which finishes its step; free nothing of its."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.freeze()  # a forgotten model would delete its folder, in each process

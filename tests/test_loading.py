@@ -1,0 +1,112 @@
+"""Loading: whoever makes the batches, they are the same."""
+
+import pickle
+
+import deepchem as dc
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepchem_mmsa import EarlyStopping
+from deepchem_mmsa.datasets import dataset_from_shards
+from deepchem_mmsa.epochs import EpochBatch, epoch_batches
+from deepchem_mmsa.shards import featurize_to_shards
+from deepchem_mmsa.views import ViewSettings
+from tests.fixtures import SMILES
+
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+
+
+def numbered(n):
+    return dc.data.NumpyDataset(np.arange(n), np.arange(n)[:, None] * 10.0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    n=st.integers(2, 40), size=st.integers(1, 9), takers=st.integers(1, 5), skip=st.integers(0, 4)
+)
+def test_takers_in_turn_have_what_one_has(n, size, takers, skip):
+    def batches(*taker):
+        return [
+            (b[0][0].tolist(), b[1][0].tolist(), b.epoch, b.position, b.last)
+            for b in epoch_batches(numbered(n), size, [2, 3], 7, skip, *taker)
+        ]
+
+    dealt = [iter(batches((i, takers))) for i in range(takers)]
+    together = [next(dealt[turn % takers]) for turn in range(len(batches()))]
+    assert together == batches()
+    assert all(next(rest, None) is None for rest in dealt)
+
+
+def test_a_batch_keeps_its_place_when_it_is_sent():
+    batch = EpochBatch([np.arange(3)], [None], [None], 4, 2, True)
+    again = pickle.loads(pickle.dumps(batch))
+    assert (again.epoch, again.position, again.last) == (4, 2, True)
+    assert again[0][0].tolist() == [0, 1, 2]
+    assert tuple(batch.without_data()) == ([], [], [])
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Labelled shards of seven molecules each, one of which lacks its label."""
+    settings = ViewSettings(("graph", "fingerprint"))
+    made = featurize_to_shards(
+        SMILES, tmp_path_factory.mktemp("shards"), settings, 7, contained=False
+    )
+    y = np.linspace(0, 1, len(SMILES))
+    y[3] = np.nan
+    return dataset_from_shards(made, y, ["share"])
+
+
+@pytest.mark.parametrize("kind", ["shards", "memory"])
+@pytest.mark.parametrize("mode", ["pretraining", "regression"])
+def test_workers_do_not_change_the_run(shards, dataset, make_model, mode, kind):
+    data = shards if kind == "shards" else dataset
+    states = []
+    for n_workers in (0, 1, 3):
+        model = make_model(mode=mode, modalities=("graph", "fingerprint"), memory_warmup=24)
+        model.fit(data, nb_epoch=2, checkpoint_interval=0, n_workers=n_workers)
+        states.append((model.history, model.model.state_dict()))
+    for history, state in states[1:]:
+        assert history == states[0][0]
+        for name, value in states[0][1].items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(state[name], value), name
+
+
+def test_a_run_goes_on_with_another_number_of_workers(shards, make_model, tmp_path):
+    def model(folder):
+        return make_model(mode="regression", model_dir=str(tmp_path / folder))
+
+    class Stop:
+        def __call__(self, model, step):
+            if step == 8:  # in the middle of the second epoch
+                raise RuntimeError("here")
+
+    whole = model("whole")
+    whole.fit(shards, nb_epoch=3)
+    with pytest.raises(RuntimeError, match="here"):
+        model("parts").fit(
+            shards, nb_epoch=3, checkpoint_interval=7, callbacks=[Stop()], n_workers=2
+        )
+    rest = model("parts")
+    rest.fit(shards, nb_epoch=3, restore=True, n_workers=1)
+    for name, value in whole.model.named_parameters():
+        assert torch.equal(rest.model.get_parameter(name), value), name
+
+
+def test_what_fails_in_a_worker_is_told(make_model):
+    data = dc.data.NumpyDataset(np.arange(20), np.zeros((20, 1)))
+    with pytest.raises(TypeError, match="featurize the data with"):
+        make_model(mode="pretraining").fit(data, n_workers=2)
+
+
+def test_early_stopping_ends_the_workers(shards, make_model):
+    model = make_model(mode="regression")
+    stop = EarlyStopping(shards, patience=1)
+    others = torch.multiprocessing.active_children()
+    model.fit(shards, nb_epoch=200, callbacks=[stop], checkpoint_interval=0, n_workers=2)
+    assert len(model.history) < 200
+    assert set(torch.multiprocessing.active_children()) <= set(others)
