@@ -119,8 +119,8 @@ def save_state(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
     write_atomically(path, write)
 
 
-def load_state(path: str | os.PathLike, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read what :func:`save_state` wrote.
+def load_state(path: str | os.PathLike) -> dict[str, Any]:
+    """Read what :func:`save_state` wrote, to the CPU: whoever takes it up knows its device.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def load_state(path: str | os.PathLike, device: torch.device | str = "cpu") -> d
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
@@ -172,9 +172,7 @@ def rotate_and_save(folder: Path, state: Mapping[str, Any], keep: int) -> None:
     sync_folder(folder)
 
 
-def load_newest(
-    paths: Iterable[str], device: torch.device | str = "cpu"
-) -> tuple[str, dict[str, Any]]:
+def load_newest(paths: Iterable[str]) -> tuple[str, dict[str, Any]]:
     """Return the first readable state of `paths` (newest first); damaged ones are reported.
 
     Raises
@@ -187,7 +185,7 @@ def load_newest(
     faults = []
     for path in paths:
         try:
-            return path, load_state(path, device)
+            return path, load_state(path)
         except CheckpointError as error:
             logger.warning("skipped a damaged checkpoint: %s", error)
             faults.append(str(error))

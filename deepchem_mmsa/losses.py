@@ -161,9 +161,10 @@ def contrastive(codes: Tensor, available: Tensor, temperature: float = 0.1) -> T
     Tensor, scalar
     """
     terms = []
+    whole = bool(available.all())  # as a rule; then a GPU is waited for once
     for m, n in combinations(range(codes.shape[1]), 2):
-        both = available[:, m] & available[:, n]
-        if int(both.sum()) >= 2:
+        both = None if whole else available[:, m] & available[:, n]
+        if (len(available) if both is None else int(both.sum())) >= 2:
             terms.append(info_nce(codes[:, m], codes[:, n], temperature, both))
     return torch.stack(terms).mean() if terms else _zero_in_graph(codes)
 

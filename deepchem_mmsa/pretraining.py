@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -185,21 +186,21 @@ def _descriptor_loss(
 def _statistics(codes: Tensor, available: Tensor) -> dict[str, float]:
     """Return the spread of the codes and retrieval between modalities within the batch."""
     unit = nn.functional.normalize(codes, dim=-1)
-    spread, found = [], []
-    for a in range(codes.shape[1]):
-        mine = unit[:, a][available[:, a]]
-        if len(mine) > 1:
-            spread.append(float(mine.std(0).mean()) * mine.shape[1] ** 0.5)
-        for b in range(codes.shape[1]):
-            both = available[:, a] & available[:, b]
-            if a != b and int(both.sum()) > 1:
-                nearest = (unit[both, a] @ unit[both, b].T).argmax(1)
-                truth = torch.arange(len(nearest), device=nearest.device)
-                found.append(float((nearest == truth).float().mean()))
-    return {
-        "code_std": sum(spread) / len(spread) if spread else float("nan"),
-        "retrieval": sum(found) / len(found) if found else float("nan"),
-    }
+    there = available.unsqueeze(-1).to(unit.dtype)
+    n = there.sum(0)  # [M, 1]
+    centred = (unit - (unit * there).sum(0) / n) * there
+    deviation = (centred.square().sum(0) / (n - 1)).sqrt().mean(1) * unit.shape[2] ** 0.5
+    spread = torch.where(n[:, 0] > 1, deviation, torch.nan).nanmean()
+    rows = torch.arange(len(unit), device=unit.device)
+    found = [unit.new_tensor(torch.nan)]
+    for a, b in itertools.permutations(range(codes.shape[1]), 2):
+        both = available[:, a] & available[:, b]
+        likeness = (unit[:, a] @ unit[:, b].T).masked_fill(~both, -torch.inf)
+        share = ((likeness.argmax(1) == rows) & both).sum() / both.sum()
+        found.append(torch.where(both.sum() > 1, share, torch.nan))
+    # A GPU is waited for once.
+    code_std, retrieval = torch.stack([spread, torch.stack(found).nanmean()]).tolist()
+    return {"code_std": code_std, "retrieval": retrieval}
 
 
 def mask_atoms(graph: BatchedGraph, rate: float) -> tuple[BatchedGraph, Tensor, Tensor]:

@@ -174,7 +174,7 @@ class SavableModel(TorchModel):
             If there is none.
         """
         paths = [checkpoint] if checkpoint is not None else self.get_checkpoints(model_dir)
-        path, state = files.load_newest(paths, self.device)
+        path, state = files.load_newest(paths)
         theirs = MMSAConfig.from_dict(state["config"])
         files.check_architecture(self.config, theirs, path)
         self.model.load_state_dict(state["model_state_dict"], strict=bool(strict))

@@ -120,7 +120,7 @@ def normal_scores(values: Tensor, levels: Tensor, quantiles: Tensor) -> Tensor:
         width = torch.where(end > start, end - start, torch.ones_like(start))
         share = ((x - start) / width).clamp(0, 1)
         total = total + torch.lerp(ranks[low], ranks[high], share)
-    scores = torch.special.ndtri((total / 2).clamp(float(ranks[0]), float(ranks[-1])))
+    scores = torch.special.ndtri((total / 2).clamp(ranks[0], ranks[-1]))
     return torch.where(values.isnan(), torch.zeros_like(values), scores.T)
 
 

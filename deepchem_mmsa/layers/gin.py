@@ -297,7 +297,7 @@ class GIN(GraphEncoder):
     def forward(self, graph: BatchedGraph) -> Tensor:
         """Encode molecules: ``G`` of them, maybe none, to ``[G, out_dim]``."""
         learns = self._drops or torch.is_grad_enabled() or self._layers[0].bn.training
-        if learns or not self.share_rows or self.pooling != "mean" or len(graph.atoms) == 0:
+        if learns or not self._shares(graph) or self.pooling != "mean" or len(graph.atoms) == 0:
             return super().forward(graph)
         shared = self._shared_rows(graph)
         h, _ = self._embedded(graph, shared)
@@ -317,13 +317,17 @@ class GIN(GraphEncoder):
     def _layers(self) -> list[GINLayer]:
         return [cast(GINLayer, layer) for layer in self.gnn_layers]
 
+    def _shares(self, graph: BatchedGraph) -> bool:
+        # To find equal rows is many small steps, each of which a GPU has to be waited for.
+        return self.share_rows and graph.atoms.device.type == "cpu"
+
     @property
     def _drops(self) -> bool:
         return self.dropout.training and self.dropout.p > 0
 
     def _shared_rows(self, graph: BatchedGraph) -> list[SharedRows]:
         """Rows of the inputs and of each step in which rows can be shared."""
-        if not self.share_rows:
+        if not self._shares(graph):
             return []
         # After the first dropout no two atoms are equal any more.
         depth = 1 if self._drops else len(self.gnn_layers)

@@ -115,6 +115,7 @@ class MemoryBank(nn.Module):
         else:
             self.anchors = nn.Parameter(torch.zeros(n_anchors, dim))
         self.register_buffer("n_active", torch.zeros((), dtype=torch.int64))
+        self._counted: tuple = (None,)
         # Moving average of the share of a batch's molecules whose nearest anchor this is.
         self.register_buffer("usage", torch.zeros(n_anchors))
         self.register_buffer("idle", torch.zeros(n_anchors, dtype=torch.int64))
@@ -123,10 +124,17 @@ class MemoryBank(nn.Module):
 
     # --- use ----------------------------------------------------------------------------------
 
+    def _count(self) -> int:
+        """Return ``n_active`` as a number; a GPU is asked only where it may have changed."""
+        if self._counted[:2] != (id(self.n_active), self.n_active._version):
+            known = self.n_active  # held, so that no other tensor can have its identity
+            self._counted = id(known), known._version, int(known), known
+        return self._counted[2]
+
     @property
     def is_active(self) -> bool:
         """Whether there is any anchor yet."""
-        return int(self.n_active) > 0
+        return self._count() > 0
 
     @property
     def active(self) -> Tensor:
@@ -136,7 +144,7 @@ class MemoryBank(nn.Module):
     def active_anchors(self) -> Tensor:
         """Return the anchors in use, [K_active, d]."""
         # A copy: an update between forward and backward must not change what backward needs.
-        return self.anchors[: int(self.n_active)].clone()
+        return self.anchors[: self._count()].clone()
 
     def address(self, codes: Tensor) -> Tensor:
         """``p``: how much each anchor is read by each molecule.
@@ -203,7 +211,7 @@ class MemoryBank(nn.Module):
             return float("nan")
         with torch.no_grad():
             index, _ = self.nearest(codes)
-        return len(index.unique()) / int(self.n_active)
+        return len(index.unique()) / self._count()
 
     # --- learning -----------------------------------------------------------------------------
 
@@ -287,7 +295,7 @@ class MemoryBank(nn.Module):
         return count / len(codes), total / count.clamp(min=1).unsqueeze(1)
 
     def _follow(self, codes: Tensor, names: list[str | None]) -> None:
-        n = int(self.n_active)
+        n = self._count()
         index, _ = self.nearest(codes)
         share, means = self._assigned(codes, index, n)
         old = self.decay * self.usage[:n]
@@ -314,7 +322,7 @@ class MemoryBank(nn.Module):
         distance = (1 - similarity).clamp(min=1e-6).double().cpu()
         chosen = torch.multinomial(distance, len(dead), generator=generator).to(codes.device)
         self.anchors[dead] = codes[chosen].to(self.anchors.dtype)
-        self.usage[dead] = 1 / int(self.n_active)
+        self.usage[dead] = 1 / self._count()
         self.idle[dead] = 0
         for anchor in dead.tolist():
             self._exemplars[anchor] = []
@@ -331,7 +339,7 @@ class MemoryBank(nn.Module):
         """
         return [
             sorted(((s, c) for s, c, _ in kept), key=lambda exemplar: -exemplar[1])
-            for kept in self._exemplars[: int(self.n_active)]
+            for kept in self._exemplars[: self._count()]
         ]
 
     @exemplars.setter

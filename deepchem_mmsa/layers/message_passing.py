@@ -373,17 +373,18 @@ def _aggregate_torch(
         sent = sent + edge_values
     elif message == "mul" and edge_values is not None:
         sent = sent * edge_values
-    return _reduce_rows(sent, edges.dst, edges.n_nodes, edges.in_degree, reduce)
+    counts = edges.in_degree if reduce == "mean" else None
+    return _reduce_rows(sent, edges.dst, edges.n_nodes, counts, reduce)
 
 
-def _reduce_rows(rows: Tensor, target: Tensor, n: int, counts: Tensor, reduce: str) -> Tensor:
-    """Reduce ``rows`` [R, d] into ``n`` targets; a target without rows gets zeros."""
+def _reduce_rows(rows: Tensor, to: Tensor, n: int, counts: Tensor | None, reduce: str) -> Tensor:
+    """Reduce ``rows`` [R, d] into ``n`` targets, ``counts`` in each; without rows: zeros."""
     out = rows.new_zeros((n, *rows.shape[1:]))
     if reduce == "max":
-        index = target.view(-1, *[1] * (rows.dim() - 1)).expand_as(rows)
+        index = to.view(-1, *[1] * (rows.dim() - 1)).expand_as(rows)
         return out.scatter_reduce(0, index, rows, "amax", include_self=False)
-    out = out.index_add(0, target, rows)
-    if reduce == "mean":
+    out = out.index_add(0, to, rows)
+    if reduce == "mean" and counts is not None:
         out = out / counts.clamp(min=1).to(out.dtype).unsqueeze(-1)
     return out
 
