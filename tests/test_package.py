@@ -38,6 +38,7 @@ FLOORS = [
     "shards",
     "labels",
     "epochs",
+    "loading",
     "batch_norm",
     "early_stopping",
     "interruption",
