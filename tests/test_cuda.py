@@ -126,7 +126,7 @@ def test_messages_and_their_gradients(message, reduce, width):
     found = []
     for device in ("cpu", DEVICE):
         edges = EdgeList(src.to(device), dst.to(device), 10)
-        x, w = (t.to(device).requires_grad_() for t in (nodes, values))
+        x, w = (t.to(device, copy=True).requires_grad_() for t in (nodes, values))
         out = aggregate(edges, x, w, message=message, reduce=reduce)
         (out * weight.to(device)[:, : out.shape[1]]).sum().backward()
         found.append([t for t in (out, x.grad, w.grad) if t is not None])

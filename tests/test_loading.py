@@ -66,7 +66,8 @@ def test_workers_do_not_change_the_run(shards, dataset, make_model, mode, kind):
     data = shards if kind == "shards" else dataset
     states = []
     for n_workers in (0, 1, 3):
-        model = make_model(mode=mode, modalities=("graph", "fingerprint"), memory_warmup=24)
+        views = ("graph", "fingerprint")
+        model = make_model(mode=mode, modalities=views, memory_warmup=24, device="cpu")
         model.fit(data, nb_epoch=2, checkpoint_interval=0, n_workers=n_workers)
         states.append((model.history, model.model.state_dict()))
     for history, state in states[1:]:
@@ -78,7 +79,7 @@ def test_workers_do_not_change_the_run(shards, dataset, make_model, mode, kind):
 
 def test_a_run_goes_on_with_another_number_of_workers(shards, make_model, tmp_path):
     def model(folder):
-        return make_model(mode="regression", model_dir=str(tmp_path / folder))
+        return make_model(mode="regression", model_dir=str(tmp_path / folder), device="cpu")
 
     class Stop:
         def __call__(self, model, step):

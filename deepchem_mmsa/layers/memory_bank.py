@@ -147,10 +147,9 @@ class MemoryBank(nn.Module):
         return self.anchors[: self._count()].clone()
 
     def address(self, codes: Tensor) -> Tensor:
-        """``p``: how much each anchor is read by each molecule.
+        """``p``: how much each anchor is read by each molecule; [B, d] to [B, K_active].
 
-        ``codes`` is [B, d], the result [B, K_active]; its rows sum to 1 (with no active anchor,
-        there is no column).
+        Rows sum to 1; with no active anchor there is no column.
         """
         similarity = cosine_similarity(codes, self.active_anchors())
         return torch.softmax(similarity / self.temperature, dim=1)
@@ -201,10 +200,7 @@ class MemoryBank(nn.Module):
     def share_in_use(self, codes: Tensor | None = None) -> float:
         """Share of the active anchors that are the nearest of at least one molecule.
 
-        Parameters
-        ----------
-        codes : Tensor, [B, d], optional
-            The molecules; by default the recent codes of training. NaN without any.
+        ``codes`` are [B, d], by default the recent ones of training; NaN without any.
         """
         codes = self.recent_codes if codes is None else codes
         if not self.is_active or len(codes) == 0:
@@ -222,8 +218,7 @@ class MemoryBank(nn.Module):
         Parameters
         ----------
         codes : Tensor, [B, d]
-            Unified codes. Rows of zeros (no modality available) are passed over. With many
-            processes, those of all processes, so that their banks stay equal.
+            Unified codes, those of all processes. Rows of zeros (no view) are passed over.
         smiles : sequence of str, optional
             The molecules' names for the exemplars.
 
@@ -316,8 +311,7 @@ class MemoryBank(nn.Module):
         codes = self.recent_codes
         dead = dead[: len(codes)]
         _, similarity = self.nearest(codes)
-        # Random, rather where no anchor is near; a function of seed and update, so that there is
-        # no generator whose state would have to be saved.
+        # Rather where no anchor is near; drawn by seed and update: no generator has to be saved.
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.n_updates) % 2**63)
         distance = (1 - similarity).clamp(min=1e-6).double().cpu()
         chosen = torch.multinomial(distance, len(dead), generator=generator).to(codes.device)
