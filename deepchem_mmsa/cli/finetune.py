@@ -50,6 +50,7 @@ def finetune(
     smiles_column: options.SmilesColumn = None,
     format: options.InputFormat = None,
     jobs: options.Jobs = 1,
+    workers: options.Workers = 0,
     device: options.Device = "auto",
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -107,7 +108,9 @@ def finetune(
         valid_set, watched, patience=patience, minimize=watched is None or kind == "regression"
     )
     with training.resumable(output):
-        model.fit(train_set, nb_epoch=epochs, restore=resume, callbacks=[stopping])
+        model.fit(
+            train_set, nb_epoch=epochs, restore=resume, callbacks=[stopping], n_workers=workers
+        )
     scores = {
         part: model.evaluate(data_of_part, metrics)
         for part, data_of_part in (("valid", valid_set), ("test", test_set))

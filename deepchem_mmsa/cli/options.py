@@ -125,6 +125,9 @@ AutoJobs = Annotated[
         "than 64 KB, else this process.",
     ),
 ]  # fmt: skip
+Workers = Annotated[
+    int, typer.Option(min=0, help="Processes that collate batches ahead, which a GPU asks for.")
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Molecules per pass through the network.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]

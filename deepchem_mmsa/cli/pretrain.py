@@ -20,6 +20,7 @@ def pretrain(
     smiles_column: options.SmilesColumn = None,
     format: options.InputFormat = None,
     jobs: options.Jobs = 1,
+    workers: options.Workers = 0,
     device: options.Device = "auto",
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -55,7 +56,7 @@ def pretrain(
     data = dataset_from_shards(shards).select(np.flatnonzero(rows["status"] == "ok"))
     model = training.make_model(network, from_model, output, device, console)
     with training.resumable(output):
-        model.fit(data, nb_epoch=epochs, restore=resume)
+        model.fit(data, nb_epoch=epochs, restore=resume, n_workers=workers)
     last = {k: v for k, v in model.history[-1].items() if k not in ("epoch", "step")}
     summary = {
         "data": source, "molecules": len(data), "epochs": len(model.history), "last_epoch": last

@@ -75,7 +75,7 @@ def test_pretrain_then_finetune_then_predict(mmsa, mmsa_json, labelled, tmp_path
     assert (said["molecules"], said["failed"], said["epochs"]) == (40, 1, 2)
     said = mmsa_json(
         "finetune", labelled, "-o", run, "--label", "long", "--from-model", pre, "--split", "part",
-        "--epochs", 3, "--batch-size", 8,
+        "--epochs", 3, "--batch-size", 8, "--workers", 1,
     )  # fmt: skip
     assert said["mode"] == "classification"
     assert said["molecules"] == {"train": 24, "valid": 8, "test": 8}
@@ -94,8 +94,9 @@ def test_pretrain_then_finetune_then_predict(mmsa, mmsa_json, labelled, tmp_path
 def test_pretrain_takes_what_featurize_made(mmsa, mmsa_json, labelled, tmp_path):
     mmsa_json("featurize", labelled, "-o", tmp_path / "r", "--modalities", "graph")
     said = mmsa_json(
-        "pretrain", tmp_path / "r", "-o", tmp_path / "pre", "--epochs", 1, "--batch-size", 16, *TINY
-    )
+        "pretrain", tmp_path / "r", "-o", tmp_path / "pre", "--epochs", 1, "--batch-size", 16,
+        "--workers", 2, *TINY,
+    )  # fmt: skip
     assert said["molecules"] == 40
     done = mmsa("pretrain", tmp_path / "r", "-o", tmp_path / "pre2")
     assert done.exit_code == 3
