@@ -103,7 +103,13 @@ def random_subset(available: Tensor, generator: torch.Generator | None = None) -
 # --- multi-modal learning ---------------------------------------------------------------------
 
 
-def info_nce(a: Tensor, b: Tensor, temperature: float = 0.1, mask: Tensor | None = None) -> Tensor:
+def info_nce(
+    a: Tensor,
+    b: Tensor,
+    temperature: float = 0.1,
+    mask: Tensor | None = None,
+    molecule: Tensor | None = None,
+) -> Tensor:
     """Symmetric InfoNCE: each row of ``a`` must find its row of ``b``, and the reverse.
 
     ``½ Σ_{ab, ba} mean_i −log( exp(cos(a_i, b_i)/τ) / Σ_j exp(cos(a_i, b_j)/τ) )``
@@ -116,6 +122,8 @@ def info_nce(a: Tensor, b: Tensor, temperature: float = 0.1, mask: Tensor | None
         τ.
     mask : bool Tensor, [B], optional
         Which rows take part, as positives and as negatives.
+    molecule : int64 Tensor, [B], optional
+        Rows with one number are one molecule, and no negatives of each other.
 
     Returns
     -------
@@ -136,16 +144,22 @@ def info_nce(a: Tensor, b: Tensor, temperature: float = 0.1, mask: Tensor | None
         raise ValueError(f"temperature={temperature}: it must be positive")
     if mask is not None:
         a, b = a[mask], b[mask]
+        molecule = None if molecule is None else molecule[mask]
     if len(a) < 2:
         return _zero_in_graph(a, b)
     # bf16 holds three digits, and the division by τ makes a similarity's error ten times larger.
     with torch.autocast(a.device.type, enabled=False):
         logits = _directions(a) @ _directions(b).T / temperature
         target = torch.arange(len(a), device=a.device)
+        if molecule is not None:
+            copies = (molecule.unsqueeze(1) == molecule) & (target.unsqueeze(1) != target)
+            logits = logits.masked_fill(copies, -torch.inf)
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def contrastive(codes: Tensor, available: Tensor, temperature: float = 0.1) -> Tensor:
+def contrastive(
+    codes: Tensor, available: Tensor, temperature: float = 0.1, molecule: Tensor | None = None
+) -> Tensor:
     """``L_con``: the mean InfoNCE over every pair of modalities.
 
     Parameters
@@ -155,6 +169,8 @@ def contrastive(codes: Tensor, available: Tensor, temperature: float = 0.1) -> T
         A pair counts the molecules that have both; with fewer than two of them it is left out.
     temperature : float, default 0.1
         τ.
+    molecule : int64 Tensor, [B], optional
+        As in :func:`info_nce`.
 
     Returns
     -------
@@ -165,7 +181,7 @@ def contrastive(codes: Tensor, available: Tensor, temperature: float = 0.1) -> T
     for m, n in combinations(range(codes.shape[1]), 2):
         both = None if whole else available[:, m] & available[:, n]
         if (len(available) if both is None else int(both.sum())) >= 2:
-            terms.append(info_nce(codes[:, m], codes[:, n], temperature, both))
+            terms.append(info_nce(codes[:, m], codes[:, n], temperature, both, molecule))
     return torch.stack(terms).mean() if terms else _zero_in_graph(codes)
 
 
@@ -234,6 +250,7 @@ def alignment(
     batch_embedding: Tensor,
     temperature: float = 0.1,
     mask: Tensor | None = None,
+    molecule: Tensor | None = None,
 ) -> Tensor:
     """``L_align``: what memory alone makes of a molecule must find what the batch made of it.
 
@@ -247,12 +264,14 @@ def alignment(
         τ.
     mask : bool Tensor, [B], optional
         Molecules that take part.
+    molecule : int64 Tensor, [B], optional
+        As in :func:`info_nce`.
 
     Returns
     -------
     Tensor, scalar
     """
-    return info_nce(memory_embedding, batch_embedding.detach(), temperature, mask)
+    return info_nce(memory_embedding, batch_embedding.detach(), temperature, mask, molecule)
 
 
 def commitment(codes: Tensor, anchors: Tensor, mask: Tensor | None = None) -> Tensor:

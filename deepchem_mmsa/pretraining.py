@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -71,13 +72,15 @@ def pretraining_terms(
     seen = available.any(1)
     if not bool(seen.all()):  # a molecule without any view has nothing to say here
         u, codes, available = u[seen], codes[seen], available[seen]
+        smiles = [s for s, keep in zip(smiles, seen.tolist()) if keep]
+    molecule = _copies(smiles, codes.device)
     terms = dict.fromkeys(LOSS_TERMS, codes.sum() * 0.0)
     if mask_loss is not None:
         terms["mask"] = mask_loss[0]
     if descriptor_loss is not None:
         terms["desc"] = descriptor_loss[0]
     if config.w_con:
-        terms["con"] = losses.contrastive(codes, available, config.temperature)
+        terms["con"] = losses.contrastive(codes, available, config.temperature, molecule)
     if config.w_rec:
         decoded = network.fusion.reconstruct(codes)
         terms["rec"] = losses.reconstruction(decoded, u, available, losses.derangement(available))
@@ -93,18 +96,26 @@ def pretraining_terms(
             # Without a memory there is no pupil: both sides learn, and the hypergraph with them.
             agree = losses.info_nce if memory is None else losses.alignment
             terms["align"] = agree(
-                network.structure_aware(part, between), embedding, config.temperature
-            )
+                network.structure_aware(part, between), embedding, config.temperature,
+                molecule=molecule,
+            )  # fmt: skip
         if memory is not None and memory.is_active:
             terms["commit"] = losses.commitment(c, memory.active_anchors())
             terms["balance"] = losses.balance(memory.address(c))
-        learns = network.update_memory and "memory" not in network.frozen
-        if memory is not None and network.training and learns:
-            names = [s for s, keep in zip(smiles, seen.tolist()) if keep]
-            if bool(c.isfinite().all()):  # otherwise the loss is not finite either, and says so
-                memory.update(c.detach(), names)
+        learns = network.training and network.update_memory and "memory" not in network.frozen
+        # Codes that are not finite make the loss say so.
+        if memory is not None and learns and bool(c.isfinite().all()):
+            memory.update(c.detach(), smiles)
     network.statistics = _statistics(codes.detach(), available)
     return embedding, terms
+
+
+def _copies(smiles: Sequence[str], device: torch.device) -> Tensor | None:
+    """Return a number for each molecule, the same for copies of one; None if there are none."""
+    first = {text: row for row, text in reversed(list(enumerate(smiles)))}
+    if len(first) == len(smiles):
+        return None
+    return torch.tensor([first[text] for text in smiles], device=device)
 
 
 def _over_processes(part: tuple[Tensor, int] | None, codes: Tensor) -> tuple[Tensor, int]:

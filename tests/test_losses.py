@@ -35,13 +35,15 @@ def assert_zero_with_graph(loss, *inputs):
         assert (x.grad == 0).all()
 
 
-def naive_info_nce(a, b, temperature):
+def naive_info_nce(a, b, temperature, molecule=None):
     n, total = len(a), 0.0
+    molecule = list(range(n)) if molecule is None else molecule.tolist()
     for i in range(n):
         for left, right in ((a, b), (b, a)):
             scores = [float(F.cosine_similarity(left[i], right[j], dim=0)) for j in range(n)]
             exponentials = [math.exp(s / temperature) for s in scores]
-            total -= math.log(exponentials[i] / sum(exponentials))
+            others = [e for j, e in enumerate(exponentials) if molecule[j] != molecule[i]]
+            total -= math.log(exponentials[i] / (exponentials[i] + sum(others)))
     return total / (2 * n)
 
 
@@ -110,6 +112,23 @@ def test_info_nce_equals_a_naive_reference(n, seed, temperature):
     order = torch.randperm(n, generator=generator(seed))
     assert loss.item() == pytest.approx(losses.info_nce(a[order], b[order], temperature).item())
     assert loss.item() == pytest.approx(losses.info_nce(3 * a, b / 7, temperature).item())
+
+
+@given(n=st.integers(2, 7), seed=seeds)
+@quick
+def test_copies_of_a_molecule_are_no_negatives_of_each_other(n, seed):
+    a, b = randn(n, 4, seed=seed), randn(n, 4, seed=seed + 1)
+    molecule = torch.randint(0, 3, (n,), generator=generator(seed))
+    loss = losses.info_nce(a, b, 0.2, molecule=molecule)
+    assert loss.item() == pytest.approx(naive_info_nce(a, b, 0.2, molecule), abs=1e-6)
+    mask = torch.arange(n) != 1
+    masked = losses.info_nce(a, b, 0.2, mask, molecule)
+    rest = losses.info_nce(a[mask], b[mask], 0.2, molecule=molecule[mask])
+    torch.testing.assert_close(masked, rest)
+    apart = torch.arange(n)
+    torch.testing.assert_close(
+        losses.info_nce(a, b, 0.2, molecule=apart), losses.info_nce(a, b, 0.2)
+    )
 
 
 def test_info_nce_mask_takes_rows_out():

@@ -131,6 +131,18 @@ def test_a_term_that_is_switched_off_is_zero(molecules, arguments, off):
     assert {name for name in LOSS_TERMS if float(terms[name].detach()) == 0} == off
 
 
+@pytest.mark.parametrize("memory", [True, False])
+def test_copies_of_one_molecule_have_nothing_to_tell_apart(molecules, memory):
+    net = network(memory=memory).eval()
+    if memory:
+        with_memory(net)
+    copies = Collator(MODALITIES, image_size=32)([molecules[5]] * 6)
+    terms = pretraining_terms(net, copies)[1]
+    assert (float(terms["con"]), float(terms["align"])) == (0, 0)
+    others = Collator(MODALITIES, image_size=32)([molecules[5]] * 5 + [molecules[8]])
+    assert float(pretraining_terms(net, others)[1]["con"]) > 0
+
+
 def test_memory_follows_in_training_only(batch):
     net = with_memory(network())
     before = net.memory.anchors.clone()
