@@ -76,6 +76,9 @@ class MMSAConfig:
         K, the most anchors the memory can hold.
     memory_update : {"ema", "gradient"}
         How anchors follow the codes.
+    update_memory : bool
+        Whether the anchors also learn from the molecules of a fine-tuning; in pre-training they
+        always do.
     memory_decay : float
         Decay of the moving average.
     memory_warmup : int
@@ -107,7 +110,9 @@ class MMSAConfig:
     encoder_learning_rate : float or None
         Of the encoders, where it should differ.
     lr_schedule : {"constant", "cosine"}
-        Over the epochs of one ``fit``; cosine comes with a linear warm-up.
+        Over the epochs of one ``fit``; cosine comes with a linear warm-up. A run that goes on
+        to more epochs than it began with is at another place of the curve: its rate jumps. A
+        DeepChem ``LearningRateSchedule`` takes its place.
     weight_decay : float
     clip_norm : float or None
         Largest norm of the gradient.
@@ -172,6 +177,7 @@ class MMSAConfig:
     memory: bool = True
     n_anchors: int = 512
     memory_update: str = "ema"
+    update_memory: bool = False
     memory_decay: float = 0.99
     memory_warmup: int = 4096
     memory_temperature: float = 0.1

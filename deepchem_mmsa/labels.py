@@ -144,6 +144,8 @@ def take_up(network: MMSANetwork, y: np.ndarray, w: np.ndarray) -> None:
             )  # fmt: skip
         network.label_mean.copy_(torch.from_numpy(mean))
         network.label_scale.copy_(torch.from_numpy(scale))
+    if config.mode == "regression" and config.class_weights is not None:
+        logger.warning("class_weights are left aside: a regression has no classes")
     if config.mode == "classification" and config.class_weights is not None:
         network.class_weight.copy_(torch.from_numpy(class_weights(y, w, config)))
 

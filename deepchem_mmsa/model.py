@@ -160,17 +160,17 @@ wandb_logger, loss
             return
         self._built = True
         self._global_step = 0
-        encoders = list(self.model.encoders.parameters())
-        of_encoders = {id(p) for p in encoders}
-        rest = [p for p in self.model.parameters() if id(p) not in of_encoders]
-        first: dict[str, Any] = {"params": encoders}
+        parameters = list(self.model.parameters())
+        self._pytorch_optimizer, self._lr_schedule = self._new_optimizer(parameters)
+
+    def _new_optimizer(self, parameters: Sequence[Tensor]) -> tuple[torch.optim.Optimizer, Any]:
+        of_encoders = {id(p) for p in self.model.encoders.parameters()}
+        first: dict[str, Any] = {"params": [p for p in parameters if id(p) in of_encoders]}
         if self.config.encoder_learning_rate is not None:
             first["lr"] = self.config.encoder_learning_rate
-        groups = [group for group in (first, {"params": rest}) if group["params"]]
-        self._pytorch_optimizer, self._lr_schedule = self._new_optimizer(groups)
-
-    def _new_optimizer(self, parameters: Any) -> tuple[torch.optim.Optimizer, Any]:
-        optimizer = self.optimizer._create_pytorch_optimizer(parameters)
+        rest = {"params": [p for p in parameters if id(p) not in of_encoders]}
+        groups = [group for group in (first, rest) if group["params"]]
+        optimizer = self.optimizer._create_pytorch_optimizer(groups)
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         rate = self.optimizer.learning_rate
@@ -186,7 +186,7 @@ wandb_logger, loss
             return self._pytorch_optimizer, self._lr_schedule
         key = tuple(variables)
         if key not in self._optimizer_for_vars:
-            self._optimizer_for_vars[key] = self._new_optimizer(list(variables))
+            self._optimizer_for_vars[key] = self._new_optimizer(variables)
         return self._optimizer_for_vars[key]
 
     def fit(
@@ -253,6 +253,8 @@ callbacks, all_losses
         n = len(dataset)
         if n < 2:
             raise ValueError(f"training needs at least 2 molecules, the dataset holds {n}")
+        if self.config.mode == "pretraining" and self.batch_size < 2:
+            raise ValueError("pre-training tells molecules apart: batch_size must be at least 2")
         if self.config.mode != "pretraining":
             self._learn_labels(dataset)
         run = self._asked(
@@ -270,8 +272,8 @@ callbacks, all_losses
             self._ended = False
             if self.config.mode == "pretraining":
                 run.callbacks = [*run.callbacks, Recalibration(dataset)]
-                if self.model.memory is not None:
-                    self.model.memory.warmup = min(self.config.memory_warmup, n)
+            if self.model.update_memory and self.model.memory is not None:
+                self.model.memory.warmup = min(self.config.memory_warmup, n)
             numbers = range(self._epoch, self._fit_start + nb_epoch)
             batches = partial(
                 epoch_batches, dataset, self.batch_size, numbers,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepchem_mmsa import losses
+from deepchem_mmsa import distributed, losses
 from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.config import CUSTOM, MMSAConfig
 from deepchem_mmsa.layers.fingerprint_encoder import make_fingerprint_encoder
@@ -143,7 +143,7 @@ class MMSANetwork(nn.Module):
 
         # Set by the training loop and by freeze_components; not part of the state.
         self.structure_on = True
-        self.update_memory = config.mode == "pretraining"
+        self.update_memory = config.mode == "pretraining" or config.update_memory
         if self.memory is not None and not self.update_memory:
             self.memory.requires_grad_(False)  # anchors that are parameters rest as well
         self.frozen: set[str] = set()
@@ -348,7 +348,24 @@ class MMSANetwork(nn.Module):
                 return [embedding, torch.stack([terms[name] for name in LOSS_TERMS])]
             embedding = self.embed(batch)
             return [embedding, embedding.new_zeros(0)]
-        return self.supervised_outputs(self.embed(batch))
+        c = self.fusion.fuse(self.codes(batch), batch.available)
+        outputs = self.supervised_outputs(self.structure_aware(c))
+        if self.training and self.update_memory:
+            self.remember(c, batch.smiles)
+        return outputs
+
+    def remember(self, c: Tensor, smiles: list[str], gathered: bool = False) -> None:
+        """Let the memory follow the unified codes ``[B, d]`` of training molecules, if it may.
+
+        ``gathered`` says that they are those of all processes already.
+        """
+        if self.memory is None or not self.update_memory or "memory" in self.frozen:
+            return
+        c = c.detach()
+        if not gathered and distributed.is_shared():
+            (c,), smiles = distributed.gather(c), distributed.gather_lists(smiles)
+        if bool(c.isfinite().all()):  # otherwise the loss is not finite either, and says so
+            self.memory.update(c, smiles)
 
     def supervised_outputs(self, embedding: Tensor) -> list[Tensor]:
         """Return ``[prediction, raw output, embedding]`` from embeddings ``[B, d]``."""

@@ -102,10 +102,8 @@ def pretraining_terms(
         if memory is not None and memory.is_active:
             terms["commit"] = losses.commitment(c, memory.active_anchors())
             terms["balance"] = losses.balance(memory.address(c))
-        learns = network.training and network.update_memory and "memory" not in network.frozen
-        # Codes that are not finite make the loss say so.
-        if memory is not None and learns and bool(c.isfinite().all()):
-            memory.update(c.detach(), smiles)
+        if network.training:
+            network.remember(c, smiles, gathered=True)
     network.statistics = _statistics(codes.detach(), available)
     return embedding, terms
 

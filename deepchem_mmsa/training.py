@@ -241,7 +241,7 @@ def train(
         _log(model, run)
         run.call("on_fit_end", model)
         distributed.equalize(model.model)
-        if model.config.mode == "pretraining" and model.model.memory is not None:
+        if model.model.update_memory and model.model.memory is not None:
             model.model.memory.start()  # a run shorter than the warm-up starts with what it saw
         model._ended = True
         if run.writes:

@@ -244,3 +244,49 @@ def test_nothing_is_hidden_at_a_rate_of_zero(make_model, graph_dataset):
     model = make_model(mode="pretraining", mask_rate=0.0)
     model.fit(graph_dataset, nb_epoch=1)
     assert model.history[-1]["mask"] == 0
+
+
+@pytest.mark.parametrize("rate", [None, 1e-5])
+def test_chosen_variables_keep_the_rate_of_their_part(graph_dataset, make_model, rate):
+    model = make_model(mode="regression", learning_rate=1e-3, encoder_learning_rate=rate)
+    chosen = [*model.model.encoders.parameters(), *model.model.head.parameters()]
+    model.fit(graph_dataset, nb_epoch=1, checkpoint_interval=0, variables=chosen)
+    groups = model.optimizer_for(chosen)[0].param_groups
+    assert [g["lr"] for g in groups] == [rate or 1e-3, 1e-3]
+    assert [len(g["params"]) for g in groups] == [len(chosen) - 4, 4]
+
+
+def test_pretraining_wants_two_molecules_in_a_batch(graph_dataset, make_model):
+    with pytest.raises(ValueError, match="batch_size must be at least 2"):
+        make_model(mode="pretraining", batch_size=1).fit(graph_dataset)
+
+
+def test_a_regression_says_that_it_has_no_classes(graph_dataset, make_model, caplog):
+    model = make_model(mode="regression", class_weights="balanced")
+    model.fit(graph_dataset, nb_epoch=1, checkpoint_interval=0)
+    assert "class_weights are left aside" in caplog.text
+
+
+@pytest.mark.parametrize("update", ["ema", "gradient"])
+def test_memory_learns_in_fine_tuning_if_it_is_asked_to(
+    graph_dataset, make_model, tmp_path, update
+):
+    def model(learns, folder="a"):
+        return make_model(
+            mode="regression", memory_warmup=16, memory_update=update, update_memory=learns,
+            model_dir=str(tmp_path / folder),
+        )  # fmt: skip
+
+    resting, learning = model(False), model(True)
+    resting.fit(graph_dataset, nb_epoch=2, checkpoint_interval=0)
+    assert not resting.model.memory.is_active
+    learning.fit(graph_dataset, nb_epoch=1)
+    assert learning.model.memory.is_active
+    known = {smiles for kept in learning.model.memory.exemplars for smiles, _ in kept}
+    assert known <= {record.smiles for record in graph_dataset.X}
+    before = learning.model.memory.anchors.detach().clone()
+    learning.fit(graph_dataset, nb_epoch=1, checkpoint_interval=0)
+    assert not torch.equal(before, learning.model.memory.anchors)
+    again = model(True)
+    again.restore()
+    assert torch.equal(again.model.memory.anchors, before)
