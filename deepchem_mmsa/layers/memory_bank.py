@@ -52,8 +52,8 @@ class MemoryBank(nn.Module):
         Molecules to be seen before the anchors start; also, how many recent codes are kept.
     n_exemplars : int, default 5
         Molecules remembered per anchor; 0 for none.
-    dead_after : int, default 100
-        Updates without a molecule after which an anchor is re-seeded from a recent code.
+    dead_after : int, optional
+        An anchor that none of so many molecules chose is re-seeded from a recent code; 50 K.
     seed : int, default 0
         Of k-means and of the choice of codes for re-seeding.
 
@@ -90,10 +90,11 @@ class MemoryBank(nn.Module):
         update: str = "ema",
         warmup: int = 4096,
         n_exemplars: int = 5,
-        dead_after: int = 100,
+        dead_after: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        dead_after = 50 * n_anchors if dead_after is None else dead_after
         counts = {"n_anchors": n_anchors, "dim": dim, "warmup": warmup, "dead_after": dead_after}
         for name, value in counts.items():
             if value < 1:
@@ -271,7 +272,7 @@ class MemoryBank(nn.Module):
             n_clusters, n_init=1, batch_size=2048, random_state=self.seed % 2**32
         ).fit(directions.double().cpu().numpy())
         centres = torch.from_numpy(kmeans.cluster_centers_).to(self.usage)
-        # k-means sees directions, but an anchor is a mean of codes, as later in `_follow`.
+        # k-means sees directions; an anchor is a mean of codes, as later in `_follow`.
         index = cosine_similarity(codes, centres).argmax(dim=1)
         usage, means = self._assigned(codes, index, n_clusters)
         means = torch.where((usage > 0).unsqueeze(1), means, centres * codes.norm(dim=1).mean())
@@ -301,7 +302,7 @@ class MemoryBank(nn.Module):
             # its place until they come, and then weighs them like any other.
             weight = (new / (old + new).clamp(min=1e-12)).unsqueeze(1)
             self.anchors[:n] += weight * (means - self.anchors[:n])
-        self.idle[:n] = torch.where(share > 0, 0, self.idle[:n] + 1)
+        self.idle[:n] = torch.where(share > 0, 0, self.idle[:n] + len(codes))
         dead = (self.idle[:n] >= self.dead_after).nonzero().squeeze(1)
         if len(dead):
             self._reseed(dead)
@@ -328,8 +329,7 @@ class MemoryBank(nn.Module):
     def exemplars(self) -> list[list[tuple[str, float]]]:
         """The training molecules nearest to each active anchor: (SMILES, cosine), nearest first.
 
-        A cosine is that of the time when the molecule was last seen; molecules not seen for long
-        give way to fresh ones. A molecule belongs to one anchor only.
+        Cosines are those of when a molecule was last seen; those not seen for long give way.
         """
         return [
             sorted(((s, c) for s, c, _ in kept), key=lambda exemplar: -exemplar[1])

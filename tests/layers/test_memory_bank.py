@@ -27,7 +27,7 @@ def named(n, prefix="C"):
 
 
 def started(**kwargs):
-    arguments = {"n_anchors": 8, "dim": 16, "warmup": 128, "dead_after": 5, **kwargs}
+    arguments = {"n_anchors": 8, "dim": 16, "warmup": 128, "dead_after": 80, **kwargs}
     bank = MemoryBank(**arguments)
     bank.update(clustered(bank.warmup)[0], named(bank.warmup))
     return bank
@@ -179,13 +179,26 @@ def test_unused_anchors_are_reseeded_from_recent_codes():
     bank.anchors[3] = away
     bank._exemplars[3] = [("gone", 1.0, 0)]
     codes = clustered(16, seed=1)[0]
-    for _ in range(bank.dead_after - 1):
+    for _ in range(bank.dead_after // 16 - 1):
         bank.update(codes, named(16, "N"))
     assert torch.equal(bank.anchors[3], away)
     bank.update(codes, named(16, "N"))
     assert F.cosine_similarity(bank.anchors[3], bank.recent_codes).max() > 0.9999
     assert "gone" not in {s for kept in bank.exemplars for s, _ in kept}
     assert int(bank.idle[3]) == 0
+
+
+@given(size=st.sampled_from([4, 8, 16, 40]))
+@settings(deadline=None)
+def test_how_long_an_anchor_may_rest_is_told_in_molecules(size):
+    bank = started()
+    away = -bank.active_anchors().mean(0)
+    bank.anchors[3] = away
+    codes = clustered(16, seed=1)[0].repeat(5, 1)  # 80 of them
+    for part in codes.split(size):
+        assert torch.equal(bank.anchors[3], away)
+        bank.update(part)
+    assert not torch.equal(bank.anchors[3], away)
 
 
 def test_gradient_update_leaves_moving_to_the_optimizer():
@@ -343,7 +356,7 @@ def test_resumes_bit_for_bit(break_at, update):
     """Through the warm-up, the start, and several re-seedings."""
 
     def fresh():
-        return MemoryBank(10, 16, warmup=100, dead_after=2, seed=3, update=update)
+        return MemoryBank(10, 16, warmup=100, dead_after=18, seed=3, update=update)
 
     whole, parts = fresh(), fresh()
     for step in range(30):
