@@ -84,6 +84,19 @@ def default_device() -> torch.device | None:
     return torch.device("cuda", int(local))
 
 
+def numbered(device: torch.device) -> torch.device:
+    """Return a device with its number: ``cuda`` alone means another one in a new thread.
+
+    Examples
+    --------
+    >>> numbered(torch.device("cpu"))
+    device(type='cpu')
+    """
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
 @contextmanager
 def _together() -> Iterator[None]:
     """Say what the failure of a collective call means."""

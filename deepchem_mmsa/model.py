@@ -127,6 +127,7 @@ wandb_logger, loss
             regularization_loss=regularization_loss,
             wandb_logger=wandb_logger,
         )
+        self.device = distributed.numbered(self.device)  # the same to every thread
         collate = Collator(self.config.modalities, self.config.image_size, self.config.hydrogens)
         self._prepare = Preparation(collate, labelled=self.config.mode != "pretraining")
         self.history: list[dict[str, float]] = []

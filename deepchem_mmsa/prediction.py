@@ -106,7 +106,7 @@ class PredictingModel(SavableModel):
         In pre-training the random parts (masks, subsets) are the same at every call.
         """
         total, count = 0.0, 0.0
-        with evaluating(self.model), seeded(self.config.seed):
+        with evaluating(self.model), seeded(self.config.seed, self.device):
             for batch in self.default_generator(dataset, mode="predict"):
                 inputs, labels, weights = self._prepare_batch(batch)
                 if self.config.mode == "pretraining":

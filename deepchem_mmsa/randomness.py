@@ -15,6 +15,8 @@ _TURN = threading.RLock()
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Draw as after ``torch.manual_seed(seed)``, and leave torch's generators as they were.
 
+    Those of devices that are not named are not touched.
+
     All threads draw from the same generators, so they take turns.
 
     Parameters
@@ -33,5 +35,10 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """
     devices = [device] if device is not None and device.type == "cuda" else []
     with _TURN, torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        for one in devices:
+            with torch.cuda.device(one):
+                torch.cuda.manual_seed(seed)
+        if device is not None and device.type == "mps":
+            torch.mps.manual_seed(seed)
         yield
