@@ -38,6 +38,9 @@ def main() -> None:
     parser.add_argument("--preset", default="base")
     parser.add_argument("--tiny", action="store_true", help="a network for trying things out")
     parser.add_argument("--jobs", type=int, default=-1, help="processes that featurize")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes of each that collate batches, for GPUs"
+    )
     a = parser.parse_args()
 
     config = MMSAConfig.preset(a.preset, batch_size=a.batch_size, **(TINY if a.tiny else {}))
@@ -60,7 +63,10 @@ def main() -> None:
         if row.get("step") == step and distributed.rank() == 0:
             print(f"epoch {row['epoch']:.0f} loss {row['loss']:.4f}", flush=True)
 
-    model.fit(dataset, nb_epoch=a.epochs, checkpoint_interval=100, restore=True, callbacks=tell)
+    model.fit(
+        dataset, nb_epoch=a.epochs, checkpoint_interval=100, restore=True, callbacks=tell,
+        n_workers=a.workers,
+    )  # fmt: skip
     distributed.on_first(lambda: model.save_pretrained(folder / "exported"))
 
 
