@@ -47,6 +47,10 @@ class MMSAConfig:
         Atom and bond features that the graph encoder reads.
     graph_width, graph_layers, graph_dropout : int, int, float
         Size of the graph encoder.
+    graph_readout : str
+        How atoms are pooled: "mean", "sum", "max", or several joined by ``+``.
+    graph_jk : {"last", "concat"}
+        Whether GIN's atoms are those of the last layer, or of all layers side by side.
     geometry_width, geometry_layers : int
         Size of the geometry encoder.
     cutoff : float
@@ -154,6 +158,8 @@ class MMSAConfig:
     features: str = "basic"
     graph_width: int = 300
     graph_layers: int = 5
+    graph_readout: str = "mean"
+    graph_jk: str = "last"
     graph_dropout: float = 0.1
     geometry: str = "comenet"
     geometry_width: int = 256
@@ -228,6 +234,12 @@ class MMSAConfig:
 
         self._one_of("mode", MODES)
         self._one_of("features", ("basic", "full"))
+        pools = str(self.graph_readout).split("+")
+        if not set(pools) <= {"mean", "sum", "max"} or len(set(pools)) < len(pools):
+            raise ValueError(
+                f"graph_readout={self.graph_readout!r}: choose of mean, sum and max, joined by '+'"
+            )
+        self._one_of("graph_jk", ("last", "concat"))
         self._one_of("fusion", ("mean", "attention"))
         self._one_of("hypergraph_norm", ("row", "sym"))
         self._one_of("hypergraph_scope", ("batch", "memory"))
@@ -366,7 +378,8 @@ class MMSAConfig:
 
 ARCHITECTURE = (
     "mode", "n_tasks", "n_classes", "modalities", "image", "image_width", "graph", "features",
-    "graph_width", "graph_layers", "geometry", "geometry_width", "geometry_layers",
+    "graph_width", "graph_layers", "graph_readout", "graph_jk", "geometry", "geometry_width",
+    "geometry_layers",
     "fingerprint", "fingerprint_width", "fingerprint_layers", "embedding_dim", "fusion",
     "hypergraph", "memory", "n_anchors", "memory_update", "head_width", "head_layers",
 )  # fmt: skip

@@ -36,6 +36,9 @@ _ENCODER_MAKERS: dict[str, Callable[[MMSAConfig], nn.Module]] = {
     "graph": lambda c: make_graph_encoder(
         c.graph, features=c.features, width=c.graph_width, n_layers=c.graph_layers,
         dropout=c.graph_dropout,
+        # Those that an encoder does not know have to be at their defaults.
+        **({} if c.graph_readout == "mean" else {"readout": c.graph_readout}),
+        **({} if c.graph_jk == "last" else {"jk": c.graph_jk}),
     ),
     "geometry": lambda c: make_geometry_encoder(
         c.geometry, cutoff=c.cutoff, width=c.geometry_width, n_layers=c.geometry_layers

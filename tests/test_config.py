@@ -62,6 +62,9 @@ def test_numpy_integers_become_plain():
         ({"class_weights": "even"}, "class_weights='even'"),
         ({"w_con": -0.1}, "w_con"),
         ({"features": "all"}, "features='all'"),
+        ({"graph_readout": "mean+median"}, "choose of mean, sum and max"),
+        ({"graph_readout": "max+max"}, "choose of mean, sum and max"),
+        ({"graph_jk": "sum"}, "graph_jk='sum'"),
     ],
 )
 def test_errors_name_field_and_remedy(arguments, message):

@@ -28,6 +28,7 @@ from deepchem_mmsa.layers.message_passing import BatchedGraph, EdgeList, aggrega
 
 __all__ = ["GIN"]
 
+JUMPS = ("last", "concat")
 ROW_MULTIPLE = 128  # see padded_rows
 
 
@@ -225,7 +226,10 @@ class GIN(GraphEncoder):
     dropout : float
         After each layer.
     readout : {"mean", "sum", "max"}
-        How atoms are pooled.
+        How atoms are pooled; joined by ``+``, such as ``"mean+max"``, side by side.
+    jk : {"last", "concat"}
+        An atom's embedding: that of the last layer, or of all side by side (jumping knowledge,
+        Xu et al. 2018, arXiv 1806.03536).
     share_rows : bool
         Compute atoms with equal surroundings once per batch, as far as dropout leaves them equal.
         Outputs and gradients of parameters are the same, and a third of the work is saved.
@@ -254,11 +258,17 @@ class GIN(GraphEncoder):
         n_layers: int = 5,
         dropout: float = 0.0,
         readout: str = "mean",
+        jk: str = "last",
         share_rows: bool = True,
     ) -> None:
         super().__init__(features, width, readout)
         if n_layers < 1:
             raise ValueError(f"n_layers={n_layers} must be at least 1")
+        if jk not in JUMPS:
+            raise ValueError(f"jk={jk!r} is unknown; choose one of {', '.join(JUMPS)}")
+        self.jk = jk
+        if jk == "concat":
+            self.atom_dim, self.out_dim = width * n_layers, self.out_dim * n_layers
         self.share_rows = share_rows
         self.node_embeddings = embedding_tables(self.atom_vocabularies, width)
         self.gnn_layers = nn.ModuleList(
@@ -283,6 +293,7 @@ class GIN(GraphEncoder):
             return self.no_atoms()
         shared = self._shared_rows(graph)
         h, rows = self._embedded(graph, shared)
+        every = []
         last = len(self.gnn_layers) - 1
         for index, (layer, step) in enumerate(zip(self._layers, self._steps(graph, shared))):
             if step.rows is None:
@@ -292,12 +303,15 @@ class GIN(GraphEncoder):
                 h = functional.relu(h, inplace=True)
             if self._drops:
                 h, rows = self.dropout(_spread(h, rows)), None
-        return _spread(h, rows)
+            if self.jk == "concat":
+                every.append(_spread(h, rows))
+        return torch.cat(every, dim=1) if every else _spread(h, rows)
 
     def forward(self, graph: BatchedGraph) -> Tensor:
         """Encode molecules: ``G`` of them, maybe none, to ``[G, out_dim]``."""
         learns = self._drops or torch.is_grad_enabled() or self._layers[0].bn.training
-        if learns or not self._shares(graph) or self.pooling != "mean" or len(graph.atoms) == 0:
+        plain = self.jk == "last" and self.pooling == "mean" and len(graph.atoms) > 0
+        if learns or not plain or not self._shares(graph):
             return super().forward(graph)
         shared = self._shared_rows(graph)
         h, _ = self._embedded(graph, shared)

@@ -30,7 +30,7 @@ class GraphEncoder(nn.Module):
     width : int
         Width of the atoms' and of the molecule's embedding.
     readout : {"mean", "sum", "max"}
-        How atoms are pooled.
+        How atoms are pooled; several in a row, such as ``"mean+max"``, stand side by side.
 
     Attributes
     ----------
@@ -49,15 +49,17 @@ class GraphEncoder(nn.Module):
             raise ValueError(
                 f"features={features!r} is unknown; choose one of {', '.join(ATOM_FEATURE_SETS)}"
             )
-        if readout not in REDUCTIONS:
+        parts = readout.split("+")
+        if not set(parts) <= set(REDUCTIONS) or len(set(parts)) < len(parts):
             raise ValueError(
-                f"readout={readout!r} is unknown; choose one of {', '.join(REDUCTIONS)}"
+                f"readout={readout!r} is unknown; choose of {', '.join(REDUCTIONS)}, each once, "
+                "joined by '+'"
             )
         if width < 1:
             raise ValueError(f"width={width} must be at least 1")
         self.features = features
         self.atom_dim = width
-        self.out_dim = width
+        self.out_dim = width * len(parts)
         self.pooling = readout
 
     @property
@@ -76,7 +78,9 @@ class GraphEncoder(nn.Module):
 
     def readout(self, graph: BatchedGraph, atoms: Tensor) -> Tensor:
         """Pool the atoms of each molecule: ``[N, atom_dim]`` to ``[G, out_dim]``."""
-        return pool(atoms, graph.n_atoms, self.pooling, graph.molecule_of_atom)
+        molecule = graph.molecule_of_atom
+        pooled = [pool(atoms, graph.n_atoms, how, molecule) for how in self.pooling.split("+")]
+        return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
 
     def forward(self, graph: BatchedGraph) -> Tensor:
         """Encode molecules.

@@ -6,6 +6,7 @@ dgllife's. All of them read categorical features, which are embedded and summed.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -219,6 +220,7 @@ def make_graph_encoder(
     width: int = 300,
     n_layers: int = 5,
     dropout: float = 0.0,
+    **further: str,
 ) -> GraphEncoder:
     """Build a graph encoder by name.
 
@@ -228,6 +230,8 @@ def make_graph_encoder(
         A key of ``GRAPH_ENCODERS``.
     features, width, n_layers, dropout
         As of :class:`GIN`.
+    **further
+        ``readout`` (not of AttentiveFP, which has its own) and ``jk`` (of GIN).
 
     Returns
     -------
@@ -249,4 +253,7 @@ def make_graph_encoder(
             f"graph encoder {name!r} is unknown; known are {', '.join(sorted(GRAPH_ENCODERS))}. "
             "An nn.Module object with out_dim can be passed instead of a name."
         )
-    return GRAPH_ENCODERS[name](features=features, width=width, n_layers=n_layers, dropout=dropout)
+    made = GRAPH_ENCODERS[name]
+    if unknown := set(further) - set(inspect.signature(made).parameters):
+        raise ValueError(f"graph encoder {name!r} does not know {', '.join(sorted(unknown))}")
+    return made(features=features, width=width, n_layers=n_layers, dropout=dropout, **further)

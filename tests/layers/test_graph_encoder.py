@@ -109,14 +109,16 @@ def test_gin_shares_rows_only_while_they_are_equal():
     assert encoder._shared_rows(graph) == []
 
 
-@pytest.mark.parametrize("readout", ["mean", "sum", "max"])
+@pytest.mark.parametrize(
+    "readout, jk", [("mean", "last"), ("sum", "last"), ("max", "last"), ("mean+max", "concat")]
+)
 @pytest.mark.parametrize("features", ["basic", "full"])
 @QUICK
 @given(sizes=SIZES, seed=st.integers(0, 99), layers=st.integers(1, 4))
-def test_gin_gives_the_same_without_gradients(sizes, seed, layers, features, readout):
+def test_gin_gives_the_same_without_gradients(sizes, seed, layers, features, readout, jk):
     graph = random_graph(seed, sizes, few_kinds=True)
     torch.manual_seed(seed)
-    encoder = GIN(features, width=8, n_layers=layers, readout=readout, dropout=0.5).double()
+    encoder = GIN(features, width=8, n_layers=layers, readout=readout, jk=jk, dropout=0.5).double()
     encoder.train()(random_graph(seed + 1, [9, 7, 8]))  # running statistics of some data
     with_gradients = encoder.eval()(graph)
     assert with_gradients.requires_grad
@@ -306,6 +308,41 @@ def test_readouts(readout):
     first = encoder.atom_embeddings(graph)[:4]
     expected = first.amax(0) if readout == "max" else getattr(first, readout)(0)
     torch.testing.assert_close(encoder(graph)[0], expected)
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_all_layers_side_by_side_end_with_the_last(share, training):
+    last, every = small("gin", readout="mean+max"), small("gin", readout="mean+max", jk="concat")
+    every.load_state_dict(last.state_dict())
+    graph = random_graph(3, [5, 1, 8])
+    for encoder in (last, every):
+        encoder.train(training)
+        encoder.share_rows = share
+    atoms, all_atoms = last.atom_embeddings(graph), every.atom_embeddings(graph)
+    assert all_atoms.shape == (14, every.atom_dim) == (14, 48)
+    torch.testing.assert_close(all_atoms[:, -16:], atoms)
+    assert (all_atoms[:, :32] >= 0).all()
+    molecules = every(graph)
+    assert molecules.shape == (3, every.out_dim) == (3, 96)
+    by_hand = [pool(every.atom_embeddings(graph), graph.n_atoms, how) for how in ("mean", "max")]
+    if not training:  # running statistics have moved
+        torch.testing.assert_close(molecules, torch.cat(by_hand, 1))
+    assert small("gcn", readout="sum+mean").out_dim == 32
+
+
+@pytest.mark.parametrize(
+    "name, options, text",
+    [
+        ("gin", {"jk": "first"}, "jk='first' is unknown; choose one of last, concat"),
+        ("gin", {"readout": "mean+mean"}, "each once"),
+        ("gat", {"jk": "concat"}, "'gat' does not know jk"),
+        ("attentivefp", {"readout": "max"}, "'attentivefp' does not know readout"),
+    ],
+)
+def test_what_an_encoder_does_not_know_is_named(name, options, text):
+    with pytest.raises(ValueError, match=text):
+        small(name, **options)
 
 
 @pytest.mark.parametrize(
