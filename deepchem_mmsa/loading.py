@@ -7,8 +7,9 @@ torch's ``DataLoader`` do it in turn, and the order of the batches is the same f
 from __future__ import annotations
 
 import gc
+import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -93,7 +94,9 @@ class Preparation:
         )
 
 
-def prepared(batches: Iterable[Any], prepare: Preparation) -> Iterator[tuple[Any, PreparedBatch]]:
+def prepared(
+    batches: Iterable[Any], prepare: Preparation
+) -> Generator[tuple[Any, PreparedBatch], None, None]:
     """Prepare this process's share of each batch, one after the other."""
     for batch in batches:
         yield batch, prepare(distributed.share(batch))
@@ -103,7 +106,7 @@ def prepared_by_workers(
     batches: Callable[[tuple[int, int]], Iterator[EpochBatch]],
     prepare: Preparation,
     n_workers: int,
-) -> Iterator[tuple[EpochBatch, PreparedBatch]]:
+) -> Generator[tuple[EpochBatch, PreparedBatch], None, None]:
     """Prepare this process's share of each batch in other processes, which take turns.
 
     Parameters
@@ -115,16 +118,24 @@ def prepared_by_workers(
 
     Returns
     -------
-    iterator
+    generator
         The same batches, in the same order, as :func:`prepared` yields; of the first part of
-        each only its place in the epoch. The processes have been started.
+        each only its place in the epoch. The processes have been started; closing ends them.
     """
     dealt = _Dealt(batches, prepare, (distributed.rank(), distributed.size()))
     loader = DataLoader(
         dealt, batch_size=None, num_workers=n_workers, worker_init_fn=_begin_work,
         generator=torch.Generator(), collate_fn=_unchanged,
     )  # fmt: skip
-    return iter(loader)
+    return _released(iter(loader))
+
+
+def _released(batches: Any) -> Generator[Any, None, None]:
+    """Yield a loader's batches; who closes this ends its processes."""
+    try:
+        yield from batches
+    finally:  # also where an exception, which somebody keeps, holds the loader
+        batches._shutdown_workers()
 
 
 class _Dealt(IterableDataset):
@@ -152,6 +163,8 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _begin_work(worker: int) -> None:
-    """Leave Ctrl-C to the training's process, which finishes its step; free nothing of its."""
+    """Leave signals to the training's process, which finishes its step; free nothing of its."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):  # what a launcher ends is the training's group
+        os.setpgrp()
     gc.freeze()  # a forgotten model would delete its folder, in each process

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -159,19 +159,22 @@ wandb_logger, loss
         """Create the optimizer, with a group of its own for the encoders."""
         if self._built:
             return
-        self._built = True
-        self._global_step = 0
-        parameters = list(self.model.parameters())
-        self._pytorch_optimizer, self._lr_schedule = self._new_optimizer(parameters)
+        self._built, self._global_step = True, 0
+        groups = self._apart(list(self.model.parameters()))
+        self._pytorch_optimizer, self._lr_schedule = self._new_optimizer(groups)
 
-    def _new_optimizer(self, parameters: Sequence[Tensor]) -> tuple[torch.optim.Optimizer, Any]:
+    def _apart(self, parameters: Sequence[Tensor]) -> list[dict[str, Any]]:
         of_encoders = {id(p) for p in self.model.encoders.parameters()}
         first: dict[str, Any] = {"params": [p for p in parameters if id(p) in of_encoders]}
         if self.config.encoder_learning_rate is not None:
             first["lr"] = self.config.encoder_learning_rate
         rest = {"params": [p for p in parameters if id(p) not in of_encoders]}
-        groups = [group for group in (first, rest) if group["params"]]
-        optimizer = self.optimizer._create_pytorch_optimizer(groups)
+        return [group for group in (first, rest) if group["params"]]
+
+    def _new_optimizer(
+        self, groups: Sequence[dict[str, Any] | Tensor]
+    ) -> tuple[torch.optim.Optimizer, Any]:
+        optimizer = self.optimizer._create_pytorch_optimizer(list(groups))
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         rate = self.optimizer.learning_rate
@@ -187,7 +190,10 @@ wandb_logger, loss
             return self._pytorch_optimizer, self._lr_schedule
         key = tuple(variables)
         if key not in self._optimizer_for_vars:
-            self._optimizer_for_vars[key] = self._new_optimizer(variables)
+            one = self.config.encoder_learning_rate is None
+            self._optimizer_for_vars[key] = self._new_optimizer(
+                variables if one else self._apart(variables)
+            )
         return self._optimizer_for_vars[key]
 
     def fit(
@@ -229,7 +235,8 @@ callbacks, all_losses
             ``history``, instead of ending the run.
         n_workers : int
             Processes that read and collate batches ahead; 0 leaves it to a thread of this one,
-            which keeps a CPU busy but no GPU. The batches are the same.
+            which keeps a CPU busy but no GPU. The batches are the same. They share the decoding
+            of ``dataset_from_shards``; any other dataset is read by each of them.
 
         Returns
         -------
@@ -255,7 +262,7 @@ callbacks, all_losses
         if n < 2:
             raise ValueError(f"training needs at least 2 molecules, the dataset holds {n}")
         if self.config.mode == "pretraining" and self.batch_size < 2:
-            raise ValueError("pre-training tells molecules apart: batch_size must be at least 2")
+            logger.warning("batches of one molecule have no other to be told apart from")
         if self.config.mode != "pretraining":
             self._learn_labels(dataset)
         run = self._asked(
@@ -349,7 +356,7 @@ callbacks, all_losses
         self._averages = [training.Averages(), training.Averages()]
         self._ended = self.stop_training = False
 
-    def _run(self, batches: Iterable, run: training.Run, steps: int | None) -> float:
+    def _run(self, batches: Generator, run: training.Run, steps: int | None) -> float:
         self.model.train()
         self.model.training_dtype = training_precision(self.config, self.device)
         try:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -194,10 +195,12 @@ def _descriptor_loss(
 @torch.no_grad()
 def _statistics(codes: Tensor, available: Tensor) -> dict[str, float]:
     """Return the spread of the codes and retrieval between modalities within the batch."""
-    unit = nn.functional.normalize(codes, dim=-1)
-    there = available.unsqueeze(-1).to(unit.dtype)
+    if not len(codes):
+        return {"code_std": math.nan, "retrieval": math.nan}
+    there = available.unsqueeze(-1)
+    unit = nn.functional.normalize(codes, dim=-1).masked_fill(~there, 0.0)
     n = there.sum(0)  # [M, 1]
-    centred = (unit - (unit * there).sum(0) / n) * there
+    centred = (unit - unit.sum(0) / n).masked_fill(~there, 0.0)
     deviation = (centred.square().sum(0) / (n - 1)).sqrt().mean(1) * unit.shape[2] ** 0.5
     spread = torch.where(n[:, 0] > 1, deviation, torch.nan).nanmean()
     rows = torch.arange(len(unit), device=unit.device)

@@ -15,7 +15,7 @@ _TURN = threading.RLock()
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Draw as after ``torch.manual_seed(seed)``, and leave torch's generators as they were.
 
-    Those of devices that are not named are not touched.
+    Those of devices that are not named are not touched; that of MPS is not given back.
 
     All threads draw from the same generators, so they take turns.
 

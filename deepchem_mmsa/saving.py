@@ -85,7 +85,7 @@ class SavableModel(TorchModel):
         parts = self._components(names)
         self._held = self._held | set(parts) if freeze else self._held - set(parts)
         for name, part in parts.items():
-            # Anchors learn in pre-training only, by gradient or without.
+            # Anchors rest in a fine-tuning, by gradient or without, unless asked to learn.
             if freeze or name != "memory" or self.model.update_memory:
                 part.requires_grad_(not freeze)
         self._rest()

@@ -91,8 +91,14 @@ class ShardDataset(Dataset):
         """Return how many molecules a shard holds, and a function from some of them to X, y, w.
 
         The file is read when it is first asked, and only records that are asked for are decoded;
-        labels that there are not are zeros, and such weights ones.
+        labels that there are not are zeros, and such weights ones. A subclass that changes what
+        :meth:`get_shard` gives changes this too.
         """
+        if type(self).get_shard is not ShardDataset.get_shard:
+            X, labels, weights, _ = self.get_shard(i)
+            zeros, ones = np.zeros((len(X), 1)), np.ones((len(X), 1))
+            parts = X, zeros if labels is None else labels, ones if weights is None else weights
+            return len(X), lambda rows: tuple(part[rows] for part in parts)
         first = self._borders[i]
         opened: list[Shard] = []
 

@@ -12,8 +12,8 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -156,7 +156,7 @@ def folder_held(model: MMSAModel, run: Run) -> Iterator[None]:
 
 def train(
     model: MMSAModel,
-    prepared: Iterable[tuple[Any, PreparedBatch]],
+    prepared: Generator[tuple[Any, PreparedBatch], None, None],
     run: Run,
     total_steps: int | None,
     first_step: int,
@@ -168,7 +168,7 @@ def train(
     Parameters
     ----------
     model : MMSAModel
-    prepared : iterable
+    prepared : generator
         Batches as generators yield them, whose epoch ends are known from
         :class:`~deepchem_mmsa.epochs.EpochBatch`, and this process's share of each as tensors.
     run : Run
@@ -200,12 +200,14 @@ def train(
     served = int(model._batch > 0)  # the earlier part of an epoch was
     batch: Any = None
     with (
+        closing(prepared),
+        # A run that was killed between its last step and its end has only the end to do.
+        closing(iter(Prefetcher(() if model.stop_training else placed))) as ready,
         Interruption() as interruption,
         tqdm(total=total_steps, initial=done, unit="step", file=sys.stderr, mininterval=0.5,
              disable=hidden if distributed.rank() == 0 else True, dynamic_ncols=True) as bar,
     ):  # fmt: skip
-        # A run that was killed between its last step and its end has only the end to do.
-        for batch, (inputs, labels, weights) in Prefetcher(() if model.stop_training else placed):
+        for batch, (inputs, labels, weights) in ready:
             with seeded(_seed_of_step(model), model.device):
                 step = model._global_step
                 model._enter_step(batch, step - first_step, total_steps)

@@ -4,7 +4,6 @@
 """
 
 import copy
-import inspect
 import os
 
 import deepchem as dc
@@ -199,9 +198,6 @@ def test_a_shipped_model_embeds_as_on_the_cpu():
     close(there.embed(SMILES[:12]).values, here.embed(SMILES[:12]).values)
 
 
-@pytest.mark.skipif(
-    "n_workers" not in inspect.signature(MMSAModel.fit).parameters, reason="fit has no workers"
-)
 def test_processes_that_read_ahead_change_no_batch(make, seen):
     runs = []
     for workers in (0, 2):

@@ -1,6 +1,10 @@
 """Loading: whoever makes the batches, they are the same."""
 
+import os
 import pickle
+import signal
+import subprocess
+import sys
 
 import deepchem as dc
 import numpy as np
@@ -12,6 +16,7 @@ from hypothesis import strategies as st
 from deepchem_mmsa import EarlyStopping
 from deepchem_mmsa.datasets import dataset_from_shards
 from deepchem_mmsa.epochs import EpochBatch, epoch_batches
+from deepchem_mmsa.shard_dataset import ShardDataset
 from deepchem_mmsa.shards import featurize_to_shards
 from deepchem_mmsa.views import ViewSettings
 from tests.fixtures import SMILES
@@ -98,10 +103,69 @@ def test_a_run_goes_on_with_another_number_of_workers(shards, make_model, tmp_pa
         assert torch.equal(rest.model.get_parameter(name), value), name
 
 
-def test_what_fails_in_a_worker_is_told(make_model):
+def test_what_fails_in_a_worker_is_told_and_ends_the_others(make_model):
     data = dc.data.NumpyDataset(np.arange(20), np.zeros((20, 1)))
-    with pytest.raises(TypeError, match="featurize the data with"):
+    others = torch.multiprocessing.active_children()
+    with pytest.raises(TypeError, match="featurize the data with") as caught:
         make_model(mode="pretraining").fit(data, n_workers=2)
+    assert caught.value is not None  # its frames are still held
+    assert set(torch.multiprocessing.active_children()) <= set(others)
+
+
+def test_what_fails_in_a_step_ends_the_workers(shards, make_model):
+    def fail(model, step):
+        raise RuntimeError("here")
+
+    others = torch.multiprocessing.active_children()
+    with pytest.raises(RuntimeError, match="here") as caught:
+        make_model(mode="regression").fit(shards, callbacks=fail, n_workers=2)
+    assert caught.value is not None
+    assert set(torch.multiprocessing.active_children()) <= set(others)
+
+
+ENDLESS = """
+import sys
+import deepchem as dc
+import numpy as np
+from deepchem_mmsa import MMSAFeaturizer, MMSAModel
+
+X = MMSAFeaturizer(modalities=("graph",)).featurize(["CCO", "CCN", "c1ccccc1", "CC(C)=O"] * 4)
+model = MMSAModel("small", mode="pretraining", modalities=("graph",), batch_size=4,
+                  graph_width=16, model_dir=sys.argv[1], progress=False)
+model.fit(dc.data.NumpyDataset(X), nb_epoch=10**6, n_workers=2,
+          callbacks=lambda model, step: step == 3 and print("begun", flush=True))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_leaves_a_checkpoint(tmp_path, number):
+    """As a launcher, or a terminal, sends it."""
+    run = subprocess.Popen(
+        [sys.executable, "-c", ENDLESS, tmp_path], text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert "begun" in run.stdout.readline()
+    os.killpg(run.pid, number)
+    _, said = run.communicate(timeout=60)
+    assert list(tmp_path.glob("checkpoint*.pt")), said
+    assert f"stopped by {signal.Signals(number).name}" in said
+    assert "DataLoader worker" not in said
+
+
+def test_a_dataset_that_changes_its_shards_is_heard(shards):
+    class Hundredfold(ShardDataset):
+        def get_shard(self, i):
+            X, y, w, ids = super().get_shard(i)
+            return X, 100 * y, w, ids
+
+    changed = Hundredfold(shards.shards, shards.y, shards.w, ["share"])
+    labels = [
+        np.concatenate([b[1][0] for b in epoch_batches(data, 6, [0], 1)])
+        for data in (shards, changed)
+    ]
+    assert np.allclose(labels[1], 100 * labels[0])
+    assert labels[1].max() == 100
 
 
 def test_early_stopping_ends_the_workers(shards, make_model):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from deepchem_mmsa import EarlyStopping, MMSAFeaturizer
 from deepchem_mmsa.epochs import batch_bounds, epoch_batches, step_seed
+from deepchem_mmsa.molecule import MoleculeViews
 from tests.fixtures import labelled
 
 
@@ -246,19 +247,29 @@ def test_nothing_is_hidden_at_a_rate_of_zero(make_model, graph_dataset):
     assert model.history[-1]["mask"] == 0
 
 
-@pytest.mark.parametrize("rate", [None, 1e-5])
-def test_chosen_variables_keep_the_rate_of_their_part(graph_dataset, make_model, rate):
-    model = make_model(mode="regression", learning_rate=1e-3, encoder_learning_rate=rate)
+def test_chosen_variables_keep_the_rate_of_their_part(graph_dataset, make_model):
+    model = make_model(mode="regression", learning_rate=1e-3, encoder_learning_rate=1e-5)
     chosen = [*model.model.encoders.parameters(), *model.model.head.parameters()]
     model.fit(graph_dataset, nb_epoch=1, checkpoint_interval=0, variables=chosen)
     groups = model.optimizer_for(chosen)[0].param_groups
-    assert [g["lr"] for g in groups] == [rate or 1e-3, 1e-3]
+    assert [g["lr"] for g in groups] == [1e-5, 1e-3]
     assert [len(g["params"]) for g in groups] == [len(chosen) - 4, 4]
 
 
-def test_pretraining_wants_two_molecules_in_a_batch(graph_dataset, make_model):
-    with pytest.raises(ValueError, match="batch_size must be at least 2"):
-        make_model(mode="pretraining", batch_size=1).fit(graph_dataset)
+def test_pretraining_in_batches_of_one_says_what_it_lacks(graph_dataset, make_model, caplog):
+    model = make_model(mode="pretraining", batch_size=1)
+    model.fit(graph_dataset.select(range(4)), nb_epoch=1, checkpoint_interval=0)
+    assert "no other to be told apart from" in caplog.text
+    assert model.history[0]["mask"] > 0 == model.history[0]["con"]
+
+
+def test_a_batch_without_any_view_is_passed_over(graph_dataset, make_model):
+    X = np.empty(12, dtype=object)
+    X[:] = [MoleculeViews.unreadable("?", "no", ("graph",))] * 4 + list(graph_dataset.X[:8])
+    model = make_model(mode="pretraining", batch_size=4)
+    model.fit(dc.data.NumpyDataset(X), nb_epoch=1, deterministic=True, checkpoint_interval=0)
+    assert len(model.history) == 1
+    assert model.history[0]["code_std"] > 0
 
 
 def test_a_regression_says_that_it_has_no_classes(graph_dataset, make_model, caplog):

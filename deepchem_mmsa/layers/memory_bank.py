@@ -78,7 +78,7 @@ class MemoryBank(nn.Module):
     idle: Tensor
     recent_codes: Tensor
     recent_smiles: list[str | None]
-    # Per anchor: (SMILES, cosine, update at which it was measured), best first.
+    # Per anchor: (SMILES, cosine, update of the measurement), best first.
     _exemplars: list[list[tuple[str, float, int]]]
 
     def __init__(
@@ -116,7 +116,7 @@ class MemoryBank(nn.Module):
         else:
             self.anchors = nn.Parameter(torch.zeros(n_anchors, dim))
         self.register_buffer("n_active", torch.zeros((), dtype=torch.int64))
-        self._counted: tuple = (None,)
+        self._counted: tuple = (None, 0, 0)
         # Moving average of the share of a batch's molecules whose nearest anchor this is.
         self.register_buffer("usage", torch.zeros(n_anchors))
         self.register_buffer("idle", torch.zeros(n_anchors, dtype=torch.int64))
@@ -127,9 +127,11 @@ class MemoryBank(nn.Module):
 
     def _count(self) -> int:
         """Return ``n_active`` as a number; a GPU is asked only where it may have changed."""
-        if self._counted[:2] != (id(self.n_active), self.n_active._version):
-            known = self.n_active  # held, so that no other tensor can have its identity
-            self._counted = id(known), known._version, int(known), known
+        now = self.n_active
+        if now.is_inference():
+            return int(now)  # it has no version
+        if self._counted[0] is not now or self._counted[1] != now._version:
+            self._counted = now, now._version, int(now)
         return self._counted[2]
 
     @property
@@ -162,12 +164,7 @@ class MemoryBank(nn.Module):
         ----------
         codes : Tensor, [B, d]
         values : Tensor, [K_active, d]
-            As a rule the convolved anchors ``A``.
-
-        Returns
-        -------
-        Tensor, [B, d]
-            Zeros with no active anchor.
+            As a rule the convolved anchors ``A``; with none of them ``r``, [B, d], is zero.
         """
         p = self.address(codes)
         return p @ values.to(p.dtype)
@@ -214,7 +211,7 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def update(self, codes: Tensor, smiles: Sequence[str | None] | None = None) -> None:
-        """Learn from a batch of training molecules; to be called in pre-training only.
+        """Learn from a batch of training molecules, and never from others.
 
         Parameters
         ----------

@@ -371,6 +371,18 @@ def test_resumes_bit_for_bit(break_at, update):
     assert_same(whole, parts)
 
 
+def test_a_bank_made_for_inference_knows_its_anchors():
+    bank = started()
+    with torch.inference_mode():
+        twin = copy.deepcopy(bank)
+        assert twin.is_active
+    assert len(twin.active_anchors()) == len(bank.active_anchors())
+    sleeping = MemoryBank(8, 16)
+    assert not copy.deepcopy(sleeping).is_active
+    sleeping.load_state_dict(bank.state_dict())
+    assert sleeping.is_active
+
+
 def test_state_dictionaries_are_snapshots():
     bank = started()
     state = bank.state_dict()["_extra_state"]
