@@ -190,10 +190,9 @@ wandb_logger, loss
             return self._pytorch_optimizer, self._lr_schedule
         key = tuple(variables)
         if key not in self._optimizer_for_vars:
-            one = self.config.encoder_learning_rate is None
-            self._optimizer_for_vars[key] = self._new_optimizer(
-                variables if one else self._apart(variables)
-            )
+            alike = self.config.encoder_learning_rate is None
+            groups = variables if alike else self._apart(variables)
+            self._optimizer_for_vars[key] = self._new_optimizer(groups)
         return self._optimizer_for_vars[key]
 
     def fit(

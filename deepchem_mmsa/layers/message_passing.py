@@ -378,15 +378,13 @@ def _aggregate_torch(
 
 
 def _reduce_rows(rows: Tensor, to: Tensor, n: int, counts: Tensor | None, reduce: str) -> Tensor:
-    """Reduce ``rows`` [R, d] into ``n`` targets, ``counts`` in each; without rows: zeros."""
+    """Reduce ``rows`` [R, d] into ``n`` targets, ``counts`` in each for a mean."""
     out = rows.new_zeros((n, *rows.shape[1:]))
     if reduce == "max":
         index = to.view(-1, *[1] * (rows.dim() - 1)).expand_as(rows)
         return out.scatter_reduce(0, index, rows, "amax", include_self=False)
     out = out.index_add(0, to, rows)
-    if reduce == "mean" and counts is not None:
-        out = out / counts.clamp(min=1).to(out.dtype).unsqueeze(-1)
-    return out
+    return out if counts is None else out / counts.clamp(min=1).to(out.dtype).unsqueeze(-1)
 
 
 def _aggregate_dgl(
@@ -442,7 +440,8 @@ def pool(
         molecule_of_atom = _molecule_of_atom(n_atoms, len(atoms))
     dtype = atoms.dtype
     rows = atoms.float() if dtype in (torch.float16, torch.bfloat16) else atoms
-    return _reduce_rows(rows, molecule_of_atom, len(n_atoms), n_atoms, reduce).to(dtype)
+    counts = n_atoms if reduce == "mean" else None
+    return _reduce_rows(rows, molecule_of_atom, len(n_atoms), counts, reduce).to(dtype)
 
 
 def _check_option(name: str, value: str, known: tuple[str, ...]) -> None:
