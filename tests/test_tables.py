@@ -7,6 +7,7 @@ import lzma
 import sys
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -337,6 +338,15 @@ def test_a_column_of_nothing_or_numbers_is_read(tmp_path, values):
 )
 def test_every_column_has_a_name_of_its_own(columns, expected):
     assert unique(columns) == expected
+
+
+def test_a_parquet_file_names_its_columns_as_csv_does(tmp_path):
+    table = pa.table([["CCO"], [1.0], [2.0]], names=["smiles", "y", "y"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("smiles,y,y\nCCO,1.0,2.0\n")
+    parquet, csv = (read_table(tmp_path / name).frame for name in ("a.parquet", "a.csv"))
+    assert list(parquet) == list(csv) == ["smiles", "y", "y.1"]
+    assert [float(parquet[name][0]) for name in ("y", "y.1")] == [1.0, 2.0]
 
 
 def test_values_of_an_sdf_may_begin_like_a_header(tmp_path):

@@ -226,12 +226,14 @@ def _rows_of(path: str | os.PathLike, smiles_column: str | None, format: str | N
             raise TableError(f"{name}: JSON lines are written, not read; give CSV or Parquet")
         if kind == "parquet":
             file = _parquet(raw, name)
-            column = _smiles_column(file.schema_arrow.names, smiles_column, name)
+            columns = unique(file.schema_arrow.names)
+            column = _smiles_column(columns, smiles_column, name)
 
             def frames(size: int) -> Iterator[pd.DataFrame]:
                 for batch in file.iter_batches(batch_size=size):
                     # Without what pandas noted of it, an index is a column like others.
-                    yield batch.to_pandas(ignore_metadata=True, types_mapper=pd.ArrowDtype)
+                    frame = batch.to_pandas(ignore_metadata=True, types_mapper=pd.ArrowDtype)
+                    yield frame.set_axis(columns, axis=1)
 
             yield None, column, frames
         elif kind == "sdf":
