@@ -3,8 +3,8 @@
 dgllife makes one vector per edge, self-loops included, and computes every atom. Here the bonds are
 one small matrix product, the self-loop is a term, and atoms that the network cannot tell apart
 are computed once: there is one row for each kind of atom, and batch norm counts how many it stands
-for. Without gradients the last matrix product comes after the mean over atoms, with which it can
-change places.
+for. Without gradients these rows are pooled as they are, and the last matrix product comes after
+a mean over atoms, with which it can change places.
 """
 
 from __future__ import annotations
@@ -310,22 +310,34 @@ class GIN(GraphEncoder):
     def forward(self, graph: BatchedGraph) -> Tensor:
         """Encode molecules: ``G`` of them, maybe none, to ``[G, out_dim]``."""
         learns = self._drops or torch.is_grad_enabled() or self._layers[0].bn.training
-        plain = self.jk == "last" and self.pooling == "mean" and len(graph.atoms) > 0
-        if learns or not plain or not self._shares(graph):
+        if learns or not self._shares(graph) or len(graph.atoms) == 0:
             return super().forward(graph)
+        # Rows are pooled where they are, without a copy for each atom.
         shared = self._shared_rows(graph)
         h, _ = self._embedded(graph, shared)
         *steps, last_step = self._steps(graph, shared)
         *layers, last = self._layers
+        pooled = []
         for layer, step in zip(layers, steps):
             h = functional.relu(layer(h, step), inplace=True)
-        widen, activate, narrow = last.mlp
-        h = activate(widen(last.gathered(h, last_step)))
+            if self.jk == "concat":
+                pooled.append(self._pooled(graph, h, step))
+        if self.pooling == "mean":
+            widen, activate, narrow = last.mlp
+            wide = activate(widen(last.gathered(h, last_step)))
+            pooled.append([last.bn(narrow(*self._pooled(graph, wide, last_step)))])
+        else:
+            pooled.append(self._pooled(graph, last(h, last_step), last_step))
+        every = [layer for kind in zip(*pooled) for layer in kind]
+        return torch.cat(every, dim=1) * (graph.n_atoms > 0).unsqueeze(1)
+
+    def _pooled(self, graph: BatchedGraph, h: Tensor, step: Step) -> list[Tensor]:
+        """Pool the rows after a step over the atoms they stand for, each pooling on its own."""
+        assert step.rows is not None
         h = h if h.dtype == torch.float64 else h.float()
-        assert last_step.rows is not None
         starts = graph.n_atoms.cumsum(0) - graph.n_atoms
-        mean = functional.embedding_bag(last_step.rows.row_of_atom, h, starts, mode="mean")
-        return last.bn(narrow(mean)) * (graph.n_atoms > 0).unsqueeze(1)
+        kinds = self.pooling.split("+")
+        return [functional.embedding_bag(step.rows.row_of_atom, h, starts, mode=k) for k in kinds]
 
     @property
     def _layers(self) -> list[GINLayer]:

@@ -110,7 +110,15 @@ def test_gin_shares_rows_only_while_they_are_equal():
 
 
 @pytest.mark.parametrize(
-    "readout, jk", [("mean", "last"), ("sum", "last"), ("max", "last"), ("mean+max", "concat")]
+    "readout, jk",
+    [
+        ("mean", "last"),
+        ("sum", "last"),
+        ("max", "last"),
+        ("mean+max", "concat"),
+        ("mean", "concat"),
+        ("sum+mean", "last"),
+    ],
 )
 @pytest.mark.parametrize("features", ["basic", "full"])
 @QUICK
