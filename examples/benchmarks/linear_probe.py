@@ -33,16 +33,16 @@ from deepchem_mmsa import MMSAFeaturizer, MMSAModel, MMSAPredictor
 from deepchem_mmsa.benchmark import ecfp, load_split
 from deepchem_mmsa.benchmark.overlap import keys_of
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+STRENGTHS = [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0]
 
 
 Rows = dict[str, np.ndarray]  # of "train", "valid" and "test"
 
 
-def probe(x: np.ndarray, y: np.ndarray, rows: Rows) -> np.ndarray:
+def probe(x: np.ndarray, y: np.ndarray, rows: Rows, strengths: list[float]) -> np.ndarray:
     """Return test probabilities of the regression that validation prefers."""
     best, chosen = -1.0, None
-    for strength in STRENGTHS:
+    for strength in strengths:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
         model.fit(x[rows["train"]], y[rows["train"]])
         auc = roc_auc_score(y[rows["valid"]], model.predict_proba(x[rows["valid"]])[:, 1])
@@ -87,6 +87,8 @@ def main() -> None:
     parser.add_argument("--protocol", default="deepchem")
     parser.add_argument("--views", nargs="+", action="append",
                         help="views to embed from; may be given several times")  # fmt: skip
+    parser.add_argument("--strengths", type=float, nargs="+", default=STRENGTHS,
+                        help="C of scikit-learn to choose from; its default is 1")  # fmt: skip
     parser.add_argument("--splits", type=int, help="random scaffold splits, not the protocol's")
     parser.add_argument("--pretraining-keys", type=Path,
                         help="molecules.txt.gz of examples/pretrain.py")  # fmt: skip
@@ -116,7 +118,7 @@ def main() -> None:
             ends = np.cumsum([len(data) for data in parts.values()])[:-1]
             draws = [dict(zip(parts, np.split(np.arange(len(y)), ends)))]
         for label, values in representations.items():
-            scores = [probe(values, y, rows) for rows in draws]
+            scores = [probe(values, y, rows, a.strengths) for rows in draws]
             aucs = [roc_auc_score(y[rows["test"]], s) for rows, s in zip(draws, scores)]
             row = {"dataset": name, "representation": label, "auc": float(np.mean(aucs))}
             if a.splits:
