@@ -7,7 +7,7 @@ is chosen on validation, the same way for every representation, and the test set
 once. Intervals are bootstraps of the test molecules, for test sets of 150 to 200 are noisy.
 
     python examples/benchmarks/linear_probe.py --data-dir DATA --model mmsa-small --splits 5 \
-        --pretraining-keys runs/layers/molecules.txt.gz
+        --pretraining-keys runs/small/molecules.txt.gz
 
 draws scaffolds at random instead, 80/10/10, five times, and gives the mean over the five test sets
 with their standard deviation. A protocol's test molecules were kept out of pre-training; those
@@ -39,8 +39,10 @@ STRENGTHS = [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0]
 Rows = dict[str, np.ndarray]  # of "train", "valid" and "test"
 
 
-def probe(x: np.ndarray, y: np.ndarray, rows: Rows, strengths: list[float]) -> np.ndarray:
-    """Return test probabilities of the regression that validation prefers."""
+def probe(
+    x: np.ndarray, y: np.ndarray, rows: Rows, strengths: list[float]
+) -> tuple[float, np.ndarray]:
+    """Return validation's score of the regression that it prefers, and test probabilities."""
     best, chosen = -1.0, None
     for strength in strengths:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
@@ -48,20 +50,18 @@ def probe(x: np.ndarray, y: np.ndarray, rows: Rows, strengths: list[float]) -> n
         auc = roc_auc_score(y[rows["valid"]], model.predict_proba(x[rows["valid"]])[:, 1])
         if auc > best:
             best, chosen = auc, model
-    return chosen.predict_proba(x[rows["test"]])[:, 1]
+    return best, chosen.predict_proba(x[rows["test"]])[:, 1]
 
 
-def scaffold_split(smiles: list[str], seen: np.ndarray, seed: int) -> Rows:
+def scaffold_split(scaffolds: np.ndarray, seen: np.ndarray, seed: int) -> Rows:
     """Draw scaffolds, 80/10/10; test molecules that pre-training has seen are left out."""
-    scaffolds = np.array([MurckoScaffoldSmiles(smiles=s) for s in smiles])
-    every = np.arange(len(smiles))
 
     def draw(rows: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
         splitter = GroupShuffleSplit(1, test_size=share, random_state=seed)
         first, second = next(splitter.split(rows, groups=scaffolds[rows]))
         return rows[first], rows[second]
 
-    rest, test = draw(every, 1 / 10)
+    rest, test = draw(np.arange(len(scaffolds)), 1 / 10)
     train, valid = draw(rest, 1 / 9)
     return {"train": train, "valid": valid, "test": test[~seen[test]]}
 
@@ -113,14 +113,16 @@ def main() -> None:
         if a.splits:
             keys = set(gzip.decompress(a.pretraining_keys.read_bytes()).decode().split())
             seen = np.array([not found.isdisjoint(keys) for found in keys_of(smiles)])
-            draws = [scaffold_split(smiles, seen, seed) for seed in range(a.splits)]
+            scaffolds = np.array([MurckoScaffoldSmiles(smiles=s) for s in smiles])
+            draws = [scaffold_split(scaffolds, seen, seed) for seed in range(a.splits)]
         else:
             ends = np.cumsum([len(data) for data in parts.values()])[:-1]
             draws = [dict(zip(parts, np.split(np.arange(len(y)), ends)))]
         for label, values in representations.items():
-            scores = [probe(values, y, rows, a.strengths) for rows in draws]
+            valid, scores = zip(*(probe(values, y, rows, a.strengths) for rows in draws))
             aucs = [roc_auc_score(y[rows["test"]], s) for rows, s in zip(draws, scores)]
-            row = {"dataset": name, "representation": label, "auc": float(np.mean(aucs))}
+            row = {"dataset": name, "representation": label, "auc": float(np.mean(aucs)),
+                   "valid": float(np.mean(valid))}  # fmt: skip
             if a.splits:
                 row |= {"std": float(np.std(aucs)), "splits": [float(auc) for auc in aucs]}
                 spread = f"± {row['std']:.3f} over {a.splits} splits"
@@ -128,7 +130,8 @@ def main() -> None:
                 row["low"], row["high"] = interval(y[draws[0]["test"]], scores[0])
                 spread = f"({row['low']:.3f} to {row['high']:.3f})"
             report.append(row)
-            print(f"{name:8} {label:32} {row['auc']:.3f} {spread}", flush=True)
+            print(f"{name:8} {label:32} {row['auc']:.3f} {spread}, validation {row['valid']:.3f}",
+                  flush=True)  # fmt: skip
     if a.output:
         a.output.write_text(json.dumps(report, indent=1))
 
