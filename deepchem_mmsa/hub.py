@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 PREFIX = "hf:"
 FILES = ("config.json", "model.safetensors", "exemplars.json")
@@ -22,11 +23,44 @@ WEIGHTS = Path(__file__).parent / "weights"
 """Where the models that ship with the package lie, a folder each."""
 
 
+DEFAULT_MODEL = "mmsa-small"
+"""What embeddings come from, and fine-tuning begins with, where nothing else is said."""
+
+
 def shipped_models() -> list[str]:
     """Return the names of the models that come with the package."""
     if not WEIGHTS.is_dir():
         return []
     return sorted(p.name for p in WEIGHTS.iterdir() if (p / "config.json").is_file())
+
+
+def starting_model(from_model: Any, preset: str | None) -> Any:
+    """Return the model whose weights a fine-tuning begins with; None where it begins anew.
+
+    Parameters
+    ----------
+    from_model : path-like or None
+    preset : str or None
+        Size of a network that begins anew, without weights.
+
+    Raises
+    ------
+    ValueError
+        If both are given.
+
+    Examples
+    --------
+    >>> starting_model(None, None), starting_model("runs/mine", None), starting_model(None, "base")
+    ('mmsa-small', 'runs/mine', None)
+    """
+    if from_model is not None and preset is not None:
+        raise ValueError(
+            f"from_model={from_model!r} brings its own network, preset={preset!r} begins one "
+            "without weights: give one of the two"
+        )
+    if preset is not None:
+        return None
+    return DEFAULT_MODEL if from_model is None else from_model
 
 
 def find_model(folder_or_name: str | os.PathLike) -> Path:

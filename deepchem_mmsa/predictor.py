@@ -19,13 +19,13 @@ from safetensors.torch import load, save
 from deepchem_mmsa.batching import Collator, MoleculeBatch
 from deepchem_mmsa.checkpoint import copy_tensors, load_pretrained, tensors_of
 from deepchem_mmsa.config import MMSAConfig
+from deepchem_mmsa.hub import DEFAULT_MODEL
 from deepchem_mmsa.inference import missing_reason
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.prefetching import Prefetcher
 from deepchem_mmsa.views import ViewSettings, check_sequence, many_views, molecule_views
 
-DEFAULT_MODEL = "mmsa-small"
 _BLOCK = 1024  # molecules featurized at a time by several processes
 
 

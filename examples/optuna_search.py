@@ -29,6 +29,7 @@ def regressor(parameters: dict[str, float], a: argparse.Namespace) -> MMSARegres
     network = ("graph_width", "graph_layers", "head_dropout", "weight_decay")
     return MMSARegressor(
         a.model,
+        preset=None if a.model else "small",
         modalities=["graph"],
         nb_epoch=a.epochs,
         batch_size=int(parameters["batch_size"]),

@@ -5,6 +5,7 @@ Each command calls what Python users call. See docs/cli.md.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import Annotated, Any
@@ -55,13 +56,13 @@ def _options(
 for function, example in (
     (featurize, "mmsa featurize zinc.csv.gz --output zinc.records --jobs 8"),
     (pretrain, "mmsa pretrain zinc.csv.gz --output runs/base --epochs 20"),
-    (finetune, "mmsa finetune bbbp.csv --label p_np --from-model mmsa-small --output runs/bbbp"),
+    (finetune, "mmsa finetune bbbp.csv --label p_np --output runs/bbbp"),
     (predict, "mmsa predict new.csv --model runs/bbbp --output predicted.csv"),
     (embed, "mmsa embed library.smi.gz --output library.parquet --jobs 8"),
     (explain, "mmsa explain hits.csv --model runs/bbbp --output why"),
     (neighbors, "mmsa neighbors hits.csv --reference library.csv --count 5 --output near.csv"),
     (report, "mmsa report runs/bbbp --output bbbp.html"),
-    (benchmark, "mmsa benchmark bbbp esol --from-model mmsa-small --output runs/benchmark"),
+    (benchmark, "mmsa benchmark bbbp esol --output runs/benchmark"),
     (info, "mmsa info runs/bbbp"),
 ):
     command(app, example)(function)
@@ -79,6 +80,10 @@ def main() -> None:
     """Run the command line; the entry point of ``mmsa`` and ``python -m deepchem_mmsa``."""
     # A scheduler's SIGTERM leaves what Ctrl-C leaves: nothing half-written, something to resume.
     signal.signal(signal.SIGTERM, _terminate)
+    # Threads that wait for each other spin, and on cores that others use each waits for one that
+    # does not run. Read when torch is loaded, which is later (docs/performance.md).
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if "--json" not in sys.argv:
         sys.exit(app(prog_name="mmsa"))
     try:

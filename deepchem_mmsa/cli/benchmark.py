@@ -20,7 +20,7 @@ def benchmark(
     ],
     output: options.OutputFolder,
     from_model: options.FromModel = None,
-    preset: options.Preset = "small",
+    preset: options.Preset = None,
     protocol: Annotated[
         list[str] | None, typer.Option(help="deepchem or hu: how sets are split; repeatable.")
     ] = None,
@@ -66,7 +66,7 @@ def benchmark(
     from deepchem_mmsa.benchmark.contenders import MMSA, Contender, Forest, Mean
     from deepchem_mmsa.benchmark.results import markdown, plot, tidy
     from deepchem_mmsa.benchmark.sets import data_identity
-    from deepchem_mmsa.cli.training import network_config
+    from deepchem_mmsa.cli.training import first_weights, network_config
     from deepchem_mmsa.featurizer import MMSAFeaturizer
     from deepchem_mmsa.molecule import MODALITIES
     from deepchem_mmsa.tables import write_table
@@ -78,6 +78,7 @@ def benchmark(
             raise Failure(f"no {unknown[0]!r}; choose of {', '.join(known)}", ExitCode.USAGE)
     if data_dir is not None and not Path(data_dir).is_dir():
         raise Failure(f"--data-dir {data_dir}: there is no such folder", ExitCode.USAGE)
+    from_model = first_weights(from_model, preset)
     network = network_config(from_model, preset, fields)
     ours = {"batch_size": batch_size, "learning_rate": learning_rate, **fields}
     name = "mmsa" if from_model else "mmsa-scratch"
@@ -85,7 +86,7 @@ def benchmark(
         MMSA(
             name,
             ours,
-            preset=preset,
+            preset=preset or "small",
             weights=from_model,
             epochs=epochs,
             patience=patience,

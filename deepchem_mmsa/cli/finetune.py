@@ -37,7 +37,7 @@ def finetune(
     valid: Annotated[float, typer.Option(min=0, max=0.9, help="Share for early stopping.")] = 0.1,
     test: Annotated[float, typer.Option(min=0, max=0.9, help="Share looked at once.")] = 0.1,
     from_model: options.FromModel = None,
-    preset: options.Preset = "small",
+    preset: options.Preset = None,
     epochs: options.Epochs = 50,
     patience: Annotated[
         int, typer.Option(min=1, help="Epochs without improvement before the run stops.")
@@ -71,6 +71,7 @@ def finetune(
     from deepchem_mmsa.tables import read_table, write_table
 
     device = checked_device(device)
+    from_model = training.first_weights(from_model, preset)
     network = training.network_config(from_model, preset, fields)
     table = read_table(source, smiles_column, format)
     tasks = label or [_guessed_label(table, split)]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-DEFAULT_MODEL = "mmsa-small"
+from deepchem_mmsa.hub import DEFAULT_MODEL as DEFAULT_MODEL
 
 
 def _from_file(ctx: typer.Context, value: Path | None) -> Path | None:
@@ -99,7 +99,9 @@ Models = Annotated[
 FromModel = Annotated[
     str | None,
     typer.Option(
-        "--from-model", help="Begin with the weights of this folder or shipped model.",
+        "--from-model", show_default=False,
+        help="Begin with the weights of this folder or shipped model; left out, with those of "
+        f"{DEFAULT_MODEL}, unless --preset is given.",
         autocompletion=_shipped,
     ),
 ]  # fmt: skip
@@ -144,7 +146,13 @@ Config = Annotated[
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with the interrupted run in the output folder.")
 ]
-Preset = Annotated[str, typer.Option(help="Size of a network that begins anew: small or base.")]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        show_default=False,
+        help="Begin anew, without weights, with a network of this size: small or base.",
+    ),
+]
 LearningRate = Annotated[float, typer.Option(min=0, help="Of the optimizer, AdamW.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training molecules, at most.")]
 Set = Annotated[

@@ -9,7 +9,7 @@ from deepchem_mmsa.cli.console import Console
 def pretrain(
     source: options.Input,
     output: options.OutputFolder,
-    preset: options.Preset = "small",
+    preset: options.Preset = None,
     from_model: options.FromModel = None,
     epochs: options.Epochs = 10,
     batch_size: options.BatchSize = 128,

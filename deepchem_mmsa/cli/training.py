@@ -17,23 +17,51 @@ from deepchem_mmsa.cli.records import fate_of_rows, make_records, note_failures,
 from deepchem_mmsa.cli.rows import new_names
 from deepchem_mmsa.config import PRESETS, MMSAConfig
 from deepchem_mmsa.datasets import dataset_from_shards
+from deepchem_mmsa.hub import starting_model
 from deepchem_mmsa.model import MMSAModel
 from deepchem_mmsa.run_folder import RunFolder
 from deepchem_mmsa.shards import ShardError, ShardSet
 from deepchem_mmsa.tables import Table, write_table
 from deepchem_mmsa.views import ViewSettings
 
+ANEW = "--preset small begins anew, without weights"
 
-def network_config(from_model: str | None, preset: str, fields: Mapping[str, Any]) -> MMSAConfig:
+
+def first_weights(from_model: str | None, preset: str | None) -> str | None:
+    """Return the model that labels are learnt from, or None where ``--preset`` begins anew."""
+    try:
+        return starting_model(from_model, preset)
+    except ValueError as error:
+        raise Failure(
+            "--from-model brings its own network, --preset begins one without weights: give one "
+            "of the two",
+            ExitCode.USAGE,
+        ) from error
+
+
+def network_config(
+    from_model: str | None, preset: str | None, fields: Mapping[str, Any]
+) -> MMSAConfig:
     """Return the configuration that a run begins with: a model's own, or a preset's."""
-    if preset not in PRESETS:
-        raise Failure(f"--preset {preset}: choose {' or '.join(PRESETS)}", ExitCode.USAGE)
     if from_model is None:
+        preset = preset or "small"
+        if preset not in PRESETS:
+            raise Failure(f"--preset {preset}: choose {' or '.join(PRESETS)}", ExitCode.USAGE)
         return MMSAConfig.preset(preset, **fields)
     try:
-        return load_pretrained(from_model).config.replace(**fields)
+        config = load_pretrained(from_model).config
     except FileNotFoundError as error:
         raise Failure(str(error), ExitCode.MODEL) from error
+    network = config.replace(**fields)
+    absent = [m for m in network.modalities if m not in config.modalities]
+    if absent:
+        raise Failure(
+            f"{from_model} reads {', '.join(config.modalities)}, and has no weights for "
+            f"{', '.join(absent)}: choose other modalities, or another --from-model (mmsa-base "
+            f"reads all four views); {ANEW}",
+            ExitCode.MODEL,
+        )
+    return network
 
 
 def open_run(folder: Path, resume: bool, asked: Mapping[str, Any]) -> None:
@@ -111,7 +139,7 @@ def make_model(
         try:
             model.load_from_pretrained(from_model)
         except CheckpointError as error:
-            raise Failure(str(error), ExitCode.MODEL) from error
+            raise Failure(f"{error}; {ANEW}", ExitCode.MODEL) from error
     return model
 
 

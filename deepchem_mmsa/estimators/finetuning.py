@@ -18,6 +18,7 @@ from sklearn.utils.validation import (
 from deepchem_mmsa import checkpoint
 from deepchem_mmsa.ensemble import Spread, dropout_spread, ensemble_spread
 from deepchem_mmsa.estimators.molecules import MoleculeReader, smiles_of
+from deepchem_mmsa.hub import starting_model
 from deepchem_mmsa.inference import missing_reason
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.predictor import MMSAPredictor
@@ -35,7 +36,7 @@ class FineTunedEstimator(MoleculeReader):
         self,
         from_model: Any = None,
         *,
-        preset: str = "small",
+        preset: str | None = None,
         modalities: Sequence[str] | None = None,
         config: Mapping[str, Any] | None = None,
         nb_epoch: int = 30,
@@ -146,9 +147,10 @@ class FineTunedEstimator(MoleculeReader):
             arguments["n_classes"] = n_classes
         if self.modalities is not None:
             arguments["modalities"] = tuple(self.modalities)
-        if self.from_model is not None:
-            return deepchem_mmsa.MMSAModel.from_pretrained(self.from_model, **arguments)
-        return deepchem_mmsa.MMSAModel(self.preset, **arguments)
+        model = starting_model(self.from_model, self.preset)
+        if model is None:
+            return deepchem_mmsa.MMSAModel(self.preset, **arguments)
+        return deepchem_mmsa.MMSAModel.from_pretrained(model, **arguments)
 
     def _train(self, model: Any, parts: list[Any]) -> None:
         import deepchem_mmsa

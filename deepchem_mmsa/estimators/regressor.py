@@ -20,10 +20,10 @@ class MMSARegressor(RegressorMixin, FineTunedEstimator):
     ----------
     from_model : str or path-like, optional
         The pre-trained model to start from: a shipped one's name or a folder of
-        ``save_pretrained``. Without it the network starts untrained.
-    preset : str
-        Architecture of an untrained network: ``"small"`` or ``"base"``.
-    modalities : sequence of {"image", "graph", "geometry"}, optional
+        ``save_pretrained``. By default ``mmsa-small``, unless `preset` is given.
+    preset : {"small", "base"}, optional
+        Begin anew, without weights, with a network of this size.
+    modalities : sequence of {"image", "graph", "geometry", "fingerprint"}, optional
         The views to read; by default all that the model knows.
     config : mapping, optional
         Further fields of :class:`~deepchem_mmsa.config.MMSAConfig`.

@@ -9,7 +9,8 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from deepchem_mmsa.estimators.molecules import MoleculeReader
-from deepchem_mmsa.predictor import DEFAULT_MODEL, MMSAPredictor
+from deepchem_mmsa.hub import DEFAULT_MODEL
+from deepchem_mmsa.predictor import MMSAPredictor
 
 
 class MMSATransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MoleculeReader):

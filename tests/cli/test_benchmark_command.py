@@ -14,7 +14,7 @@ def test_an_unknown_set_is_refused(mmsa, tmp_path):
 def test_models_stand_side_by_side_and_finished_cells_stay(mmsa_json, moleculenet, tmp_path):
     command = [
         "benchmark", "esol", "-o", tmp_path / "run", "--data-dir", moleculenet,
-        "--max-molecules", 60, "--epochs", 1, "--set", "modalities=[graph]",
+        "--max-molecules", 60, "--epochs", 1, "--preset", "small", "--set", "modalities=[graph]",
         "--set", "graph_width=16", "--set", "embedding_dim=16",
     ]  # fmt: skip
     first = mmsa_json(*command)["results"]

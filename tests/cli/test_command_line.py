@@ -31,6 +31,23 @@ def test_help_loads_nothing_heavy():
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "set_to"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_threads_that_wait_do_not_spin_long_unless_told(given, set_to):
+    code = (
+        "import os, sys\nfrom deepchem_mmsa.cli import main\nsys.argv = ['mmsa', '--version']\n"
+        "try:\n    main()\nexcept SystemExit:\n"
+        "    print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    )
+    kept = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**kept, **given}, capture_output=True, text=True
+    )
+    assert done.stdout.split()[-2:] == [set_to, "False"], done.stderr
+
+
 def test_module_and_version():
     done = subprocess.run(
         [sys.executable, "-m", "deepchem_mmsa", "--version"], capture_output=True, text=True

@@ -15,10 +15,11 @@ from deepchem_mmsa.tables import Table, TableError
 from tests.fixtures import SMILES
 
 TINY = [
-    f"--set={field}" for field in (
+    "--preset=small",
+    *(f"--set={field}" for field in (
         "modalities=[graph]", "graph_width=16", "graph_layers=2", "embedding_dim=16",
         "n_anchors=8", "n_neighbors=4", "head_width=16", "image_size=32",
-    )
+    )),
 ]  # fmt: skip
 
 
@@ -153,6 +154,24 @@ def test_a_finetuning_that_cannot_be_is_refused(mmsa, labelled, tmp_path, argume
     assert done.exit_code in (3, 4), done.output
     assert words in done.stderr
     assert "Traceback" not in done.output
+
+
+def test_labels_are_learnt_from_the_shipped_weights_unless_a_network_begins_anew(
+    mmsa, mmsa_json, labelled, tmp_path
+):
+    asked = ["finetune", labelled, "--label", "long", "--split", "part", "--epochs", 1]
+    mmsa_json(*asked, "-o", tmp_path / "given")
+    mmsa_json(*asked, "-o", tmp_path / "named", "--from-model", "mmsa-small")
+    files = [tmp_path / name / "model.safetensors" for name in ("given", "named")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    for more, code, words in (
+        (["--from-model", "mmsa-small", "--preset", "small"], 2, "give one of the two"),
+        (["--set=modalities=[image]"], 4, "mmsa-small reads graph, fingerprint, and has no weight"),
+        (["--set=graph_width=64"], 4, "--preset small begins anew"),
+    ):
+        done = mmsa(*asked, "-o", tmp_path / "refused", *more)
+        assert done.exit_code == code, done.output
+        assert words in " ".join(done.stderr.replace("│", " ").split())
 
 
 def test_a_folder_that_another_run_holds_is_left_alone(mmsa, labelled, tmp_path):

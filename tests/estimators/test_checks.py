@@ -86,7 +86,8 @@ def test_checks_of_scikit_learn(kind, expected, folder):
     if kind is NumbersTransformer:
         estimator = kind(folder)
     else:
-        estimator = kind(modalities=("graph",), nb_epoch=1, config=TINY, random_state=0)
+        small = {"preset": "small", "modalities": ("graph",), "config": TINY}
+        estimator = kind(nb_epoch=1, random_state=0, **small)
     results = check_estimator(
         estimator, expected_failed_checks=expected, on_fail=None, on_skip=None
     )

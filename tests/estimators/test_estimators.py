@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from rdkit import Chem
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -38,14 +39,17 @@ BIG = np.digitize(Y, [np.median(Y)], right=True)
 CLASSES = np.where(BIG, "large", "small")
 
 
+SMALL = {
+    "preset": "small", "modalities": ("graph",), "nb_epoch": 2, "config": TINY, "random_state": 0
+}  # fmt: skip
+
+
 def regressor(**arguments):
-    small = {"modalities": ("graph",), "nb_epoch": 2, "config": TINY, "random_state": 0}
-    return MMSARegressor(**{**small, **arguments})
+    return MMSARegressor(**{**SMALL, **arguments})
 
 
 def classifier(**arguments):
-    small = {"modalities": ("graph",), "nb_epoch": 2, "config": TINY, "random_state": 0}
-    return MMSAClassifier(**{**small, **arguments})
+    return MMSAClassifier(**{**SMALL, **arguments})
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +254,8 @@ def test_three_classes():
 
 def test_fine_tuning_starts_from_the_given_model(folder):
     frozen = {"learning_rate": 1e-12}
-    fit = regressor(from_model=folder, config=None, modalities=None, **frozen).fit(SMILES, Y)
+    begin = {"from_model": folder, "preset": None, "config": None, "modalities": None}
+    fit = regressor(**begin, **frozen).fit(SMILES, Y)
     network = fit.predictors_[0].network
     source = MMSAPredictor.from_pretrained(folder)
     for name, tensor in source.network.encoders.named_parameters():
@@ -258,6 +263,16 @@ def test_fine_tuning_starts_from_the_given_model(folder):
             network.encoders.get_parameter(name).detach(), tensor.detach(), atol=1e-9
         )
     assert fit.predictors_[0].config.mode == "regression"
+
+
+def test_without_a_word_training_begins_with_the_shipped_weights():
+    begin = {"preset": None, "config": None, "modalities": None, "nb_epoch": 1}
+    network = regressor(**begin, learning_rate=1e-12).fit(SMILES, Y).predictors_[0].network
+    source = MMSAPredictor.from_pretrained("mmsa-small").network
+    for name, tensor in source.encoders.named_parameters():
+        assert torch.allclose(network.encoders.get_parameter(name), tensor, atol=1e-9), name
+    with pytest.raises(ValueError, match="give one of the two"):
+        regressor(from_model="mmsa-small").fit(SMILES, Y)
 
 
 def test_spread_over_models_and_over_masks(fitted):
