@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.config import MMSAConfig
-from deepchem_mmsa.molecule import MoleculeViews
+from deepchem_mmsa.molecule import UNREADABLE, MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.randomness import seeded
 
@@ -65,17 +65,21 @@ def training_precision(config: MMSAConfig, device: torch.device) -> torch.dtype 
 def missing_reason(record: MoleculeViews, modalities: tuple[str, ...]) -> str:
     """Return why a record has none of the modalities that a model reads.
 
+    Of a molecule that cannot be read it is said once.
+
     Examples
     --------
     >>> missing_reason(MoleculeViews.unreadable("C(", "unclosed branch"), ("graph",))
-    'graph: unreadable: unclosed branch'
+    'unreadable: unclosed branch'
     >>> missing_reason(MoleculeViews("C"), ("graph",))
     'graph: the featurizer was not asked for this view'
     """
-    return "; ".join(
-        f"{m}: {record.reasons.get(m, 'the featurizer was not asked for this view')}"
-        for m in modalities
-    )
+    given = [
+        record.reasons.get(m, "the featurizer was not asked for this view") for m in modalities
+    ]
+    if len(set(given)) == 1 and given[0].startswith(UNREADABLE):
+        return given[0]
+    return "; ".join(f"{m}: {reason}" for m, reason in zip(modalities, given))
 
 
 def has_dropout(module: nn.Module) -> bool:

@@ -57,7 +57,7 @@ _VERSIONS = (1, 2)
 # points; CRC
 _HEADER = struct.Struct("<4sBBH4I3II")
 _HAS_IMAGE, _HAS_GRAPH, _HAS_GEOMETRY, _HAS_FINGERPRINT = 1, 2, 4, 8
-_UNREADABLE = "unreadable: "  # how the reason of a row begins that is no molecule
+UNREADABLE = "unreadable: "  # how the reason of a row begins that is no molecule
 _MAX_TEXT = 1 << 20
 _MAX_IMAGE = 1 << 24
 _MAX_ATOMS = 1 << 16  # bonds address atoms by uint16
@@ -190,7 +190,7 @@ class MoleculeViews:
         (False, {'graph': 'unreadable: unclosed ring'})
         """
         text = smiles if isinstance(smiles, str) else "" if smiles is None else str(smiles)
-        return cls(text[:1000], reasons=dict.fromkeys(modalities, _UNREADABLE + reason))
+        return cls(text[:1000], reasons=dict.fromkeys(modalities, UNREADABLE + reason))
 
     @property
     def available(self) -> tuple[str, ...]:
@@ -202,7 +202,7 @@ class MoleculeViews:
     def readable(self) -> bool:
         """Whether this is a molecule, be it one of which no view could be made."""
         reasons = self.reasons.values()
-        return not reasons or not all(reason.startswith(_UNREADABLE) for reason in reasons)
+        return not reasons or not all(reason.startswith(UNREADABLE) for reason in reasons)
 
     def _check(self) -> None:
         """Raise ValueError unless every field has its shape, type and range."""

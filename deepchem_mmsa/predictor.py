@@ -77,7 +77,7 @@ class MMSAPredictor:
     >>> values.shape, bool(values[0] == values[2]), bool(np.isnan(values[1, 0]))
     ((3, 1), True, True)
     >>> reasons[1]
-    "graph: unreadable: SMILES Parse Error: unclosed ring for input: 'C1CC'"
+    "unreadable: SMILES Parse Error: unclosed ring for input: 'C1CC'"
     """
 
     def __init__(self, network: MMSANetwork, metadata: Mapping[str, Any] | None = None) -> None:

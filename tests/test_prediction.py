@@ -179,8 +179,8 @@ def test_a_molecule_without_any_view_gets_nan_and_a_reason(make_model, graph_dat
     p = model.predict(data)
     assert np.isnan(p[3]).all()
     assert np.isfinite(np.delete(p, 3, axis=0)).all()
-    assert model.failures == [(3, "C1CC", "graph: unreadable: unclosed ring")]
-    assert "row 3, 'C1CC': graph: unreadable: unclosed ring" in caplog.text
+    assert model.failures == [(3, "C1CC", "unreadable: unclosed ring")]
+    assert "row 3, 'C1CC': unreadable: unclosed ring" in caplog.text
     assert np.isnan(model.predict_embedding(data)[3]).all()
     pretrained = make_model(mode="pretraining")
     assert np.isfinite(pretrained.fit(data, nb_epoch=1))
