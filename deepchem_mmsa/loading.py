@@ -34,17 +34,46 @@ class PreparedBatch(NamedTuple):
         float32 ``[B, T]`` each; empty in pre-training, and where there are no labels.
     drawn : int
         Side of the first picture as it was drawn; 0 where there is none.
+    unasked : tuple of str
+        Views that the network reads and the featurizer was not asked for.
     """
 
     molecules: MoleculeBatch
     labels: list[Tensor]
     weights: list[Tensor]
     drawn: int
+    unasked: tuple[str, ...] = ()
+
+    def oddities(self, drawn: int) -> list[str]:
+        """Return what a user ought to hear of, `drawn` being the size that the model knows.
+
+        Examples
+        --------
+        >>> from deepchem_mmsa.views import ViewSettings, many_views
+        >>> X = np.array(many_views(["CCO"], ViewSettings(("graph",))), dtype=object)
+        >>> ready = Preparation(Collator(("graph", "fingerprint")), False)(([X], None, None))
+        >>> ready.oddities(0)[0].partition(":")[0]
+        'the molecules have no fingerprint, which this model reads as well'
+        """
+        told = []
+        if self.drawn and self.drawn != drawn:
+            told.append(
+                f"pictures of {self.drawn} pixels, and the model was trained on pictures drawn at "
+                f"{drawn}: lines and letters do not scale, so featurize with "
+                f"MMSAFeaturizer(image_size={drawn})"
+            )
+        if self.unasked:
+            told.append(
+                f"the molecules have no {' and no '.join(self.unasked)}, which this model reads as "
+                f"well: featurize with MMSAFeaturizer({list(self.molecules.modalities)}), or give "
+                "the model fewer modalities"
+            )
+        return told
 
     def to(self, device: torch.device | str) -> PreparedBatch:
         """Return the batch on another device."""
         labels, weights = ([x.to(device) for x in part] for part in (self.labels, self.weights))
-        return PreparedBatch(self.molecules.to(device), labels, weights, self.drawn)
+        return self._replace(molecules=self.molecules.to(device), labels=labels, weights=weights)
 
 
 @dataclass(frozen=True)
@@ -80,8 +109,13 @@ class Preparation:
         molecules = self.collate(records)
         picture = next((r.image for r in records if r.image is not None), None)
         drawn = picture_size(picture) if picture and "image" in self.collate.modalities else 0
+        some = [record for record in records if record.available]
+        unasked = tuple(
+            m for m in self.collate.modalities
+            if some and not any(m in r.available or m in r.reasons for r in some)
+        )  # fmt: skip
         if labels is None or labels[0] is None or not self.labelled:
-            return PreparedBatch(molecules, [], [], drawn)
+            return PreparedBatch(molecules, [], [], drawn, unasked)
         y = np.asarray(labels[0], dtype=np.float32)
         y = y if y.ndim == 2 else y.reshape(len(molecules), -1)
         w = None if weights is None else weights[0]
@@ -89,9 +123,8 @@ class Preparation:
         w = np.broadcast_to(w if w.ndim == 2 else w.reshape(len(y), -1), y.shape)
         there = ~np.isnan(y) & molecules.available.any(1).numpy()[:, None]
         y, w = np.where(there, y, 0), np.where(there, w, 0)
-        return PreparedBatch(
-            molecules, [torch.from_numpy(y)], [torch.from_numpy(w.astype(np.float32))], drawn
-        )
+        label, weight = torch.from_numpy(y), torch.from_numpy(w.astype(np.float32))
+        return PreparedBatch(molecules, [label], [weight], drawn, unasked)
 
 
 def prepared(

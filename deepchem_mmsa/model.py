@@ -143,7 +143,8 @@ wandb_logger, loss
         self._folder: RunFolder | None = None
         self._callback_states: list[dict[str, Any]] = []
         self._optimizer_states: list[Any] | None = None
-        self._labels_seen = self._warned_of_size = False
+        self._labels_seen = False
+        self._told: set[str] = set()  # warnings that were given
         self._sizes: list[int] | None = None
         self._resting: set[str] = set()
         self._ensure_built()
@@ -424,26 +425,17 @@ callbacks, all_losses
             ):
                 yield [X], [y], [w]
 
-    def _note_picture_size(self, drawn: int) -> None:
-        """Remember how large training pictures were drawn; warn once where others differ."""
-        if not drawn:
-            return
-        known = int(self.model.picture_size)
-        if not known and self._run_now is not None:
-            self.model.picture_size.fill_(drawn)
-        elif known and drawn != known and not self._warned_of_size:
-            self._warned_of_size = True
-            logger.warning(
-                "pictures of %d pixels, and the model was trained on pictures drawn at %d: lines "
-                "and letters do not scale, so featurize with MMSAFeaturizer(image_size=%d)",
-                drawn, known, known,
-            )  # fmt: skip
-
     def _prepare_batch(self, batch: tuple[Any, Any, Any]) -> tuple[MoleculeBatch, list, list]:
         """Turn a triple of DeepChem's generators into tensors on the model's device."""
         return self._placed(self._prepare(batch))
 
     def _placed(self, ready: PreparedBatch) -> tuple[MoleculeBatch, list, list]:
-        """Put a batch on the model's device."""
-        self._note_picture_size(ready.drawn)
+        """Put a batch on the model's device; warn once of what is odd about it."""
+        drawn = int(self.model.picture_size) if ready.drawn else 0
+        if ready.drawn and not drawn and self._run_now is not None:
+            self.model.picture_size.fill_(ready.drawn)  # how large training pictures were drawn
+        for text in ready.oddities(drawn or ready.drawn):
+            if text not in self._told:
+                self._told.add(text)
+                logger.warning("%s", text)
         return ready.to(self.device)[:3]

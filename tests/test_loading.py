@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from deepchem_mmsa import EarlyStopping
 from deepchem_mmsa.datasets import dataset_from_shards
 from deepchem_mmsa.epochs import EpochBatch, epoch_batches
+from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.shard_dataset import ShardDataset
 from deepchem_mmsa.shards import featurize_to_shards
-from deepchem_mmsa.views import ViewSettings
+from deepchem_mmsa.views import ViewSettings, many_views
 from tests.fixtures import SMILES
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -51,6 +52,46 @@ def test_a_batch_keeps_its_place_when_it_is_sent():
     assert (again.epoch, again.position, again.last) == (4, 2, True)
     assert again[0][0].tolist() == [0, 1, 2]
     assert tuple(batch.without_data()) == ([], [], [])
+
+
+def graphs_without_shape(n):
+    """A dataset whose conformers could not be embedded."""
+    X = np.empty(n, dtype=object)
+    for i, r in enumerate(many_views(SMILES[:n], ViewSettings(("graph",)))):
+        views = {"atoms": r.atoms, "bond_atoms": r.bond_atoms, "bonds": r.bonds}
+        X[i] = MoleculeViews(r.smiles, **views, reasons={"geometry": "no conformer"})
+    return dc.data.NumpyDataset(X, np.arange(float(n))[:, None])
+
+
+@pytest.mark.parametrize(
+    ("modalities", "told"),
+    [
+        (("graph",), []),
+        (("graph", "geometry"), []),  # asked for, and not to be had
+        (("graph", "fingerprint"), ["no fingerprint, which"]),
+        (("image", "graph", "fingerprint"), ["no image and no fingerprint, which"]),
+    ],
+)
+def test_a_view_that_was_not_asked_for_is_told_once(make_model, caplog, modalities, told):
+    data, model = graphs_without_shape(12), make_model(mode="regression", modalities=modalities)
+    model.fit(data, nb_epoch=2)
+    model.predict(data)
+    warnings = [r.getMessage() for r in caplog.records if "reads as well" in r.getMessage()]
+    assert len(warnings) == len(told)
+    assert all(text in warning for text, warning in zip(told, warnings))
+
+
+def test_pictures_of_another_size_are_told_once(make_model, caplog):
+    model = make_model(mode="regression", modalities=("image",))
+    for size, n_warnings in ((32, 0), (48, 1), (48, 1), (32, 1)):
+        X = np.empty(6, dtype=object)
+        X[:] = many_views(SMILES[:6], ViewSettings(("image",), size))
+        data = dc.data.NumpyDataset(X, np.arange(6.0)[:, None])
+        if not n_warnings:
+            model.fit(data, nb_epoch=1)
+        model.predict(data)
+        told = [r for r in caplog.records if "pictures of 48 pixels" in r.getMessage()]
+        assert len(told) == n_warnings
 
 
 @pytest.fixture(scope="module")
