@@ -2,6 +2,9 @@
 
     python examples/moleculenet.py --dataset bbbp --data-dir DATA
 
+MMSA begins with the weights that ship, `mmsa-small` (graph and fingerprint); `--pretrained mmsa-base` reads all four
+views, `--preset small` begins anew, with image, graph and conformer.
+
 One command line for BBBP, BACE, ClinTox, SIDER, Tox21 (ROC-AUC) and ESOL, FreeSolv,
 Lipophilicity (RMSE). Labels that are missing count nowhere; the test set is looked at once, at
 the best validation epoch. Writes ``results.csv`` (a row per model, seed and task) and
@@ -26,6 +29,8 @@ from deepchem_mmsa.benchmark import (
     metric_of,
     score,
 )
+from deepchem_mmsa.checkpoint import load_pretrained
+from deepchem_mmsa.hub import starting_model
 
 
 def main() -> None:
@@ -35,8 +40,8 @@ def main() -> None:
     parser.add_argument("--save-dir", help="keep the featurized set here for the next run")
     parser.add_argument("--output", type=Path, help="default: runs/DATASET")
     parser.add_argument("--splitter", default="scaffold")
-    parser.add_argument("--modalities", nargs="+", default=["image", "graph", "geometry"])
-    parser.add_argument("--preset", default="small")
+    parser.add_argument("--modalities", nargs="+", help="default: all that the model reads")
+    parser.add_argument("--preset", help="begin anew, with a network of this size")
     parser.add_argument("--pretrained", help="folder of save_pretrained, or a shipped model")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--patience", type=int, default=10)
@@ -50,10 +55,10 @@ def main() -> None:
     output.mkdir(parents=True, exist_ok=True)
 
     benchmark = BENCHMARKS[a.dataset]
-    size = MMSAConfig.preset(a.preset).image_size
-    featurizer = MMSAFeaturizer(
-        modalities=tuple(a.modalities), image_size=size, n_jobs=a.jobs, progress=True
-    )
+    weights = starting_model(a.pretrained, a.preset)
+    config = load_pretrained(weights).config if weights else MMSAConfig.preset(a.preset)
+    modalities = tuple(a.modalities or config.modalities)
+    featurizer = MMSAFeaturizer(modalities, config.image_size, n_jobs=a.jobs, progress=True)
     tasks, (train, valid, test) = load_benchmark(
         a.dataset, featurizer, a.data_dir, a.save_dir, a.splitter
     )
@@ -74,10 +79,10 @@ def main() -> None:
             "seed": seed,
             "model_dir": str(output / f"seed{seed}"),
             "progress": True,
-            "modalities": tuple(a.modalities),
+            "modalities": modalities,
         }
-        if a.pretrained:
-            model = MMSAModel.from_pretrained(a.pretrained, **arguments)
+        if weights:
+            model = MMSAModel.from_pretrained(weights, **arguments)
         else:
             model = MMSAModel(a.preset, **arguments)
         stopping = EarlyStopping(
@@ -120,7 +125,7 @@ def main() -> None:
         "splitter": a.splitter,
         "sizes": [len(train), len(valid), len(test)],
         "metric": benchmark.metric,
-        "pretrained": a.pretrained,
+        "pretrained": weights,
         "validation": epochs,
         "test": summary,
         "config": model.config.to_dict(),
