@@ -2,8 +2,8 @@
 
     python examples/moleculenet.py --dataset bbbp --data-dir DATA
 
-MMSA begins with the weights that ship, `mmsa-small` (graph and fingerprint); `--pretrained mmsa-base` reads all four
-views, `--preset small` begins anew, with image, graph and conformer.
+MMSA begins with the weights that ship, `mmsa-small` (graph and fingerprint); `--pretrained
+mmsa-base` reads all four views, `--preset small` begins anew, with image, graph and conformer.
 
 One command line for BBBP, BACE, ClinTox, SIDER, Tox21 (ROC-AUC) and ESOL, FreeSolv,
 Lipophilicity (RMSE). Labels that are missing count nowhere; the test set is looked at once, at
