@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from deepchem_mmsa import EarlyStopping, MMSAFeaturizer
 from deepchem_mmsa.epochs import batch_bounds, epoch_batches, step_seed
-from deepchem_mmsa.molecule import MoleculeViews
+from deepchem_mmsa.molecule import MODALITIES, MoleculeViews
 from tests.fixtures import labelled
 
 
@@ -220,6 +220,27 @@ def test_thawing_does_not_make_anchors_learn_from_labels(make_model):
         model.freeze_components(list(model.model.components()), freeze)
     assert not model.model.memory.anchors.requires_grad
     assert all(p.requires_grad for p in model.model.head.parameters())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_in_one_pass_is_the_step_of_the_optimizer(make_model, dataset, precision):
+    """Gradients of pictures' convolutions are not laid out row by row, as others are."""
+    after = []
+    for fused in (True, False):
+        model = make_model(
+            mode="regression", modalities=MODALITIES, batch_size=len(dataset), precision=precision
+        )
+        model._ensure_built()
+        assert all(group["fused"] for group in model._pytorch_optimizer.param_groups)
+        for group in model._pytorch_optimizer.param_groups:
+            group["fused"] = fused
+        before = {name: p.detach().clone() for name, p in model.model.named_parameters()}
+        model.fit(dataset, nb_epoch=1)
+        after.append({name: p.detach() for name, p in model.model.named_parameters()})
+    moved = [name for name, p in before.items() if not torch.equal(p, after[0][name])]
+    assert any(after[0][name].dim() == 4 for name in moved)
+    for name, weights in after[0].items():
+        torch.testing.assert_close(weights, after[1][name], atol=1e-7, rtol=1e-6, msg=name)
 
 
 def test_pretraining_on_one_batch_is_refused(make_model, graph_dataset):
