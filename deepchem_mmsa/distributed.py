@@ -303,7 +303,9 @@ def average_gradients(
     pieces = flat.split([t.numel() for t in parts])
     somewhere = pieces[-1].tolist()
     for parameter, piece, n in zip(learning, pieces, somewhere):
-        parameter.grad = piece.view_as(parameter).to(parameter.dtype) if n else None
+        # In the order of the weight's memory, as autograd has it and fused optimizers read it.
+        averaged = torch.empty_like(parameter, requires_grad=False)
+        parameter.grad = averaged.copy_(piece.view_as(parameter)) if n else None
     with torch.no_grad():
         for tensor, piece in zip(others, pieces[len(learning) :]):
             tensor.copy_(piece.view_as(tensor))
