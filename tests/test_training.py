@@ -223,13 +223,15 @@ def test_thawing_does_not_make_anchors_learn_from_labels(make_model):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_step_in_one_pass_is_the_step_of_the_optimizer(make_model, dataset, precision):
-    """Gradients of pictures' convolutions are not laid out row by row, as others are."""
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_step_in_one_pass_is_the_step_of_the_optimizer(make_model, dataset, precision, layout):
+    """Whether or not the weights of convolutions are laid out row by row."""
     after = []
     for fused in (True, False):
         model = make_model(
             mode="regression", modalities=MODALITIES, batch_size=len(dataset), precision=precision
         )
+        model.model.encoders["image"].to(memory_format=layout)
         model._ensure_built()
         assert all(group["fused"] for group in model._pytorch_optimizer.param_groups)
         for group in model._pytorch_optimizer.param_groups:
