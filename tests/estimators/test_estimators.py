@@ -254,8 +254,7 @@ def test_three_classes():
 
 def test_fine_tuning_starts_from_the_given_model(folder):
     frozen = {"learning_rate": 1e-12}
-    begin = {"from_model": folder, "preset": None, "config": None, "modalities": None}
-    fit = regressor(**begin, **frozen).fit(SMILES, Y)
+    fit = MMSARegressor(folder, nb_epoch=2, random_state=0, **frozen).fit(SMILES, Y)
     network = fit.predictors_[0].network
     source = MMSAPredictor.from_pretrained(folder)
     for name, tensor in source.network.encoders.named_parameters():
@@ -266,10 +265,10 @@ def test_fine_tuning_starts_from_the_given_model(folder):
 
 
 def test_without_a_word_training_begins_with_the_shipped_weights():
-    begin = {"preset": None, "config": None, "modalities": None, "nb_epoch": 1}
-    network = regressor(**begin, learning_rate=1e-12).fit(SMILES, Y).predictors_[0].network
-    source = MMSAPredictor.from_pretrained("mmsa-small").network
-    for name, tensor in source.encoders.named_parameters():
+    fit = MMSARegressor(nb_epoch=1, learning_rate=1e-12).fit(SMILES, Y)
+    network = fit.predictors_[0].network
+    shipped = MMSAPredictor.from_pretrained("mmsa-small").network.encoders
+    for name, tensor in shipped.named_parameters():
         assert torch.allclose(network.encoders.get_parameter(name), tensor, atol=1e-9), name
     with pytest.raises(ValueError, match="give one of the two"):
         regressor(from_model="mmsa-small").fit(SMILES, Y)
