@@ -114,7 +114,7 @@ def predict(
             if std is not None:
                 columns = columns.join(prediction_columns(predictor, std, "std"))
             if known is not None:
-                columns["domain"] = known.score(molecules)
+                columns["domain"] = known.score(molecules).astype("float32")
             return columns, reasons
 
         return compute
@@ -193,6 +193,7 @@ def prediction_columns(
     import pandas as pd
 
     name = name or ("predicted" if values.ndim == 2 else "probability")
+    values = values.astype("float32")  # as many digits as a network's answer has
     columns = {}
     for t, task in enumerate(predictor.tasks):
         if values.ndim == 2:

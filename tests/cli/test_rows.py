@@ -1,6 +1,8 @@
 """predict, embed, neighbors, explain: one row out per row in, whatever happens on the way."""
 
+import csv
 import gzip
+import io
 import json
 import subprocess
 import sys
@@ -67,6 +69,9 @@ def test_predictions_say_how_far_to_trust_them(mmsa_json, models, table, tmp_pat
     )
     assert np.allclose(frame["domain"], domain.score(SMILES), equal_nan=True)
     assert frame["domain"].isna().tolist() == [False, True, True, False, False]
+    # No digits beyond those of a network's answer.
+    lines = csv.DictReader(io.StringIO(out.read_text()))
+    assert max(len(row[name]) for row in lines for name in (*names, "domain")) <= 14
 
 
 @pytest.mark.parametrize("mode", ["classification", "regression"])
