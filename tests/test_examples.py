@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
 from tests.conftest import DRUGS
 
@@ -132,3 +133,15 @@ def test_one_conformer_is_the_benchmark_and_several_are_another_answer(tmp_path)
     ]
     assert predicted[0].shape == predicted[1].shape
     assert not np.array_equal(*predicted)
+
+    every = ["--models", "1 → 1", "2 → 2", "mmsa-scratch"]
+    printed = run(tmp_path, "benchmarks/together.py", "a", "b", *every).splitlines()
+    cells = [np.load(path) for path in tmp_path.glob("*/cells/deepchem/bbbp/*.npz")]
+    scores = [
+        roc_auc_score(
+            cells[0][f"{part}_y"], np.mean([cell[part] for cell in cells], axis=0)[..., 1]
+        )
+        for part in ("valid", "test")
+    ]
+    told = "{:.3f} / {:.3f}".format(*scores)
+    assert printed[-2] == f"| together | 3 | {told} | {told} |"

@@ -70,16 +70,35 @@ def _ensemble(cells: Sequence[Cell]) -> dict[str, object] | None:
         return None
     results = [cell.result() for cell in cells]
     row = {name: results[0][name] for name in ("protocol", "dataset", "metric")}
+    row |= scores_of_the_mean(parts, str(row["metric"]))
+    model = f"{cells[0].contender.name} x{len(cells)}"
+    seconds = sum(result["seconds"] for result in results)
+    sizes = dict(zip(("n_train", "n_valid", "n_test"), results[0]["sizes"]))
+    return {**row, "model": model, "seed": ENSEMBLE, "seconds": seconds, **sizes}
+
+
+def scores_of_the_mean(parts: Sequence[dict[str, np.ndarray]], metric: str) -> dict[str, float]:
+    """Score the mean of several networks' predictions of the same molecules.
+
+    Parameters
+    ----------
+    parts : sequence of dict
+        As :meth:`~deepchem_mmsa.benchmark.cells.Cell.predictions` gives them.
+    metric : {"roc_auc", "rmse", "mae"}
+
+    Returns
+    -------
+    dict
+        ``valid`` and ``test``.
+    """
+    found = {}
     for name in ("valid", "test"):
         mean = np.mean([part[name] for part in parts], axis=0)
         labels = dc.data.NumpyDataset(
             np.zeros(len(mean)), parts[0][f"{name}_y"], parts[0][f"{name}_w"]
         )
-        row[name] = score(labels, mean, str(row["metric"]))[0]
-    model = f"{cells[0].contender.name} x{len(cells)}"
-    seconds = sum(result["seconds"] for result in results)
-    sizes = dict(zip(("n_train", "n_valid", "n_test"), results[0]["sizes"]))
-    return {**row, "model": model, "seed": ENSEMBLE, "seconds": seconds, **sizes}
+        found[name] = score(labels, mean, metric)[0]
+    return found
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
