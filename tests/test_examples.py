@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -145,3 +146,8 @@ def test_one_conformer_is_the_benchmark_and_several_are_another_answer(tmp_path)
     ]
     told = "{:.3f} / {:.3f}".format(*scores)
     assert printed[-2] == f"| together | 3 | {told} | {told} |"
+
+    for path in list(tmp_path.glob("a/cells/deepchem/bbbp/1-1-*")):
+        shutil.copy(path, path.with_stem(f"{path.stem}-otherwise"))
+    said = refused(tmp_path, "benchmarks/together.py", "a", "b", *every)
+    assert "are one model with two settings: remove one of them" in said

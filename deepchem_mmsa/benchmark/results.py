@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import deepchem as dc
@@ -60,45 +60,59 @@ def tidy(cells: Sequence[Cell]) -> pd.DataFrame:
 
 
 def _ensemble(cells: Sequence[Cell]) -> dict[str, object] | None:
-    parts = [cell.predictions() for cell in cells]
-    for cell, part in zip(cells, parts):
-        if not np.array_equal(part["test_y"], parts[0]["test_y"], equal_nan=True):
-            raise ValueError(
-                f"{cell.path} and {cells[0].path} are results of other data: remove the older one"
-            )
-    if all(np.array_equal(part["test"], parts[0]["test"]) for part in parts):
+    found = {cell.path: cell.predictions() for cell in cells}
+    scores = scores_of_the_mean(found, cells[0].result()["metric"])
+    first, *rest = (part["test"] for part in found.values())
+    if all(np.array_equal(first, other) for other in rest):
         return None
     results = [cell.result() for cell in cells]
     row = {name: results[0][name] for name in ("protocol", "dataset", "metric")}
-    row |= scores_of_the_mean(parts, str(row["metric"]))
     model = f"{cells[0].contender.name} x{len(cells)}"
     seconds = sum(result["seconds"] for result in results)
     sizes = dict(zip(("n_train", "n_valid", "n_test"), results[0]["sizes"]))
-    return {**row, "model": model, "seed": ENSEMBLE, "seconds": seconds, **sizes}
+    return {**row, **scores, "model": model, "seed": ENSEMBLE, "seconds": seconds, **sizes}
 
 
-def scores_of_the_mean(parts: Sequence[dict[str, np.ndarray]], metric: str) -> dict[str, float]:
+def scores_of_the_mean(
+    found: Mapping[Path, Mapping[str, np.ndarray]], metric: str
+) -> dict[str, float]:
     """Score the mean of several networks' predictions of the same molecules.
 
     Parameters
     ----------
-    parts : sequence of dict
-        As :meth:`~deepchem_mmsa.benchmark.cells.Cell.predictions` gives them.
+    found : mapping of pathlib.Path to mapping of str to np.ndarray
+        Of each network the file, and what
+        :meth:`~deepchem_mmsa.benchmark.cells.Cell.predictions` gives.
     metric : {"roc_auc", "rmse", "mae"}
 
     Returns
     -------
     dict
         ``valid`` and ``test``.
+
+    Raises
+    ------
+    ValueError
+        If two networks predict other molecules; names their files.
+
+    Examples
+    --------
+    >>> y = np.array([[1.0], [2.0]])
+    >>> part = {"valid_y": y, "test_y": y, "valid_w": np.ones((2, 1)), "test_w": np.ones((2, 1))}
+    >>> above, below = ({**part, "valid": y + d, "test": y + 2 * d} for d in (0.5, -0.25))
+    >>> scores_of_the_mean({Path("a"): above, Path("b"): below}, "rmse")
+    {'valid': 0.125, 'test': 0.25}
     """
-    found = {}
+    (path, first), *others = found.items()
+    for other, part in others:
+        if not np.array_equal(part["test_y"], first["test_y"], equal_nan=True):
+            raise ValueError(f"{other} and {path} are results of other data: remove the older one")
+    scores = {}
     for name in ("valid", "test"):
-        mean = np.mean([part[name] for part in parts], axis=0)
-        labels = dc.data.NumpyDataset(
-            np.zeros(len(mean)), parts[0][f"{name}_y"], parts[0][f"{name}_w"]
-        )
-        found[name] = score(labels, mean, metric)[0]
-    return found
+        mean = np.mean([part[name] for part in found.values()], axis=0)
+        labels = dc.data.NumpyDataset(np.zeros(len(mean)), first[f"{name}_y"], first[f"{name}_w"])
+        scores[name] = score(labels, mean, metric)[0]
+    return scores
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:

@@ -13,25 +13,30 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from itertools import chain
+from collections import ChainMap
 from pathlib import Path
 
 import numpy as np
 
 from deepchem_mmsa.benchmark.results import scores_of_the_mean
 
-Parts = list[dict[str, np.ndarray]]
+Found = dict[Path, dict[str, np.ndarray]]
 
 
-def cells(folder: Path, protocol: str, models: list[str]) -> dict[tuple[str, str], Parts]:
+def cells(folder: Path, protocol: str, models: list[str]) -> dict[tuple[str, str], Found]:
     """Return the predictions of all seeds of the models, by data set and metric."""
-    found: dict[tuple[str, str], Parts] = {}
+    found: dict[tuple[str, str], Found] = {}
+    taken: dict[tuple[str, str, int], Path] = {}
     for path in sorted(folder.glob(f"cells/{protocol}/*/*.json")):
         cell = json.loads(path.read_text(encoding="utf-8"))
-        if cell["model"] in models:
-            with np.load(path.with_suffix(".npz")) as stored:
-                part = {name: stored[name] for name in stored.files}
-            found.setdefault((path.parent.name, cell["metric"]), []).append(part)
+        if cell["model"] not in models:
+            continue
+        other = taken.setdefault((path.parent.name, cell["model"], cell["seed"]), path)
+        if other != path:
+            sys.exit(f"{other} and {path} are one model with two settings: remove one of them")
+        with np.load(path.with_suffix(".npz")) as stored:
+            part = {name: stored[name] for name in stored.files}
+        found.setdefault((path.parent.name, cell["metric"]), {})[path] = part
     return found
 
 
@@ -47,17 +52,13 @@ def main() -> None:
         sys.exit("the runs have no data set in common: give finished outputs of moleculenet.py")
     for metric in sorted({metric for _, metric in common}):
         sets = sorted(name for name, measure in common if measure == metric)
-        averaged = ["mean"] * (metric != "rmse")  # errors have units
+        averaged = ["mean"] * (metric == "roc_auc")  # errors have units
         head = [f"{metric}, valid / test", "networks", *sets, *averaged]
         print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}")
         rows = {name: [found[s, metric] for s in sets] for name, found in runs.items()}
         if len(rows) > 1:
-            rows["together"] = [list(chain.from_iterable(parts)) for parts in zip(*rows.values())]
+            rows["together"] = [dict(ChainMap(*parts)) for parts in zip(*rows.values())]
         for name, parts in rows.items():
-            for s, of_set in zip(sets, parts):
-                truth = [part["test_y"] for part in of_set]
-                if not all(np.array_equal(truth[0], y, equal_nan=True) for y in truth):
-                    sys.exit(f"{name}: {s} has cells of other data; they cannot be averaged")
             scores = [scores_of_the_mean(of_set, metric) for of_set in parts]
             mean = {k: float(np.mean([one[k] for one in scores])) for k in ("valid", "test")}
             shown = scores + [mean] * len(averaged)
