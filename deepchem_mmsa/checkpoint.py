@@ -337,6 +337,11 @@ def load_pretrained(folder_or_name: str | os.PathLike) -> Pretrained:
         If its files are damaged, incomplete or of another format.
     """
     folder = hub.find_model(folder_or_name)
+    if several := hub.members(folder):
+        raise CheckpointError(
+            f"{folder} holds {len(several)} models, {several[0].name} to {several[-1].name}: name "
+            f"one of them ({several[0]}); mmsa predict averages them all"
+        )
     try:
         described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config = MMSAConfig.from_dict(described["config"])
@@ -363,7 +368,8 @@ def load_pretrained(folder_or_name: str | os.PathLike) -> Pretrained:
     except CheckpointError:
         raise
     except (OSError, KeyError, TypeError, ValueError) as error:
-        begun = (folder / "checkpoints").is_dir() and not (folder / "config.json").is_file()
+        traces = (folder / "checkpoints").is_dir() or (folder / "run.json").is_file()
+        begun = traces and not (folder / "config.json").is_file()
         raise CheckpointError(
             f"{folder} is not an exported MMSA model ({type(error).__name__}: {error})"
             + ("; its run is not finished: go on with it by --resume" if begun else "")

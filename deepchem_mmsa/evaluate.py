@@ -7,7 +7,7 @@ weights are used, and one task with a single class turns the mean over tasks int
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,38 @@ def masked_scores(
     return scores
 
 
+def mean_scores(per_task: Mapping[str, np.ndarray], metrics: Any) -> dict[str, float]:
+    """Return the mean over the tasks that can be scored, NaN where none can.
+
+    Parameters
+    ----------
+    per_task : mapping of str to np.ndarray
+        Of :func:`masked_scores`.
+    metrics : deepchem.metrics.Metric, list of them, or metric functions
+        The same.
+
+    Examples
+    --------
+    >>> import deepchem as dc
+    >>> auc = dc.metrics.Metric(dc.metrics.roc_auc_score)
+    >>> mean_scores({"roc_auc_score": np.array([0.75, np.nan, 0.25])}, auc)
+    {'roc_auc_score': 0.5}
+    """
+    means = {}
+    for metric in _process_metric_input(metrics):
+        values = per_task[metric.name]
+        scored = values[~np.isnan(values)]
+        if len(scored) < len(values):
+            logger.info(
+                "%s: %d of %d tasks cannot be scored (no labels, or one class only)",
+                metric.name,
+                len(values) - len(scored),
+                len(values),
+            )
+        means[metric.name] = float(metric.task_averager(scored)) if len(scored) else float("nan")
+    return means
+
+
 def evaluate(
     model: Any,
     dataset: Any,
@@ -145,18 +177,7 @@ def evaluate(
     y = undo_transforms(dataset.y, output_transformers)
     predictions = model.predict(dataset, output_transformers)
     per_task = masked_scores(y, dataset.w, predictions, metrics, n_classes, use_sample_weights)
-    means = {}
-    for metric in _process_metric_input(metrics):
-        values = per_task[metric.name]
-        scored = values[~np.isnan(values)]
-        if len(scored) < len(values):
-            logger.info(
-                "%s: %d of %d tasks cannot be scored (no labels, or one class only)",
-                metric.name,
-                len(values) - len(scored),
-                len(values),
-            )
-        means[metric.name] = float(metric.task_averager(scored)) if len(scored) else float("nan")
+    means = mean_scores(per_task, metrics)
     if per_task_metrics:
         return means, {name: values.tolist() for name, values in per_task.items()}
     return means

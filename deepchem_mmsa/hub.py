@@ -95,6 +95,36 @@ def find_model(folder_or_name: str | os.PathLike) -> Path:
     return folder
 
 
+def members(folder: str | os.PathLike) -> list[Path]:
+    """Return the models of an ensemble: the subfolders ``model0``, ``model1``, ... of a folder.
+
+    Parameters
+    ----------
+    folder : path-like
+        That ``mmsa finetune --n-models`` or ``save_pretrained`` of an estimator wrote; a folder
+        with a model of its own, or one that is not there, has no members.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is the folder of a run that has not trained all of them.
+
+    Examples
+    --------
+    >>> members("runs/nothing/here")
+    []
+    """
+    folder = Path(folder)
+    numbers = [path.parent.name.removeprefix("model") for path in folder.glob("model*/config.json")]
+    if (folder / "config.json").is_file() or not any(map(str.isdecimal, numbers)):
+        return []
+    if (folder / "run.json").is_file() and not (folder / "metrics.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} holds a run that is not finished: go on with it by --resume"
+        )
+    return [folder / f"model{n}" for n in sorted(map(int, filter(str.isdecimal, numbers)))]
+
+
 def is_hub_name(name: str | os.PathLike) -> bool:
     """Return whether a name means a model on the hub.
 

@@ -44,6 +44,23 @@ def finetune(
     ] = 10,
     batch_size: options.BatchSize = 64,
     learning_rate: options.LearningRate = 1e-3,
+    averaging: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=0.99999,
+            help="Decay of a moving average of the weights, which is scored and kept in place of "
+            "the last; 0.99 is usual, 0 is none.",
+        ),
+    ] = 0.0,
+    n_models: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Networks to train, with seeds from --seed on; several go into model0, model1, "
+            "... of the folder, and predict averages them.",
+        ),
+    ] = 1,
     settings: options.Set = None,
     seed: options.Seed = 0,
     resume: options.Resume = False,
@@ -82,10 +99,13 @@ def finetune(
         learning_rate=learning_rate, seed=seed,
     )  # fmt: skip
     columns = [*tasks, *([split] if split in table.frame.columns else [])]
-    shares = {"--split": split, "--valid": valid, "--test": test, "--label": tasks}
-    training.open_run(
-        output, resume, training.began_with(network, from_model, table, columns, **shares)
-    )
+    asked = {"--split": split, "--valid": valid, "--test": test, "--label": tasks}
+    if averaging:
+        asked["--averaging"] = averaging
+    if n_models > 1:
+        asked["--n-models"] = n_models
+    began = training.began_with(network, from_model, table, columns, **asked)
+    training.open_run(output, resume, began, n_models)
     shards, rows = training.featurized(table, network, output, jobs, console)
     data = dataset_from_shards(shards, y, tasks)
     usable = (rows["status"] == "ok").to_numpy() & ~np.isnan(y).all(axis=1)
@@ -101,48 +121,80 @@ def finetune(
         + ", ".join(f"{n} {part}" for part, n in sizes.items())
         + f" molecules ({split} split)"
     )
-    model = training.make_model(network, from_model, output, device, console)
-    model.tasks = tasks
-    metrics = _metrics(kind)
-    watched = metrics[0] if _can_be_scored(valid_set, network) else None
-    stopping = EarlyStopping(
-        valid_set, watched, patience=patience, minimize=watched is None or kind == "regression"
-    )
-    with training.resumable(output):
-        model.fit(
-            train_set, nb_epoch=epochs, restore=resume, callbacks=[stopping], n_workers=workers
-        )
-    scores = {
-        part: model.evaluate(data_of_part, metrics)
-        for part, data_of_part in (("valid", valid_set), ("test", test_set))
-        if len(data_of_part)
-    }
-    if np.isnan(model.predict(valid_set)).all():
-        raise Failure(
-            "training diverged: the model predicts nothing but NaN; lower --learning-rate "
-            f"({learning_rate:g})",
-            ExitCode.TRAINING,
-        )
+    held_out = {"valid": valid_set, **({"test": test_set} if len(test_set) else {})}
     if not len(test_set) and test:
         console.note(f"the {split} split left no row for test: there is no test score")
-    summary: dict[str, Any] = {
+    metrics = _metrics(kind)
+    watched = metrics[0] if _can_be_scored(valid_set, network) else None
+    described: dict[str, Any] = {
         "data": table.name, "labels": tasks, "mode": kind, "split": split, "molecules": sizes,
-        "epochs": len(model.history), "best_epoch": stopping.best_epoch, "scores": scores,
     }  # fmt: skip
-    training.write_run(output, model, rows, summary)
-    if len(test_set):
-        values = model.predict(test_set)
-        named = prediction_columns(MMSAPredictor(model.model, {"tasks": tasks}), values)
+    answers: list[dict[str, np.ndarray]] = []
+    trained: list[dict[str, Any]] = []
+    for number, folder in enumerate(training.folders_of(output, n_models)):
+        if n_models > 1:
+            console.note(f"network {number + 1} of {n_models}, seed {seed + number}")
+        of_seed = network.replace(seed=seed + number)
+        model = training.make_model(of_seed, from_model, folder, device, console)
+        model.tasks = tasks
+        stopping = EarlyStopping(
+            valid_set, watched, patience=patience,
+            minimize=watched is None or kind == "regression", averaging=averaging,
+        )  # fmt: skip
+        with training.resumable(output):
+            model.fit(
+                train_set, nb_epoch=epochs, restore=resume and training.has_begun(folder),
+                callbacks=[stopping], n_workers=workers,
+            )  # fmt: skip
+        answers.append({part: model.predict(data) for part, data in held_out.items()})
+        if np.isnan(answers[-1]["valid"]).all():
+            raise Failure(
+                "training diverged: the model predicts nothing but NaN; lower --learning-rate "
+                f"({learning_rate:g})",
+                ExitCode.TRAINING,
+            )
+        trained.append(
+            {"epochs": len(model.history), "best_epoch": stopping.best_epoch,
+             "scores": _scores(held_out, answers[-1], metrics, network.n_classes)}
+        )  # fmt: skip
+        training.write_run(folder, model, rows, {**described, **trained[-1]})
+    last = MMSAPredictor(model.model, {"tasks": tasks})
+    together = {part: [answer[part] for answer in answers] for part in held_out}
+    summary = {**described, **trained[0]}
+    best = f"the model (best epoch {stopping.best_epoch}) is in {output}"
+    if n_models > 1:
+        means = {part: np.mean(each, axis=0, dtype=float) for part, each in together.items()}
+        scores = _scores(held_out, means, metrics, network.n_classes)
+        summary = {**described, "models": trained, "scores": scores}
+        training.write_summary(output, rows, summary)
+        best = f"{n_models} models are in {output}; the scores are those of their mean"
+    if "test" in held_out:
         chosen = table.frame[parts == "test"].reset_index(drop=True)
+        named = prediction_columns(last, np.mean(together["test"], axis=0, dtype=float))
+        if n_models > 1:
+            spread = np.std(together["test"], axis=0, dtype=float)
+            named = named.join(prediction_columns(last, spread, "std"))
         write_table(chosen.join(named, rsuffix="_"), output / "test_predictions.csv")
     lines = [
         f"{part}: " + ", ".join(f"{name} {value:.4g}" for name, value in of_part.items())
-        for part, of_part in scores.items()
+        for part, of_part in summary["scores"].items()
     ]
     console.result(
         {"output": str(output), "failed": int((rows["status"] == "failed").sum()), **summary},
-        "\n".join([*lines, f"the model (best epoch {stopping.best_epoch}) is in {output}"]),
+        "\n".join([*lines, best]),
     )
+
+
+def _scores(
+    data: dict[str, Any], values: dict[str, np.ndarray], metrics: list[Any], n_classes: int
+) -> dict[str, dict[str, float]]:
+    """Return the mean over tasks of each metric, by part."""
+    from deepchem_mmsa.evaluate import masked_scores, mean_scores
+
+    return {
+        part: mean_scores(masked_scores(of.y, of.w, values[part], metrics, n_classes), metrics)
+        for part, of in data.items()
+    }
 
 
 def _guessed_label(table: Table, split: str) -> str:

@@ -92,8 +92,8 @@ Models = Annotated[
     list[str],
     typer.Option(
         "--model", "-m", autocompletion=_shipped,
-        help="Folder of a fine-tuned model; repeated, the models are averaged, and std_TASK is "
-        "their deviation.",
+        help="Folder of a fine-tuned model; several, by repeating it or by finetune --n-models, "
+        "are averaged, and std_TASK is their deviation.",
     ),
 ]  # fmt: skip
 FromModel = Annotated[

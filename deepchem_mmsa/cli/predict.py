@@ -62,6 +62,7 @@ def predict(
     from deepchem_mmsa.cli.rows import (
         checked_output,
         compute_table,
+        each_model,
         located,
         model_identity,
     )
@@ -70,6 +71,7 @@ def predict(
     checked_output(output)
     if domain == "-":
         raise typer.BadParameter("--domain must be a file; standard input is for IN")
+    model = each_model(model)
     if masks and len(model) > 1:
         raise typer.BadParameter(
             "--uncertainty samples dropout masks of one model; of several, std_TASK is their "

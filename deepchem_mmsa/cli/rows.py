@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from deepchem_mmsa._version import __version__
 from deepchem_mmsa.cli.ahead import records_ahead, threads_beside
 from deepchem_mmsa.cli.console import Console, ExitCode, Failure, Interrupted
-from deepchem_mmsa.hub import find_model
+from deepchem_mmsa.hub import find_model, members
 from deepchem_mmsa.prefetching import Prefetcher
 from deepchem_mmsa.tables import (
     Table,
@@ -103,6 +103,15 @@ def located(folder_or_name: str) -> Path:
         return find_model(folder_or_name)
     except FileNotFoundError as error:
         raise Failure(str(error), ExitCode.MODEL) from error
+
+
+def each_model(names: Sequence[str]) -> list[str]:
+    """Return the models that are named; a folder of several stands for all of them."""
+    try:
+        inside = {name: [str(one) for one in members(located(name))] for name in names}
+    except FileNotFoundError as error:
+        raise Failure(str(error), ExitCode.MODEL) from error
+    return [one for name in names for one in inside[name] or [name]]
 
 
 def model_identity(folder_or_name: str) -> str:

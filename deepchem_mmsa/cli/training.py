@@ -64,7 +64,17 @@ def network_config(
     return network
 
 
-def open_run(folder: Path, resume: bool, asked: Mapping[str, Any]) -> None:
+def folders_of(folder: Path, n_models: int) -> list[Path]:
+    """Return where the networks of a run are written: its folder, or one for each inside it."""
+    return [folder] if n_models == 1 else [folder / f"model{i}" for i in range(n_models)]
+
+
+def has_begun(folder: Path) -> bool:
+    """Tell whether a network has a checkpoint to go on from."""
+    return any((folder / "checkpoints").glob("checkpoint*.pt"))
+
+
+def open_run(folder: Path, resume: bool, asked: Mapping[str, Any], n_models: int = 1) -> None:
     """Make the folder of a run; one that holds a run is not begun anew over it.
 
     Parameters
@@ -75,9 +85,11 @@ def open_run(folder: Path, resume: bool, asked: Mapping[str, Any]) -> None:
     asked : mapping
         JSON-able, by option: all that decides the result beside the number of epochs. A run
         goes on only with what it began with.
+    n_models : int
+        See :func:`folders_of`.
     """
-    checkpoints = list((folder / "checkpoints").glob("checkpoint*.pt"))
-    if checkpoints and not resume:
+    checkpoints = any(map(has_begun, [folder, *folder.glob("model*")]))
+    if (checkpoints or any(folder.glob("model*/config.json"))) and not resume:
         raise Failure(
             f"{folder} holds a run already: add --resume to go on with it, or give another "
             "--output folder",
@@ -89,14 +101,16 @@ def open_run(folder: Path, resume: bool, asked: Mapping[str, Any]) -> None:
             ExitCode.OUTPUT,
         )
     try:
-        with RunFolder(folder / "checkpoints"):
-            pass
+        for each in folders_of(folder, n_models):
+            with RunFolder(each / "checkpoints"):
+                pass
         place = folder / "run.json"
         if resume and place.is_file():
             began = json.loads(place.read_text(encoding="utf-8"))
-            for option, value in json.loads(json.dumps(asked)).items():
-                if began.get(option) != value:
-                    short = f"{began.get(option)}, not {value}"
+            asked = json.loads(json.dumps(asked))
+            for option in {**asked, **began}:
+                if began.get(option) != asked.get(option):
+                    short = f"{began.get(option)}, not {asked.get(option)}"
                     raise Failure(
                         f"--resume: the run in {folder} began with another {option}"
                         + (f" ({short})" if len(short) < 200 else "")
@@ -227,5 +241,10 @@ def write_run(
     """
     model.save_pretrained(folder, metadata=dict(summary))
     write_table(pd.DataFrame(model.history), folder / "history.csv")
+    write_summary(folder, rows, summary)
+
+
+def write_summary(folder: Path, rows: pd.DataFrame, summary: Mapping[str, Any]) -> None:
+    """Write the fate of each row and the metrics of a run: ``rows.csv``, ``metrics.json``."""
     write_table(rows, folder / "rows.csv")
     (folder / "metrics.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")

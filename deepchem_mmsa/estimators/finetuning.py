@@ -44,6 +44,7 @@ class FineTunedEstimator(MoleculeReader):
         learning_rate: float = 1e-3,
         validation_fraction: float = 0.1,
         patience: int = 10,
+        averaging: float = 0.0,
         n_models: int = 1,
         on_error: str = "raise",
         random_state: Any = None,
@@ -59,6 +60,7 @@ class FineTunedEstimator(MoleculeReader):
         self.learning_rate = learning_rate
         self.validation_fraction = validation_fraction
         self.patience = patience
+        self.averaging = averaging
         self.n_models = n_models
         self.on_error = on_error
         self.random_state = random_state
@@ -156,9 +158,10 @@ class FineTunedEstimator(MoleculeReader):
         import deepchem_mmsa
 
         train, valid = parts
-        watched = (
-            [deepchem_mmsa.EarlyStopping(valid, patience=self.patience)] if valid.w.any() else []
+        stopping = deepchem_mmsa.EarlyStopping(
+            valid, patience=self.patience, averaging=self.averaging
         )
+        watched = [stopping] if valid.w.any() else []
         model.fit(train, nb_epoch=self.nb_epoch, checkpoint_interval=0, callbacks=watched)
 
     def _readable(

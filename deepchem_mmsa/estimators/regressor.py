@@ -34,6 +34,9 @@ class MMSARegressor(RegressorMixin, FineTunedEstimator):
         taken. 0 trains on all, for `nb_epoch` epochs.
     patience : int
         Epochs without a better validation loss before the training stops.
+    averaging : float
+        Decay of a moving average of the weights, which is scored and kept in place of the last
+        (:class:`~deepchem_mmsa.EarlyStopping`); 0.99 is usual, 0 is none.
     n_models : int
         Models that differ in their seed and are averaged.
     on_error : {"raise", "drop"}

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.ensemble import over_batches
+from deepchem_mmsa.hub import members
 from deepchem_mmsa.labels import usable
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
@@ -146,6 +147,10 @@ def from_folder(folder: str | os.PathLike, device: str, at_most: int, seed: int)
         If it holds no finished run.
     """
     folder = Path(folder)
+    if several := members(folder):
+        raise FileNotFoundError(
+            f"{folder} holds {len(several)} models: give one of them, {several[0]}"
+        )
     for name in ("config.json", "rows.csv", "history.csv"):
         if not (folder / name).is_file():
             raise FileNotFoundError(
@@ -175,8 +180,9 @@ def _rows_of(folder: Path, predictor: MMSAPredictor, summary: Mapping[str, Any])
     y = np.full((len(table), 0), np.nan)
     if predictor.config.mode != "pretraining" and all(name in table for name in labels):
         y = table[labels].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
+    homes = [folder, *([folder.parent] if (folder.parent / "run.json").is_file() else [])]
     data = Path(str(summary.get("data", "")))
-    for place in (folder / "records", data):
+    for place in (*(home / "records" for home in homes), data):
         if (place / "manifest.json").is_file():
             shards = ShardSet.open(place)
             if len(shards) == len(table):

@@ -2,10 +2,12 @@
 
 import json
 import signal
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from deepchem_mmsa import MMSAModel
 from deepchem_mmsa.cli.finetune import label_kind, read_labels, split_rows
@@ -14,6 +16,7 @@ from deepchem_mmsa.shards import ShardSet
 from deepchem_mmsa.tables import Table, TableError
 from tests.fixtures import SMILES
 
+RECIPE = Path(__file__).parents[2] / "examples" / "recipes" / "classification.yaml"
 TINY = [
     "--preset=small",
     *(f"--set={field}" for field in (
@@ -354,3 +357,76 @@ def test_a_table_without_any_molecule_is_an_input_error(mmsa, tmp_path):
     done = mmsa(*asked, "--timeout", "inf")
     assert done.exit_code == 2
     assert "must be 0 to 86400 seconds" in done.output
+
+
+# ---- several networks --------------------------------------------------------------------
+
+
+def test_several_networks_are_each_a_run_and_predict_their_mean(
+    mmsa, mmsa_json, labelled, tmp_path
+):
+    asked = ["finetune", labelled, "-l", "carbons", "--split", "part", "--epochs", 2, *TINY]
+    run, alone, out = tmp_path / "run", tmp_path / "alone", tmp_path / "p.csv"
+    said = mmsa_json(*asked, "-o", run, "--n-models", 2, "--averaging", 0.9)
+    mmsa_json(*asked, "-o", alone, "--seed", 1, "--averaging", 0.9)
+    weights = [folder / "model.safetensors" for folder in (run / "model1", alone)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert [one["epochs"] for one in said["models"]] == [2, 2]
+    assert mmsa("predict", labelled, "-m", run, "-o", out).exit_code == 0
+    each = ["-m", run / "model0", "-m", run / "model1"]
+    assert mmsa("predict", labelled, *each, "-o", tmp_path / "q.csv").exit_code == 0
+    assert out.read_bytes() == (tmp_path / "q.csv").read_bytes()
+    told = pd.read_csv(out).iloc[32:40].reset_index(drop=True)
+    kept = pd.read_csv(run / "test_predictions.csv")
+    for column in ("predicted_carbons", "std_carbons"):
+        assert np.allclose(kept[column], told[column], atol=1e-5)
+    error = np.sqrt(((kept["carbons"] - kept["predicted_carbons"]) ** 2).mean())
+    assert said["scores"]["test"]["rmse"] == pytest.approx(error, rel=1e-4)
+    page = mmsa("report", run / "model1", "-o", tmp_path / "page.html", "--resamples", 10)
+    assert page.exit_code == 0, page.output
+
+
+def test_the_recipe_for_classifications_reaches_every_network(mmsa_json, labelled, tmp_path):
+    run = tmp_path / "run"
+    said = mmsa_json(
+        "finetune", labelled, "-l", "long", "--split", "part", "--config", RECIPE, "--epochs", 1,
+        "--n-models", 2, "-o", run,
+    )  # fmt: skip
+    assert len(said["models"]) == 2
+    told = json.loads((run / "model1" / "config.json").read_text())["config"]
+    asked = yaml.safe_load(RECIPE.read_text())
+    assert {name: told[name] for name in asked["set"]} == asked["set"]
+    assert json.loads((run / "run.json").read_text())["--averaging"] == asked["averaging"]
+
+
+def test_several_networks_go_on_where_they_were(mmsa, mmsa_json, labelled, tmp_path, monkeypatch):
+    command = ["finetune", labelled, "-l", "carbons", "--split", "part", "--batch-size", 8,
+               "--epochs", 2, *TINY]  # fmt: skip
+    alone, command = command, [*command, "--n-models", 2]
+    straight, run = tmp_path / "straight", tmp_path / "run"
+    mmsa_json(*command, "-o", straight)
+    enter, seen = MMSAModel._enter_step, []
+
+    def interrupted(self, batch, step, total):
+        seen.append(step)
+        if len(seen) == total + 2:  # in the second network
+            signal.raise_signal(signal.SIGINT)
+        enter(self, batch, step, total)
+
+    monkeypatch.setattr(MMSAModel, "_enter_step", interrupted)
+    assert mmsa(*command, "-o", run).exit_code == 130
+    for asked in (["predict", labelled, "-m", run], ["explain", labelled, "-m", run, "-o", "why"]):
+        done = mmsa(*asked)
+        assert done.exit_code == 4, done.output
+        assert "go on with it by --resume" in done.stderr
+    assert mmsa(*command, "-o", run).exit_code == 5
+    other = mmsa(*alone, "-o", run, "--resume")
+    assert "began with another --n-models (2, not None)" in other.stderr.replace("\n", " ")
+    mmsa_json(*command, "-o", run, "--resume")
+    for model in ("model0", "model1"):
+        files = [folder / model / "model.safetensors" for folder in (run, straight)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    for asked in (["info", run], ["explain", labelled, "-m", run, "-o", tmp_path / "why"]):
+        done = mmsa(*asked)
+        assert done.exit_code == 4, done.output
+        assert "holds 2 models, model0 to model1" in done.stderr.replace("\n", " ")
