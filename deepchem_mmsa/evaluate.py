@@ -7,7 +7,7 @@ weights are used, and one task with a single class turns the mean over tasks int
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -106,23 +106,39 @@ def masked_scores(
     return scores
 
 
-def mean_scores(per_task: Mapping[str, np.ndarray], metrics: Any) -> dict[str, float]:
-    """Return the mean over the tasks that can be scored, NaN where none can.
+def mean_scores(
+    y: np.ndarray,
+    w: np.ndarray | None,
+    predictions: np.ndarray,
+    metrics: Any,
+    n_classes: int = 2,
+    use_sample_weights: bool = False,
+    per_task_metrics: bool = False,
+) -> Any:
+    """Score by :func:`masked_scores`, and take the mean over the tasks that can be scored.
 
     Parameters
     ----------
-    per_task : mapping of str to np.ndarray
-        Of :func:`masked_scores`.
-    metrics : deepchem.metrics.Metric, list of them, or metric functions
-        The same.
+    y, w, predictions, metrics, n_classes, use_sample_weights
+        As of :func:`masked_scores`.
+    per_task_metrics : bool
+        Whether the scores of the tasks are returned too.
+
+    Returns
+    -------
+    dict or (dict, dict)
+        Metric name to the mean, NaN where no task can be scored; then, if asked for, to the list
+        of all tasks' scores.
 
     Examples
     --------
     >>> import deepchem as dc
     >>> auc = dc.metrics.Metric(dc.metrics.roc_auc_score)
-    >>> mean_scores({"roc_auc_score": np.array([0.75, np.nan, 0.25])}, auc)
-    {'roc_auc_score': 0.5}
+    >>> y, p = np.array([[1, 0], [0, 0]]), np.array([[.9, .5], [.2, .5]])
+    >>> mean_scores(y, None, np.stack([1 - p, p], -1), auc)
+    {'roc_auc_score': 1.0}
     """
+    per_task = masked_scores(y, w, predictions, metrics, n_classes, use_sample_weights)
     means = {}
     for metric in _process_metric_input(metrics):
         values = per_task[metric.name]
@@ -135,6 +151,8 @@ def mean_scores(per_task: Mapping[str, np.ndarray], metrics: Any) -> dict[str, f
                 len(values),
             )
         means[metric.name] = float(metric.task_averager(scored)) if len(scored) else float("nan")
+    if per_task_metrics:
+        return means, {name: values.tolist() for name, values in per_task.items()}
     return means
 
 
@@ -147,24 +165,21 @@ def evaluate(
     use_sample_weights: bool = False,
     n_classes: int = 2,
 ) -> Any:
-    """Predict a dataset and score it by :func:`masked_scores`.
+    """Predict a dataset and score it by :func:`mean_scores`.
 
     Parameters
     ----------
     model : deepchem.models.Model
     dataset : deepchem.data.Dataset
-    metrics, use_sample_weights, n_classes
-        As in :func:`masked_scores`.
+    metrics, use_sample_weights, n_classes, per_task_metrics
+        As of :func:`mean_scores`.
     transformers : sequence of deepchem.trans.Transformer
         Undone on labels and predictions first.
-    per_task_metrics : bool
-        Whether the scores of the tasks are returned too.
 
     Returns
     -------
     dict or (dict, dict)
-        Metric name to the mean over the tasks that can be scored; then, if asked for, to the
-        list of all tasks' scores.
+        Of :func:`mean_scores`.
 
     Raises
     ------
@@ -176,8 +191,6 @@ def evaluate(
     output_transformers = [t for t in transformers if t.transform_y]
     y = undo_transforms(dataset.y, output_transformers)
     predictions = model.predict(dataset, output_transformers)
-    per_task = masked_scores(y, dataset.w, predictions, metrics, n_classes, use_sample_weights)
-    means = mean_scores(per_task, metrics)
-    if per_task_metrics:
-        return means, {name: values.tolist() for name, values in per_task.items()}
-    return means
+    return mean_scores(
+        y, dataset.w, predictions, metrics, n_classes, use_sample_weights, per_task_metrics
+    )

@@ -180,6 +180,7 @@ class MMSANetwork(nn.Module):
             self.register_buffer("label_mean", torch.zeros(config.n_tasks))
             self.register_buffer("label_scale", torch.ones(config.n_tasks))
             self.register_buffer("class_weight", torch.ones(config.n_tasks, config.n_classes))
+        self.float()  # as records are, whatever torch's default is
 
     def _encoder(self, modality: str, given: Mapping[str, nn.Module]) -> nn.Module:
         name = getattr(self.config, modality)

@@ -13,7 +13,7 @@ from deepchem.trans import undo_transforms
 from torch import Tensor
 
 from deepchem_mmsa.batching import MoleculeBatch
-from deepchem_mmsa.evaluate import evaluate
+from deepchem_mmsa.evaluate import evaluate, mean_scores
 from deepchem_mmsa.inference import evaluating, has_dropout, missing_reason, sample_dropout
 from deepchem_mmsa.prefetching import Prefetcher
 from deepchem_mmsa.pretraining import LOSS_TERMS, pretraining_terms, total_loss
@@ -100,25 +100,35 @@ class PredictingModel(SavableModel):
             self.default_generator(dataset, mode="predict"), [], False, "embedding"
         )
 
+    def _outputs_for(self, loss: Callable, outputs: list[Tensor]) -> list[Tensor]:
+        """Return what a loss looks at: a user's loss of a regression, values in label units."""
+        if self.config.mode == "regression" and loss != self._default_loss:
+            return outputs[:1]
+        return [outputs[i] for i in self._loss_outputs]
+
     def validation_loss(self, dataset: Any) -> float:
         """Return the loss over a dataset in evaluation mode, weighted by the labels there.
 
-        In pre-training the random parts (masks, subsets) are the same at every call.
+        It is the loss that is trained on, a user's too (in ``fit`` that of the run). In
+        pre-training the random parts (masks, subsets) are the same at every call.
         """
+        loss = self._loss_fn if self._run_now is None else self._run_now.loss
+        usual = loss == self._default_loss
         total, count = 0.0, 0.0
         with evaluating(self.model), seeded(self.config.seed, self.device):
             for batch in self.default_generator(dataset, mode="predict"):
                 inputs, labels, weights = self._prepare_batch(batch)
-                if self.config.mode == "pretraining":
+                if self.config.mode == "pretraining" and usual:
                     if len(inputs) < 2:
                         continue
                     terms = pretraining_terms(self.model, inputs)[1]
                     value = total_loss(torch.stack([terms[n] for n in LOSS_TERMS]), self.config)
                     share = float(len(inputs))
                 else:
-                    raw = self.model(inputs)[1]
-                    value = self.model.supervised_loss(raw, labels[0], weights[0])
-                    share = self.model.share(labels[0], weights[0])
+                    value = loss(self._outputs_for(loss, self.model(inputs)), labels, weights)
+                    share = float(len(inputs))
+                    if self.config.mode != "pretraining":
+                        share = self.model.share(labels[0], weights[0])
                 total, count = total + share * float(value), count + share
         return total / count if count else float("nan")
 
@@ -200,6 +210,39 @@ class PredictingModel(SavableModel):
             "a molecule is no array of numbers: deepchem_mmsa.explain(model, smiles) says what "
             "each atom contributes"
         )
+
+    def evaluate_generator(
+        self,
+        generator: Iterable[tuple[Any, Any, Any]],
+        metrics: Any,
+        transformers: Sequence[Any] = (),
+        per_task_metrics: bool = False,
+    ) -> Any:
+        """Score the batches of a generator, ``(inputs, labels, weights)``, as :meth:`evaluate`.
+
+        Raises
+        ------
+        ValueError
+            If the generator gives nothing, or labels of more or fewer tasks than the model has.
+        """
+        y: list[np.ndarray] = []
+        w: list[np.ndarray] = []
+
+        def passing() -> Iterable[tuple[Any, Any, Any]]:
+            for inputs, labels, weights, *_ in generator:
+                y.append(np.asarray(labels[0], dtype=float).reshape(len(labels[0]), -1))
+                given = np.ones(1) if not len(weights) else np.asarray(weights[0], dtype=float)
+                given = given.reshape(len(given), -1)
+                w.append(np.broadcast_to(given, y[-1].shape))
+                yield inputs, labels, weights
+
+        undone = [t for t in transformers if t.transform_y]
+        predictions = self._predict(passing(), undone, False, None)
+        labels = undo_transforms(np.concatenate(y), undone)
+        return mean_scores(
+            labels, np.concatenate(w), predictions, metrics, self.config.n_classes,
+            per_task_metrics=per_task_metrics,
+        )  # fmt: skip
 
     def evaluate(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -54,6 +54,9 @@ class SavableModel(TorchModel):
     _ended: bool
     stop_training: bool
     _run_now: Run | None
+    _loss_fn: Callable
+    _default_loss: Callable
+    _loss_outputs: list[int]
     _folder: RunFolder | None
     _callback_states: list[dict[str, Any]]
     _optimizer_states: list[Any] | None

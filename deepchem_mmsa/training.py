@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from deepchem.models.torch_models.torch_model import _StandardLoss
 from torch import Tensor
 from tqdm import tqdm
 
@@ -300,14 +301,15 @@ def _step(
     # The network's, not the optimizer's: what it does not train would add up its gradients.
     network.zero_grad(set_to_none=True)
     outputs = network(inputs)
-    chosen = _outputs_for(model, run.loss, outputs)
+    chosen = model._outputs_for(run.loss, outputs)
     if distributed.is_shared() and config.mode != "pretraining":
         n = len(chosen)
         gathered = distributed.gather(*chosen, *labels, *weights)
         chosen, labels = gathered[:n], gathered[n : n + len(labels)]
         weights = gathered[n + len(labels) :]
     value = run.loss(chosen, labels, weights)
-    if model.regularization_loss is not None:
+    # DeepChem's wrapper of its own losses adds it by itself.
+    if model.regularization_loss is not None and not isinstance(run.loss, _StandardLoss):
         value = value + model.regularization_loss()
     figures = {"loss": float(value.detach())}
     if math.isfinite(figures["loss"]):
@@ -335,13 +337,6 @@ def _step(
     if config.mode == "pretraining":
         figures.update(zip(LOSS_TERMS, outputs[1].detach().tolist()))
     return figures, stop
-
-
-def _outputs_for(model: MMSAModel, loss: Callable, outputs: list[Tensor]) -> list[Tensor]:
-    """Return what a loss looks at: a user's loss of a regression, values in label units."""
-    if model.config.mode == "regression" and loss != model._default_loss:
-        return outputs[:1]
-    return [outputs[i] for i in model._loss_outputs]
 
 
 def _state_of(network: MMSANetwork) -> tuple[list[tuple[Tensor, Tensor]], dict[str, Any] | None]:

@@ -1,11 +1,13 @@
 """Early stopping keeps the best weights, or the best average of weights."""
 
 import deepchem as dc
+import numpy as np
 import pytest
 import sklearn.metrics
 import torch
 
 from deepchem_mmsa import EarlyStopping
+from tests.fixtures import labelled
 
 
 def weights_of(model):
@@ -57,6 +59,23 @@ def test_the_average_is_what_is_scored(make_model, graph_dataset):
     scores = [row["valid_loss"] for row in model.history]
     assert len(scores) == stopping.best_epoch + 3
     assert model.validation_loss(graph_dataset) == pytest.approx(min(scores), rel=1e-4)
+
+
+@pytest.mark.parametrize("given_to", ["model", "fit"])
+def test_the_loss_that_is_watched_is_the_loss_that_is_trained(make_model, graph_dataset, given_to):
+    """A user's loss too: its minimum is 100 above all labels here, which the usual one shuns."""
+    data = labelled(graph_dataset, np.linspace(0, 1, len(graph_dataset))[:, None])
+
+    def far_off(outputs, labels, weights):
+        return ((outputs[0] - labels[0] - 100) ** 2 * weights[0]).mean()
+
+    loss = {name: {"loss": far_off} if name == given_to else {} for name in ("model", "fit")}
+    model = make_model(mode="regression", learning_rate=0.05, **loss["model"])
+    stopping = EarlyStopping(data, patience=50)
+    model.fit(data, nb_epoch=6, callbacks=stopping, **loss["fit"])
+    kept = ((model.predict(data)[:, 0] - data.y[:, 0] - 100) ** 2).mean()
+    assert stopping.best_epoch > 1
+    assert stopping.best_score == pytest.approx(kept, rel=1e-3)
 
 
 @pytest.mark.parametrize("averaging", [-0.1, 1.0, float("nan")])

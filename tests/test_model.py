@@ -237,6 +237,18 @@ def test_all_arguments_of_torch_model(make_model, graph_dataset, tmp_path):
     assert np.isfinite(plain.fit(graph_dataset, nb_epoch=1))
 
 
+def test_what_regularizes_is_added_once_to_any_loss(make_model, graph_dataset):
+    def first(loss, added):
+        losses = []
+        model = make_model(mode="regression", loss=loss, regularization_loss=added)
+        model.fit(graph_dataset, nb_epoch=1, all_losses=losses, checkpoint_interval=0)
+        return losses[0]
+
+    for loss in (None, dc.models.losses.L2Loss()):
+        with_it = first(loss, lambda: torch.tensor(100.0))
+        assert with_it - first(loss, None) == pytest.approx(100)
+
+
 def test_tensorboard_logs_every_term_by_name(make_model, graph_dataset, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -28,6 +28,40 @@ def test_classification_gives_probabilities_always(make_model, graph_dataset, n_
     np.testing.assert_allclose(p.sum(-1), 1, rtol=1e-5)
 
 
+def test_a_generator_is_scored_as_its_dataset(make_model, graph_dataset):
+    """Missing labels count nowhere, rows without a prediction are left out, transforms undone."""
+    y = np.linspace(1, 3, len(graph_dataset))[:, None]
+    w = np.ones_like(y)
+    w[::3] = 0
+    X = graph_dataset.X.copy()
+    X[5] = MoleculeViews("C1CC")
+    data = dc.data.NumpyDataset(X, y * w, w, graph_dataset.ids)
+    scaled = dc.trans.NormalizationTransformer(transform_y=True, dataset=data)
+    data = scaled.transform(data)
+    model = make_model(mode="regression")
+    for transformers in ([], [scaled]):
+        expected = model.evaluate(data, [RMSE], transformers, per_task_metrics=True)
+        batches = model.default_generator(data, mode="predict")
+        found = model.evaluate_generator(batches, [RMSE], transformers, per_task_metrics=True)
+        assert found == expected
+    with pytest.raises(ValueError, match="no molecule"):
+        model.evaluate_generator([], [RMSE])
+
+
+def test_any_default_type_of_torch_will_do(make_model, dataset):
+    expected = make_model(modalities=MODALITIES, mode="regression").predict(dataset)
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = make_model(modalities=MODALITIES, mode="pretraining")
+        model.fit(dataset, nb_epoch=1)
+        assert model.predict_embedding(dataset).dtype == np.float32
+        model = make_model(modalities=MODALITIES, mode="regression")
+        model.fit(dataset, nb_epoch=1)
+        assert model.predict(dataset).dtype == expected.dtype
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_regression_in_label_units(make_model, graph_dataset):
     y = np.c_[
         np.linspace(1000, 1100, len(graph_dataset)), np.linspace(-1e-3, 1e-3, len(graph_dataset))

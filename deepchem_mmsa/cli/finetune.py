@@ -189,11 +189,10 @@ def _scores(
     data: dict[str, Any], values: dict[str, np.ndarray], metrics: list[Any], n_classes: int
 ) -> dict[str, dict[str, float]]:
     """Return the mean over tasks of each metric, by part."""
-    from deepchem_mmsa.evaluate import masked_scores, mean_scores
+    from deepchem_mmsa.evaluate import mean_scores
 
     return {
-        part: mean_scores(masked_scores(of.y, of.w, values[part], metrics, n_classes), metrics)
-        for part, of in data.items()
+        part: mean_scores(of.y, of.w, values[part], metrics, n_classes) for part, of in data.items()
     }
 
 

@@ -22,8 +22,9 @@ class MMSAClassifier(ClassifierMixin, FineTunedEstimator):
 
     Attributes
     ----------
-    classes_ : np.ndarray or list of np.ndarray
-        The classes; for several tasks a list, one of ``[0, 1]`` for each.
+    classes_ : np.ndarray
+        The classes; for several tasks their numbers ``[T]``, as scikit-learn has it where
+        ``predict_proba`` gives ``[N, T]``.
     predictors_, history_, failures_
         As of :class:`MMSARegressor`.
 
@@ -36,7 +37,7 @@ class MMSAClassifier(ClassifierMixin, FineTunedEstimator):
     """
 
     _mode = "classification"
-    classes_: Any
+    classes_: np.ndarray
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -54,7 +55,7 @@ class MMSAClassifier(ClassifierMixin, FineTunedEstimator):
                     f"row {row}, task {task}: label {labels[row, task]:g}; several tasks take 0, "
                     "1 or NaN, other classes need a classifier for each task"
                 )
-            self.classes_ = [np.array([0, 1])] * labels.shape[1]
+            self.classes_ = np.arange(labels.shape[1])
             return labels, 2
         column = column_or_1d(y, warn=True)
         if column.dtype.kind == "f":

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import issparse
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import (
     _check_sample_weight,
@@ -104,10 +105,14 @@ class FineTunedEstimator(MoleculeReader):
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None"
             )
+        if issparse(y):
+            raise TypeError("y is sparse, and labels are not: give y.toarray()")
         labels, n_classes = self._labels(y)
-        names = _task_names(y)
+        names = _task_names(y, self._mode)
         check_consistent_length(molecules, labels)
-        weights = _check_sample_weight(sample_weight, np.empty((len(molecules), 1)))
+        weights = _check_sample_weight(
+            sample_weight, np.empty((len(molecules), 1)), ensure_non_negative=True
+        )
         random = check_random_state(self.random_state)
         seeds = random.randint(np.iinfo(np.int32).max, size=self.n_models)
         self._single = labels.ndim == 1
@@ -148,7 +153,7 @@ class FineTunedEstimator(MoleculeReader):
         if self._mode == "classification":
             arguments["n_classes"] = n_classes
         if self.modalities is not None:
-            arguments["modalities"] = tuple(self.modalities)
+            arguments["modalities"] = self.modalities
         model = starting_model(self.from_model, self.preset)
         if model is None:
             return deepchem_mmsa.MMSAModel(self.preset, **arguments)
@@ -161,6 +166,11 @@ class FineTunedEstimator(MoleculeReader):
         stopping = deepchem_mmsa.EarlyStopping(
             valid, patience=self.patience, averaging=self.averaging
         )
+        if self.averaging and not valid.w.any():
+            raise ValueError(
+                f"averaging={self.averaging}, and no labelled molecule for validation: the average "
+                "is kept where it is better there; give validation_fraction, or averaging=0"
+            )
         watched = [stopping] if valid.w.any() else []
         model.fit(train, nb_epoch=self.nb_epoch, checkpoint_interval=0, callbacks=watched)
 
@@ -240,18 +250,22 @@ class FineTunedEstimator(MoleculeReader):
             )
 
 
-def _task_names(y: Any) -> list[str] | None:
+def _task_names(y: Any, mode: str) -> list[str] | None:
     """Return the names that pandas labels bring along."""
     names = None
     if isinstance(y, pd.DataFrame):
         names = [str(c) for c in y.columns]
     elif isinstance(y, pd.Series) and y.name is not None:
         names = [str(y.name)]
-    if names and "reason" in names:
-        raise ValueError(
-            "a target is called 'reason', as predict_frame's column of reasons is: rename it, "
-            "y.rename(...)"
-        )
+    columns = ["reason", *(names or [])]
+    if mode == "regression":
+        columns += [f"{name} std" for name in names or []]
+    for name in names or []:
+        if columns.count(name) > 1:
+            raise ValueError(
+                f"a target is called {name!r}, as another column of predict_frame is: rename it, "
+                "y.rename(...)"
+            )
     return names
 
 

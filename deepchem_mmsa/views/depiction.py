@@ -192,7 +192,9 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     n_images = images.shape[0]
     if n_images == 0:
         return images.clone()
-    tilt, zoom, right, down, grey = torch.rand((5, n_images), generator=generator)
+    tilt, zoom, right, down, grey = torch.rand(
+        (5, n_images), generator=generator, dtype=torch.float32
+    )
     angle = (2 * tilt - 1) * math.radians(_TILT)
     scale = 1 + (2 * zoom - 1) * _ZOOM
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
@@ -204,7 +206,7 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     ink = 255.0 - images.float()
     grid = functional.affine_grid(theta, list(ink.shape), align_corners=False)
     ink = functional.grid_sample(ink, grid, padding_mode="zeros", align_corners=False)
-    weights = torch.tensor([0.299, 0.587, 0.114], device=ink.device)  # ITU-R BT.601 luma
+    weights = ink.new_tensor([0.299, 0.587, 0.114])  # ITU-R BT.601 luma
     luma = torch.einsum("bchw,c->bhw", ink, weights)[:, None]
     colourless = (grey < _GREY).to(ink.device)[:, None, None, None]
     light = 255.0 - torch.where(colourless, luma.expand_as(ink), ink)

@@ -6,7 +6,10 @@ each row of numbers as a molecule, and are otherwise the ones of the package.
 """
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy.sparse import csr_array
+from sklearn.model_selection import cross_val_predict
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import validate_data
@@ -106,3 +109,41 @@ def test_tags_say_what_is_read(kind):
     if kind is not MMSATransformer:
         assert tags.target_tags.required
         assert tags.target_tags.multi_output
+
+
+# ---- rules that scikit-learn's checks do not reach ------------------------------------------
+
+ALCOHOLS = ["C" * n + end for n in range(1, 13) for end in "ON"]
+NUMBERS = np.arange(24.0)
+TWO = np.stack([np.arange(24) % 2, np.arange(24) // 12], 1)
+QUICK = {"modalities": "graph", "nb_epoch": 1, "random_state": 0}
+
+
+@pytest.mark.parametrize("row", [0, 2, 5, 23])
+def test_a_negative_weight_is_refused_wherever_it_stands(row):
+    weights = np.ones(24)
+    weights[row] = -5
+    with pytest.raises(ValueError, match="[Nn]egative"):
+        MMSARegressor(**QUICK).fit(ALCOHOLS, NUMBERS, sample_weight=weights)
+
+
+def test_probabilities_of_several_tasks_go_through_cross_validation():
+    classifier = MMSAClassifier(**QUICK)
+    p = cross_val_predict(classifier, ALCOHOLS, TWO, cv=2, method="predict_proba")
+    assert p.shape == (24, 2)
+    assert np.isfinite(p).all()
+
+
+@pytest.mark.parametrize("names", [["a", "a std"], ["a std", "a"], ["a", "reason"]], ids=str)
+def test_columns_of_two_meanings_are_refused(names):
+    y = pd.DataFrame(np.stack([NUMBERS, NUMBERS], 1), columns=names)
+    with pytest.raises(ValueError, match="rename it"):
+        MMSARegressor(**QUICK).fit(ALCOHOLS, y)
+
+
+@pytest.mark.parametrize("estimator", [MMSARegressor, MMSAClassifier])
+def test_labels_that_cannot_be_told_are_refused_with_a_remedy(estimator):
+    with pytest.raises(TypeError, match=r"y\.toarray\(\)"):
+        estimator(**QUICK).fit(ALCOHOLS, csr_array(TWO))
+    with pytest.raises(ValueError, match="averaging=0.9, and no labelled"):
+        estimator(averaging=0.9, validation_fraction=0, **QUICK).fit(ALCOHOLS, TWO)
