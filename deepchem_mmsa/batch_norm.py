@@ -65,6 +65,7 @@ def recalibrate(network: MMSANetwork, batches: Iterable[MoleculeBatch]) -> None:
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
+    before = [[buffer.clone() for buffer in norm.buffers()] for norm in norms]
     was_training = network.training
     network.eval()
     for norm in norms:
@@ -75,8 +76,11 @@ def recalibrate(network: MMSANetwork, batches: Iterable[MoleculeBatch]) -> None:
         for batch in batches:
             network.modality_embeddings(batch)
     finally:
-        for norm, momentum in zip(norms, momenta):
+        for norm, momentum, kept in zip(norms, momenta, before):
             norm.momentum = momentum
+            if norm.num_batches_tracked == 0:  # no molecule had the view
+                for buffer, value in zip(norm.buffers(), kept):
+                    buffer.copy_(value)
         network.train(was_training)
 
 

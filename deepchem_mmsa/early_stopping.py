@@ -107,10 +107,13 @@ class EarlyStopping:
         for name, value in model.model.state_dict().items():
             if not isinstance(value, Tensor):
                 self._average[name] = value
-            elif value.is_floating_point():
-                self._average[name].lerp_(value.detach(), weight)
-            else:
-                self._average[name].copy_(value)
+                continue
+            average = self._average[name].to(value.device)  # from a checkpoint it is on the CPU
+            # The memory's anchors are averages already, which begin all at once.
+            average.lerp_(value, weight) if _is_trained(model, name, value) else average.copy_(
+                value
+            )
+            self._average[name] = average
         self._averaged += 1
 
     def on_epoch_end(self, model: MMSAModel, epoch: int) -> None:
@@ -213,6 +216,15 @@ def small_is_good(metric: Any) -> bool:
         f"the metric {getattr(metric, 'name', metric)!r} does not tell whether small is good: give "
         "minimize=True or minimize=False"
     )
+
+
+def _is_trained(model: MMSAModel, name: str, value: Tensor) -> bool:
+    """Tell weights from what follows them by itself.
+
+    Anchors of the memory are moving averages already, which begin all at once.
+    """
+    follows = name.startswith("memory.") and model.config.memory_update == "ema"
+    return value.is_floating_point() and not follows
 
 
 def _copy(model: MMSAModel) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.evaluate import evaluate, mean_scores
 from deepchem_mmsa.inference import evaluating, has_dropout, missing_reason, sample_dropout
 from deepchem_mmsa.prefetching import Prefetcher
-from deepchem_mmsa.pretraining import LOSS_TERMS, pretraining_terms, total_loss
+from deepchem_mmsa.pretraining import LOSS_TERMS, pretraining_terms
 from deepchem_mmsa.randomness import seeded
 from deepchem_mmsa.saving import SavableModel
 
@@ -109,26 +109,26 @@ class PredictingModel(SavableModel):
     def validation_loss(self, dataset: Any) -> float:
         """Return the loss over a dataset in evaluation mode, weighted by the labels there.
 
-        It is the loss that is trained on, a user's too (in ``fit`` that of the run). In
+        It is the loss that is trained on, a user's too (in ``fit`` that of the run), of which the
+        mean over the batches is taken, weighted by their molecules. In
         pre-training the random parts (masks, subsets) are the same at every call.
         """
         loss = self._loss_fn if self._run_now is None else self._run_now.loss
-        usual = loss == self._default_loss
         total, count = 0.0, 0.0
         with evaluating(self.model), seeded(self.config.seed, self.device):
             for batch in self.default_generator(dataset, mode="predict"):
                 inputs, labels, weights = self._prepare_batch(batch)
-                if self.config.mode == "pretraining" and usual:
+                share = float(len(inputs))
+                if self.config.mode == "pretraining":
                     if len(inputs) < 2:
                         continue
-                    terms = pretraining_terms(self.model, inputs)[1]
-                    value = total_loss(torch.stack([terms[n] for n in LOSS_TERMS]), self.config)
-                    share = float(len(inputs))
+                    embedding, terms = pretraining_terms(self.model, inputs)
+                    outputs = [embedding, torch.stack([terms[name] for name in LOSS_TERMS])]
                 else:
-                    value = loss(self._outputs_for(loss, self.model(inputs)), labels, weights)
-                    share = float(len(inputs))
-                    if self.config.mode != "pretraining":
+                    outputs = self.model(inputs)
+                    if loss == self._default_loss:  # which is a mean over the labels that count
                         share = self.model.share(labels[0], weights[0])
+                value = loss(self._outputs_for(loss, outputs), labels, weights)
                 total, count = total + share * float(value), count + share
         return total / count if count else float("nan")
 

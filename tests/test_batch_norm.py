@@ -5,6 +5,7 @@ import torch
 
 from deepchem_mmsa.batch_norm import recalibrate
 from deepchem_mmsa.batching import Collator
+from deepchem_mmsa.molecule import MoleculeViews
 
 
 def batches_of(molecules, size=8):
@@ -39,6 +40,17 @@ def test_nothing_else_changes_and_frozen_components_rest(make_model, molecules):
     assert {k.rsplit(".")[-1] for k in changed} == {
         "running_mean", "running_var", "num_batches_tracked",
     }  # fmt: skip
+
+
+def test_a_view_that_no_molecule_has_keeps_its_statistics(make_model, molecules):
+    network = make_model(mode="pretraining", modalities=("image", "graph")).model
+    recalibrate(network, batches_of(molecules))
+    before = {k: v.clone() for k, v in network.encoders["image"].state_dict().items()}
+    graphs = [MoleculeViews(r.smiles, atoms=r.atoms, bond_atoms=r.bond_atoms, bonds=r.bonds)
+              for r in molecules]  # fmt: skip
+    recalibrate(network, batches_of(graphs))
+    for name, value in network.encoders["image"].state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 def test_pretraining_ends_with_the_statistics_of_clean_pictures(make_model, dataset):

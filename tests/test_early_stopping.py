@@ -7,7 +7,8 @@ import sklearn.metrics
 import torch
 
 from deepchem_mmsa import EarlyStopping
-from tests.fixtures import labelled
+from deepchem_mmsa.pretraining import LOSS_TERMS
+from tests.fixtures import labelled, multitask
 
 
 def weights_of(model):
@@ -76,6 +77,46 @@ def test_the_loss_that_is_watched_is_the_loss_that_is_trained(make_model, graph_
     kept = ((model.predict(data)[:, 0] - data.y[:, 0] - 100) ** 2).mean()
     assert stopping.best_epoch > 1
     assert stopping.best_score == pytest.approx(kept, rel=1e-3)
+
+
+def test_a_loss_of_deepchem_is_watched_whatever_the_batches(make_model, graph_dataset):
+    data = multitask(graph_dataset, n_tasks=2)
+    weights = make_model(mode="regression", n_tasks=2).model.state_dict()
+    found = []
+    for size in (3, 8, len(data)):
+        loss = dc.models.losses.L2Loss()
+        model = make_model(mode="regression", n_tasks=2, batch_size=size, loss=loss)
+        model.model.load_state_dict(weights)
+        found.append(model.validation_loss(data))
+    expected = (data.w * (model.predict(data) - data.y) ** 2).mean()
+    assert found == pytest.approx([expected] * 3, rel=1e-5)
+
+
+def test_a_loss_of_pretraining_is_watched(make_model, graph_dataset):
+    """Of the terms: one of them alone has the validation loss of that term."""
+    term = LOSS_TERMS.index("mask")
+    one = {"mode": "pretraining", "batch_size": len(graph_dataset)}  # the first to draw at random
+    model = make_model(**one, loss=lambda outputs, labels, weights: outputs[0][term])
+    stopping = EarlyStopping(graph_dataset, patience=9)
+    model.fit(graph_dataset, nb_epoch=2, callbacks=stopping)
+    alone = {f"w_{name}": float(name == "mask") for name in ("con", "rec", "mem", "mask", "desc")}
+    usual = make_model(**one, **alone)
+    usual.model.load_state_dict(model.model.state_dict())
+    expected = usual.validation_loss(graph_dataset)
+    assert model.validation_loss(graph_dataset) == pytest.approx(expected, rel=1e-5)
+    assert stopping.best_score == min(row["valid_loss"] for row in model.history) > 0
+
+
+def test_the_memory_is_no_average_of_averages(make_model, graph_dataset):
+    """Anchors begin all at once: averaged with the zeros before, they would be too short."""
+    anchors = []
+    for averaging in (0, 0.99):
+        model = make_model(mode="pretraining", memory_warmup=16)
+        stopping = EarlyStopping(graph_dataset, averaging=averaging)
+        model.fit(graph_dataset, nb_epoch=1, callbacks=[stopping], checkpoint_interval=0)
+        anchors.append(model.model.memory.active_anchors())
+    assert len(anchors[0])
+    torch.testing.assert_close(*anchors)
 
 
 @pytest.mark.parametrize("averaging", [-0.1, 1.0, float("nan")])

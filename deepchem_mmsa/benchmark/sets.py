@@ -21,7 +21,7 @@ from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from deepchem_mmsa.checkpoint import sha256
-from deepchem_mmsa.datasets import connectivity
+from deepchem_mmsa.datasets import connectivities
 from deepchem_mmsa.featurizer import FEATURE_VERSION
 from deepchem_mmsa.rdkit_log import quiet
 
@@ -362,7 +362,7 @@ def check_apart(
     remembered : iterable of str
         SMILES of a memory's exemplars.
     pretrained_on : frozenset of str
-        InChIKey first blocks of the pre-training molecules.
+        InChIKey first blocks of the pre-training molecules, and of their larger components.
 
     Raises
     ------
@@ -370,11 +370,12 @@ def check_apart(
         Names the first such molecules.
     """
     train = {_canonical(s) for part in (split.train, split.valid) for s in part.ids}
-    exemplars = {connectivity(s) for s in remembered} - {None}
+    exemplars = frozenset().union(*map(connectivities, remembered))
+    tested = {s: connectivities(str(s)) for s in split.test.ids}
     shared = {
-        "the training or validation set": [s for s in split.test.ids if _canonical(s) in train],
-        "the memory's exemplars": [s for s in split.test.ids if connectivity(s) in exemplars],
-        "the pre-training set": [s for s in split.test.ids if connectivity(s) in pretrained_on],
+        "the training or validation set": [s for s in tested if _canonical(s) in train],
+        "the memory's exemplars": [s for s, keys in tested.items() if keys & exemplars],
+        "the pre-training set": [s for s, keys in tested.items() if keys & pretrained_on],
     }
     for place, found in shared.items():
         if found:

@@ -23,7 +23,7 @@ from deepchem_mmsa.benchmark.sets import (
     scaffold_split,
     split_rows,
 )
-from deepchem_mmsa.datasets import connectivity, example_table
+from deepchem_mmsa.datasets import connectivities, connectivity, example_table
 from tests.conftest import DRUGS, data_dir
 from tests.fixtures import SMILES
 
@@ -115,6 +115,13 @@ def test_a_leak_is_found_wherever_it_is():
         check_apart(of(["CCO"], ["CCN"], ["NCC"]))
     with pytest.raises(LeakError, match="memory's exemplars, for example CCC"):
         check_apart(of(["CCO"], ["CCN"], ["CCC"]), ["CC", "C(C)C"])
+    # A salt is its larger component too, on either side.
+    free, salt = "CCCCN(CC)C(=O)c1ccccc1", "Cl.CCCCN(CC)C(=O)c1ccccc1"
+    for known, tested in ((free, salt), (salt, free)):
+        with pytest.raises(LeakError, match="memory's exemplars"):
+            check_apart(of(["CCO"], ["CCN"], [tested]), [known])
+        with pytest.raises(LeakError, match="pre-training set"):
+            check_apart(of(["CCO"], ["CCN"], [tested]), (), connectivities(known))
     # A skeleton is one, whatever its stereochemistry.
     keys = frozenset([connectivity("C[C@H](N)C(=O)O")])
     with pytest.raises(LeakError, match="pre-training set"):
