@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
 
-from deepchem_mmsa.molecule import MoleculeViews
+from deepchem_mmsa.molecule import MODALITIES, MoleculeViews
 from deepchem_mmsa.tables import (
     TableError,
     check_output,
@@ -347,6 +347,33 @@ def test_a_parquet_file_names_its_columns_as_csv_does(tmp_path):
     parquet, csv = (read_table(tmp_path / name).frame for name in ("a.parquet", "a.csv"))
     assert list(parquet) == list(csv) == ["smiles", "y", "y.1"]
     assert [float(parquet[name][0]) for name in ("y", "y.1")] == [1.0, 2.0]
+
+
+def test_properties_called_like_the_title_or_the_smiles_stand_beside_them(tmp_path):
+    """The SMILES is that of the block that is computed, whatever a property says."""
+    text = sdf(("a", "CCO", {"name": "PROP", "smiles": "WRONG"}), ("b", "CCN", {"x": "1"}))
+    (tmp_path / "x.sdf").write_text(text + sdf(("c", "", {})))
+    table = read_table(tmp_path / "x.sdf")
+    assert table.frame["name"].tolist() == ["a", "b", "c"]
+    assert table.frame["smiles"].tolist() == ["CCO", "CCN", ""]
+    assert table.frame["name.1"].tolist() == ["PROP", "", ""]
+    assert table.frame["smiles.1"].tolist() == ["WRONG", "", ""]
+    reasons = dict.fromkeys(MODALITIES, "unreadable: the mol block cannot be parsed")
+    assert table.smiles[2].reasons == reasons
+
+
+def test_lines_before_the_header_may_be_blank(tmp_path):
+    (tmp_path / "x.csv").write_text("\n \nsmiles,y\nCCO,1\nCCN,2,3\n")
+    with pytest.raises(TableError, match="line 5 has 3 cells"):
+        read_table(tmp_path / "x.csv")
+    (tmp_path / "x.csv").write_text("\n \nsmiles,y\nCCO,1\n")
+    assert read_table(tmp_path / "x.csv").frame["y"].tolist() == ["1"]
+    assert count_rows(tmp_path / "x.csv") == 1
+
+
+def test_json_lines_are_not_counted(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"a": "b, c}')
+    assert count_rows(tmp_path / "x.jsonl") is None
 
 
 def test_values_of_an_sdf_may_begin_like_a_header(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from deepchem_mmsa.config import MMSAConfig
-    from deepchem_mmsa.tables import Table
-
-_PARTS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "test": "test"}
 
 
 def finetune(
@@ -79,7 +77,7 @@ def finetune(
     import numpy as np
     import pandas as pd
 
-    from deepchem_mmsa.cli import training
+    from deepchem_mmsa.cli import labels, training
     from deepchem_mmsa.cli.predict import prediction_columns
     from deepchem_mmsa.cli.rows import checked_device
     from deepchem_mmsa.datasets import dataset_from_shards
@@ -91,9 +89,9 @@ def finetune(
     from_model = training.first_weights(from_model, preset)
     network = training.network_config(from_model, preset, fields)
     table = read_table(source, smiles_column, format)
-    tasks = label or [_guessed_label(table, split)]
-    y = read_labels(table, tasks)
-    kind, n_classes = label_kind(y, mode, table.name)
+    tasks = label or [labels.guessed_label(table, split)]
+    y = labels.read_labels(table, tasks)
+    kind, n_classes = labels.label_kind(y, mode, table.name)
     network = network.replace(
         mode=kind, n_tasks=len(tasks), n_classes=n_classes, batch_size=batch_size,
         learning_rate=learning_rate, seed=seed,
@@ -109,8 +107,13 @@ def finetune(
     shards, rows = training.featurized(table, network, output, jobs, console)
     data = dataset_from_shards(shards, y, tasks)
     usable = (rows["status"] == "ok").to_numpy() & ~np.isnan(y).all(axis=1)
-    parts = split_rows(table, data.ids, usable, split, valid, test, seed)
+    parts = labels.split_rows(table, data.ids, usable, split, valid, test, seed)
     rows["split"] = parts
+    for task, values in zip(tasks, y[parts == "train"].T):
+        if len(set(values[~np.isnan(values)])) < 2:
+            console.note(
+                f"the labels of {task} are all the same in training: there is nothing to learn"
+            )
     rows = rows.join(pd.DataFrame(y, columns=[f"label {task}" for task in tasks]))
     train_set, valid_set, test_set = (
         data.select(np.flatnonzero(parts == part)) for part in ("train", "valid", "test")
@@ -175,6 +178,12 @@ def finetune(
             spread = np.std(together["test"], axis=0, dtype=float)
             named = named.join(prediction_columns(last, spread, "std"))
         write_table(chosen.join(named, rsuffix="_"), output / "test_predictions.csv")
+    for part, of_part in summary["scores"].items():
+        if untold := [name for name, value in of_part.items() if np.isnan(value)]:
+            console.note(
+                f"{part}: {', '.join(untold)} cannot be told of {sizes[part]} molecules: too few, "
+                "or a class is missing there"
+            )
     lines = [
         f"{part}: " + ", ".join(f"{name} {value:.4g}" for name, value in of_part.items())
         for part, of_part in summary["scores"].items()
@@ -191,138 +200,12 @@ def _scores(
     """Return the mean over tasks of each metric, by part."""
     from deepchem_mmsa.evaluate import mean_scores
 
-    return {
-        part: mean_scores(of.y, of.w, values[part], metrics, n_classes) for part, of in data.items()
-    }
-
-
-def _guessed_label(table: Table, split: str) -> str:
-    """Return the only column that can be a label, or ask for its name."""
-    from deepchem_mmsa.tables import TableError
-
-    candidates = []
-    for column in table.frame.columns:
-        if column in (table.smiles_column, split):
-            continue
-        try:
-            values = read_labels(table, [column])
-        except TableError:
-            continue
-        if (values == values).any():
-            candidates.append(column)
-    if len(candidates) != 1:
-        found = f"{len(candidates)} columns hold numbers" if candidates else "no column does"
-        raise Failure(
-            f"cannot tell which column of {table.name} holds the labels ({found}); name it by "
-            f"--label. Its columns are: {', '.join(table.frame.columns)}",
-            ExitCode.INPUT,
-        )
-    return str(candidates[0])
-
-
-def read_labels(table: Table, tasks: list[str]) -> np.ndarray:
-    """Return label columns as numbers ``[N, T]``; true and false are 1 and 0."""
-    import numpy as np
-
-    from deepchem_mmsa.tables import column_named, numbers
-
-    columns = []
-    for task in tasks:
-        column = table.frame[column_named(list(table.frame.columns), task, table.name)]
-        as_text = column.astype("object").map(lambda cell: str(cell).strip().lower())
-        truth = as_text.map({"true": "1", "false": "0"})
-        columns.append(numbers(truth.fillna(column.astype("object")).rename(task), table.name))
-    return np.stack(columns, axis=1)
-
-
-def label_kind(y: np.ndarray, mode: str, name: str = "the table") -> tuple[str, int]:
-    """Return what labels are, classification or regression, and the number of classes.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> label_kind(np.array([[0.0], [1.0], [np.nan]]), "auto")
-    ('classification', 2)
-    >>> label_kind(np.array([[0.5], [1.0]]), "auto")
-    ('regression', 2)
-    """
-    import numpy as np
-
-    values = np.unique(y[~np.isnan(y)])
-    if mode not in ("auto", "classification", "regression"):
-        raise Failure(f"--mode {mode}: choose classification, regression or auto", ExitCode.USAGE)
-    if len(values) == 0:
-        raise Failure("every label is missing; is --label the right column?", ExitCode.INPUT)
-    if mode == "auto":
-        mode = "classification" if np.isin(values, [0, 1]).all() else "regression"
-    if mode == "classification":
-        wrong = np.argwhere(~np.isnan(y) & ((y < 0) | (y != np.floor(y))))
-        if len(wrong):
-            row, task = wrong[0]
-            raise Failure(
-                f"{name}, row {row + 1}: the label {y[row, task]:g} is no class; classes are whole "
-                "numbers from 0: number them so, or say --mode regression",
-                ExitCode.INPUT,
-            )
-    classes = int(values.max()) + 1 if mode == "classification" else 2
-    return mode, max(2, classes)
-
-
-def split_rows(
-    table: Table, ids: np.ndarray, usable: np.ndarray, split: str, valid: float, test: float,
-    seed: int,
-) -> np.ndarray:  # fmt: skip
-    """Return the part of each row: "train", "valid", "test", or "" where it has none.
-
-    Parameters
-    ----------
-    table : Table
-    ids : np.ndarray
-        ``[N]`` SMILES.
-    usable : np.ndarray
-        Bool ``[N]``: rows with a molecule and a label.
-    split : str
-        "scaffold" (Bemis-Murcko, DeepChem's), "random", or a column of the table.
-    valid, test : float
-        Shares of the rows.
-    seed : int
-    """
-    import deepchem as dc
-    import numpy as np
-
-    from deepchem_mmsa.tables import column_named
-
-    parts = np.full(len(ids), "", dtype=object)
-    places = np.flatnonzero(usable)
-    if split in ("scaffold", "random"):
-        if valid + test >= 1:
-            raise Failure("--valid and --test leave nothing to train on", ExitCode.USAGE)
-        data = dc.data.NumpyDataset(np.zeros((len(places), 1)), ids=ids[places])
-        splitter = (
-            dc.splits.ScaffoldSplitter() if split == "scaffold" else (dc.splits.RandomSplitter())
-        )
-        chosen = splitter.split(data, 1 - valid - test, valid, test, seed=seed)
-        for part, indices in zip(("train", "valid", "test"), chosen):
-            parts[places[np.asarray(indices, dtype=int)]] = part
-    else:
-        column = table.frame[column_named(list(table.frame.columns), split, table.name)]
-        for row in places:
-            text = str(column.iloc[row]).strip().lower()
-            if text not in _PARTS:
-                raise Failure(
-                    f"{table.name}, row {row + 1}, column {split!r}: {column.iloc[row]!r} is no "
-                    "part; write train, valid or test",
-                    ExitCode.INPUT,
-                )
-            parts[row] = _PARTS[text]
-    for part, least in (("train", 2), ("valid", 1)):
-        if (parts == part).sum() < least:
-            raise Failure(
-                f"{table.name}: the {split} split leaves {(parts == part).sum()} of "
-                f"{len(places)} usable rows for {part}; give more molecules, or another --split",
-                ExitCode.INPUT,
-            )
-    return parts
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of scores that are NaN, which is said
+        return {
+            part: mean_scores(of.y, of.w, values[part], metrics, n_classes)
+            for part, of in data.items()
+        }
 
 
 def _metrics(kind: str) -> list[Any]:
@@ -331,13 +214,40 @@ def _metrics(kind: str) -> list[Any]:
     if kind == "classification":
         return [
             dc.metrics.Metric(dc.metrics.roc_auc_score, name="roc_auc"),
-            dc.metrics.Metric(dc.metrics.prc_auc_score, name="pr_auc"),
+            dc.metrics.Metric(
+                average_precision,
+                name="pr_auc",
+                mode="classification",
+                classification_handling_mode="direct",
+            ),
         ]
     return [
         dc.metrics.Metric(dc.metrics.rms_score, name="rmse"),
         dc.metrics.Metric(dc.metrics.mae_score, name="mae"),
         dc.metrics.Metric(dc.metrics.r2_score, name="r2"),
     ]
+
+
+def average_precision(y: np.ndarray, p: np.ndarray) -> float:
+    """Return the area under the precision-recall curve, as average precision.
+
+    Parameters
+    ----------
+    y, p : np.ndarray
+        ``[N, C]`` classes, one-hot, and probabilities. Of two classes it is that of class 1, of
+        more the mean over the classes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, p = np.array([0, 1, 1]), np.array([0.2, 0.2, 0.9])
+    >>> round(average_precision(np.stack([1 - y, y], 1), np.stack([1 - p, p], 1)), 4)
+    0.8333
+    """
+    from sklearn.metrics import average_precision_score
+
+    columns = slice(1, None) if y.shape[1] == 2 else slice(None)
+    return float(average_precision_score(y[:, columns], p[:, columns]))
 
 
 def _can_be_scored(data: Any, network: MMSAConfig) -> bool:

@@ -118,7 +118,18 @@ ReferenceColumn = Annotated[
         help="Column of the SMILES in the other table; left out, that of IN or found by its name."
     ),
 ]
-Jobs = Annotated[int, typer.Option("--jobs", "-j", help="Processes that featurize; -1: all cores.")]
+
+
+def _some(jobs: int) -> int:
+    if jobs == 0:
+        raise typer.BadParameter("0 processes do nothing: 1 is this process, -1 all cores")
+    return jobs
+
+
+Jobs = Annotated[
+    int,
+    typer.Option("--jobs", "-j", callback=_some, help="Processes that featurize; -1: all cores."),
+]
 AutoJobs = Annotated[
     int,
     typer.Option(
@@ -186,6 +197,7 @@ def network_fields(settings: list[str] | None) -> dict[str, Any]:
     from deepchem_mmsa.config import MMSAConfig
 
     fields: dict[str, Any] = {}
+    told: list[str] = []
     for text in settings or []:
         name, sign, value = text.partition("=")
         if not sign:
@@ -195,12 +207,15 @@ def network_fields(settings: list[str] | None) -> dict[str, Any]:
             raise typer.BadParameter(f"--set {text!r}: {name} follows from {_NOT_TO_SET[name]}")
         try:
             fields[name] = yaml.safe_load(value)
+            MMSAConfig.preset("small", **{name: fields[name]})
         except yaml.YAMLError as error:
             raise typer.BadParameter(
                 f"--set {text!r}: the value is not YAML: {' '.join(str(error).split())}"
             ) from error
+        except (ValueError, TypeError) as error:
+            told.append(f"--set {text!r}: {error}")
     try:
         MMSAConfig.from_dict(fields)
     except (ValueError, TypeError) as error:
-        raise typer.BadParameter(f"--set: {error}") from error
+        raise typer.BadParameter(told[0] if told else f"--set: {error}") from error
     return fields

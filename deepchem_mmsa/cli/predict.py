@@ -63,6 +63,7 @@ def predict(
         checked_output,
         compute_table,
         each_model,
+        file_identity,
         located,
         model_identity,
     )
@@ -125,7 +126,7 @@ def predict(
         console, "predict", source, output, load, smiles_column, format,
         {"model": list(map(model_identity, model)), "smiles_column": smiles_column, "masks": masks,
          "batch_size": batch_size if masks else None,
-         "domain": None if domain is None else [model_identity(domain), domain_column]},
+         "domain": None if domain is None else [file_identity(domain), domain_column]},
         (told and told[1], jobs),
     )  # fmt: skip
 

@@ -49,6 +49,10 @@ def report(
 
     if projection not in ("pca", "umap"):
         raise Failure(f"--projection {projection}: choose pca or umap", ExitCode.USAGE)
+    if not output.parent.is_dir():
+        raise Failure(
+            f"there is no folder {output.parent} to write {output.name} to", ExitCode.OUTPUT
+        )
     device = checked_device(device)
     path = write_report(
         output, run, title=title, projection=projection, max_points=points, resamples=resamples,

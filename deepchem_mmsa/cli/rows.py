@@ -31,6 +31,7 @@ from deepchem_mmsa.tables import (
     write_chunks,
     write_table,
 )
+from deepchem_mmsa.tables.files import opened
 
 if TYPE_CHECKING:
     from deepchem_mmsa.predictor import MMSAPredictor
@@ -115,15 +116,18 @@ def each_model(names: Sequence[str]) -> list[str]:
 
 
 def model_identity(folder_or_name: str) -> str:
-    """Return a checksum of a model, or of any file, that changes when its content does."""
-    path = Path(folder_or_name)
+    """Return a checksum of a model that changes when its weights do."""
+    path = find_model(folder_or_name) / "config.json"  # it holds the checksum of the weights
     if not path.is_file():
-        path = find_model(folder_or_name) / "config.json"  # it holds the checksum of the weights
-        if not path.is_file():
-            from deepchem_mmsa.checkpoint import load_pretrained
+        from deepchem_mmsa.checkpoint import load_pretrained
 
-            load_pretrained(folder_or_name)  # which says what is wrong
-    with path.open("rb") as file:
+        load_pretrained(folder_or_name)  # which says what is wrong
+    return file_identity(path)
+
+
+def file_identity(path: str | os.PathLike) -> str:
+    """Return a checksum of a file's content; one that is not there is an error of the input."""
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -69,7 +69,7 @@ def write_report(
     n_neighbors : int
         Neighbours listed for each of them.
     resamples : int
-        Of the bootstrap.
+        Of the bootstrap; 0 for no intervals.
     seed : int
         Of the bootstrap and of what is drawn at random.
     device : str
@@ -104,8 +104,9 @@ def write_report(
     """
     counts = {"max_points": max_points, "n_neighbors": n_neighbors, "resamples": resamples}
     for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name}={value}: give at least 1")
+        least = int(name != "resamples")
+        if value < least:
+            raise ValueError(f"{name}={value}: give at least {least}")
     if projection not in PROJECTIONS:
         raise ValueError(f"projection={projection!r}: choose {' or '.join(PROJECTIONS)}")
     if isinstance(source, (str, os.PathLike)):
@@ -216,7 +217,8 @@ def _tiles(run: Run, scores: list[Score]) -> str:
             continue
         said = f"{metric}, {part}"
         if len(of_metric) > 1:
-            said += f", mean of {counted(len(known), 'task')}"
+            things = ("task",) if len(run.tasks) > 1 else ("class", "classes")
+            said += f", mean of {counted(len(known), *things)}"
         elif of_metric[0].low == of_metric[0].low:
             said += f"\n95 %: {number(of_metric[0].low)} to {number(of_metric[0].high)}"
         tiles.append((number(sum(known) / len(known)), said))

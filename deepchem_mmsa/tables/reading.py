@@ -143,6 +143,8 @@ def count_rows(path: str | os.PathLike, format: str | None = None) -> int | None
         return None
     with opened(path) as raw:
         kind = format or format_of(path) or sniff(raw, None)
+        if kind == "jsonl":
+            return None  # whoever reads it says that it is not read
         if kind == "parquet":
             return int(_parquet(raw, name_of(path)).metadata.num_rows)
         if kind == "sdf":
@@ -237,10 +239,9 @@ def _rows_of(path: str | os.PathLike, smiles_column: str | None, format: str | N
 
             yield None, column, frames
         elif kind == "sdf":
-            from deepchem_mmsa.tables.sdf import sdf_records, sdf_rows  # loads RDKit
+            from deepchem_mmsa.tables.sdf import sdf_columns, sdf_rows  # loads RDKit
 
-            found = dict.fromkeys(p for record in sdf_records(raw, name) for p in record[2])
-            columns = list(dict.fromkeys(["name", "smiles", *found]))
+            columns = sdf_columns(raw, name)
             raw.seek(0)
             yield columns, "smiles", sdf_rows(raw, name, columns)
         elif kind == "smi":

@@ -9,9 +9,10 @@ from typing import Any
 
 from rdkit import Chem
 
-from deepchem_mmsa.molecule import MoleculeViews
+from deepchem_mmsa.molecule import MODALITIES, MoleculeViews
 from deepchem_mmsa.rdkit_log import quiet
 from deepchem_mmsa.tables.files import as_text
+from deepchem_mmsa.tables.text import unique
 
 
 def sdf_records(raw: io.BufferedReader, name: str) -> Iterator[tuple[str, str, dict[str, str]]]:
@@ -50,6 +51,18 @@ def _sdf_record(lines: list[str]) -> tuple[str, str, dict[str, str]]:
     return "".join(lines[:1]).strip(), "\n".join(lines[:data]) + "\n", joined
 
 
+def sdf_columns(raw: io.BufferedReader, name: str) -> list[str]:
+    """Return the columns of an SDF: ``name``, ``smiles`` and the properties of all records."""
+    found = dict.fromkeys(p for record in sdf_records(raw, name) for p in _beside(record[2]))
+    return ["name", "smiles", *found]
+
+
+def _beside(properties: dict[str, str]) -> dict[str, str]:
+    """Give properties that are called as the columns of the title and the SMILES other names."""
+    given = list(properties)
+    return dict(zip(unique(["name", "smiles", *given])[2:], properties.values()))
+
+
 def sdf_rows(
     raw: io.BufferedReader, name: str, columns: list[str]
 ) -> Iterator[tuple[list[str], object]]:
@@ -61,8 +74,9 @@ def sdf_rows(
                 molecule = Chem.MolFromMolBlock(block, sanitize=False, removeHs=False)
             text = _smiles(molecule)
             if molecule is None:
-                molecule = MoleculeViews.unreadable(title, "the mol block cannot be parsed")
-        values = {"name": title, "smiles": text, **properties}
+                why = "the mol block cannot be parsed"
+                molecule = MoleculeViews.unreadable(title, why, MODALITIES)
+        values = {"name": title, "smiles": text, **_beside(properties)}
         yield [values.get(column, "") for column in columns], molecule
 
 

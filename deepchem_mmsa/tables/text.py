@@ -19,9 +19,11 @@ def cells_of(
     """Yield (line number, cells) of CSV or TSV, the header first, which has a column `wanted`."""
     with as_text(raw, name) as text:
         header, before, last = text.readline(), 0, 0
+        while header and not header.strip():
+            header, before = text.readline(), before + 1
         said = _SEPARATOR.fullmatch(header.strip())  # Excel writes such a line and hides it
         if said:
-            header, before = text.readline(), 1
+            header, before = text.readline(), before + 1
         delimiter = said[1] if said else "\t" if kind == "tsv" else _delimiter(header, wanted)
         lines = csv.reader(itertools.chain([header], text), delimiter=delimiter, strict=True)
         try:

@@ -114,7 +114,11 @@ def test_models_that_cannot_be_averaged_are_refused(mmsa, models, table, others,
 
 @pytest.mark.parametrize(
     "domain, said, code",
-    [("-", "must be a file", 2), ("few.smi", "at least 16 are needed", 3), ("none.smi", "none", 3)],
+    [
+        ("-", "must be a file", 2),
+        ("few.smi", "at least 16 are needed", 3),
+        ("fewer.smi", "few.smi?", 3),
+    ],
 )
 def test_a_domain_of_too_little_is_refused(mmsa, models, table, tmp_path, domain, said, code):
     (tmp_path / "few.smi").write_text("CCO\nCCN\n")

@@ -10,10 +10,8 @@ import pytest
 import yaml
 
 from deepchem_mmsa import MMSAModel
-from deepchem_mmsa.cli.finetune import label_kind, read_labels, split_rows
 from deepchem_mmsa.run_folder import RunFolder
 from deepchem_mmsa.shards import ShardSet
-from deepchem_mmsa.tables import Table, TableError
 from tests.fixtures import SMILES
 
 RECIPE = Path(__file__).parents[2] / "examples" / "recipes" / "classification.yaml"
@@ -184,47 +182,6 @@ def test_a_folder_that_another_run_holds_is_left_alone(mmsa, labelled, tmp_path)
     assert "is training into" in done.stderr
 
 
-# ---- parts ------------------------------------------------------------------------------
-
-
-def tabled(**columns):
-    frame = pd.DataFrame(columns)
-    return Table(frame, frame["smiles"].tolist(), "data.csv", "smiles")
-
-
-def test_labels_may_be_truth_values_and_missing():
-    table = tabled(smiles=["C"] * 4, y=["True", "false", "", "1"], z=["0.5", "NA", "2", "3"])
-    y = read_labels(table, ["y", "z"])
-    assert np.array_equal(y, [[1, 0.5], [0, np.nan], [np.nan, 2], [1, 3]], equal_nan=True)
-    with pytest.raises(TableError, match="has no column 'q'"):
-        read_labels(table, ["q"])
-
-
-@pytest.mark.parametrize(
-    ("labels", "mode", "kind"),
-    [
-        ([0, 1, 1], "auto", ("classification", 2)),
-        ([0, 1, 2], "auto", ("regression", 2)),
-        ([0, 1, 2], "classification", ("classification", 3)),
-        ([0, 1, np.nan], "regression", ("regression", 2)),
-    ],
-)
-def test_the_kind_of_labels_is_guessed_unless_said(labels, mode, kind):
-    assert label_kind(np.array(labels, dtype=float)[:, None], mode) == kind
-
-
-@pytest.mark.parametrize("split", ["random", "scaffold"])
-def test_a_split_places_each_usable_row_once(split):
-    table = tabled(smiles=SMILES)
-    usable = np.arange(len(SMILES)) % 10 != 0
-    ids = np.array(SMILES, dtype=object)
-    parts = split_rows(table, ids, usable, split, 0.2, 0.2, 0)
-    assert ((parts != "") == usable).all()
-    shares = [(parts == p).sum() / usable.sum() for p in ("train", "valid", "test")]
-    assert np.allclose(shares, [0.6, 0.2, 0.2], atol=0.05)
-    assert (split_rows(table, ids, usable, split, 0.2, 0.2, 0) == parts).all()
-
-
 # ---- what a run goes on with, and what it says ------------------------------------------
 
 
@@ -269,6 +226,8 @@ def test_r2_is_the_share_of_variance(mmsa_json, labelled, tmp_path):
         (["--set=learning_rate=7"], 2, "learning_rate follows from --learning-rate"),
         (["--set=n_classes=3"], 2, "n_classes follows from the labels"),
         (["--set=modalities=[graph"], 2, "the value is not YAML"),
+        (["--set=head_dropout=abc"], 2, "--set 'head_dropout=abc': "),
+        (["--jobs", "0"], 2, "0 processes do nothing"),
         (["--device", "abacus"], 2, "--device abacus"),
         (["--learning-rate", "1e12", "--epochs", "1"], 6, "lower"),
     ],
@@ -294,6 +253,35 @@ def test_a_label_that_cannot_be_is_named_by_its_row(mmsa, labelled, tmp_path, va
     done = mmsa("finetune", labelled, "-o", tmp_path / "run", "-l", "long", "--mode", mode, *TINY)
     assert done.exit_code == 3, done.output
     assert words in done.stderr
+
+
+def test_scores_of_classes_are_those_of_the_report(mmsa, mmsa_json, labelled, tmp_path):
+    frame = pd.read_csv(labelled)
+    frame["kind"] = np.arange(len(frame)) % 3
+    frame.to_csv(labelled, index=False)
+    run, page = tmp_path / "run", tmp_path / "page.html"
+    said = mmsa_json(
+        "finetune", labelled, "-o", run, "-l", "kind", "--split", "part", "--epochs", 1,
+        "--mode", "classification", *TINY,
+    )  # fmt: skip
+    assert mmsa("report", run, "-o", page, "--resamples", 0).exit_code == 0
+    shown = page.read_text(encoding="utf-8")
+    assert f"{said['scores']['test']['pr_auc']:.3f}" in shown
+    assert "mean of 3 classes" in shown
+    done = mmsa("report", run, "-o", tmp_path / "nowhere" / "page.html")
+    assert (done.exit_code, "there is no folder" in done.stderr) == (5, True)
+
+
+def test_labels_that_are_all_the_same_are_told(mmsa, labelled, tmp_path):
+    frame = pd.read_csv(labelled)
+    frame["one"] = 1
+    frame.to_csv(labelled, index=False)
+    asked = ["finetune", labelled, "-l", "one", "--split", "part", "--epochs", 1, *TINY]
+    done = mmsa(*asked, "-o", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    assert "labels of one are all the same in training" in done.stderr
+    assert "test: roc_auc" in done.stderr
+    assert "Warning" not in done.output
 
 
 def test_a_class_that_is_missing_in_validation_leaves_the_loss(mmsa_json, labelled, tmp_path):

@@ -1,0 +1,188 @@
+"""Labels of a table: which column, numbers, classes or values, and the part of each row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from deepchem_mmsa.cli.console import ExitCode, Failure
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from deepchem_mmsa.tables import Table
+
+_PARTS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "test": "test"}
+
+
+def guessed_label(table: Table, split: str) -> str:
+    """Return the only column that can be a label, or ask for its name.
+
+    Raises
+    ------
+    Failure
+        If none or several hold numbers; if one holds them in most cells, but not in all; if the
+        only one looks like a number of the row.
+    """
+    import numpy as np
+
+    from deepchem_mmsa.tables import TableError
+
+    fitting: dict[str, np.ndarray] = {}
+    faults: list[TableError] = []
+    spoilt: list[TableError] = []
+    for column in table.frame.columns:
+        if column in (table.smiles_column, split):
+            continue
+        try:
+            values = read_labels(table, [column])
+        except TableError as error:
+            (spoilt if _mostly_numbers(table, column) else faults).append(error)
+            continue
+        values = values[~np.isnan(values)]
+        if len(values):
+            fitting[str(column)] = values
+    ask = f"name the column of the labels by --label. Its columns are: {', '.join(table.frame)}"
+    if spoilt:
+        raise Failure(f"{spoilt[0]}. If that is no label, {ask}", ExitCode.INPUT)
+    if len(fitting) != 1:
+        told = f": {faults[0]}" if faults else ""
+        found = f"{len(fitting)} columns hold numbers" if fitting else f"no column does{told}"
+        raise Failure(
+            f"cannot tell which column of {table.name} holds the labels ({found}); {ask}",
+            ExitCode.INPUT,
+        )
+    (column, values), *_ = fitting.items()
+    if len(values) > 2 and len(set(values)) == len(values) and (values == values.round()).all():
+        raise Failure(
+            f"the only column of numbers in {table.name}, {column}, holds another whole number in "
+            f"every row, as a number of the row does; {ask}",
+            ExitCode.INPUT,
+        )
+    return column
+
+
+def _mostly_numbers(table: Table, column: str) -> bool:
+    """Tell whether most of the cells that are filled hold numbers."""
+    import pandas as pd
+
+    from deepchem_mmsa.tables.files import MISSING
+
+    text = table.frame[column].astype("object").map(lambda cell: str(cell).strip().lower())
+    filled = text[~text.isin((*MISSING, "<na>"))]
+    return bool(pd.to_numeric(filled, errors="coerce").notna().mean() > 0.5)
+
+
+def read_labels(table: Table, tasks: Sequence[str]) -> np.ndarray:
+    """Return label columns as numbers ``[N, T]``; true and false are 1 and 0."""
+    import numpy as np
+
+    from deepchem_mmsa.tables import column_named, numbers
+
+    if len(set(tasks)) < len(tasks):
+        twice = next(task for task in tasks if list(tasks).count(task) > 1)
+        raise Failure(f"--label {twice} is given twice", ExitCode.USAGE)
+    columns = []
+    for task in tasks:
+        column = table.frame[column_named(list(table.frame.columns), task, table.name)]
+        as_text = column.astype("object").map(lambda cell: str(cell).strip().lower())
+        truth = as_text.map({"true": "1", "false": "0"})
+        columns.append(numbers(truth.fillna(column.astype("object")).rename(task), table.name))
+    return np.stack(columns, axis=1)
+
+
+def label_kind(y: np.ndarray, mode: str, name: str = "the table") -> tuple[str, int]:
+    """Return what labels are, classification or regression, and the number of classes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> label_kind(np.array([[0.0], [1.0], [np.nan]]), "auto")
+    ('classification', 2)
+    >>> label_kind(np.array([[0.5], [1.0]]), "auto")
+    ('regression', 2)
+    """
+    import numpy as np
+
+    values = np.unique(y[~np.isnan(y)])
+    if mode not in ("auto", "classification", "regression"):
+        raise Failure(f"--mode {mode}: choose classification, regression or auto", ExitCode.USAGE)
+    if len(values) == 0:
+        raise Failure("every label is missing; is --label the right column?", ExitCode.INPUT)
+    if mode == "auto":
+        mode = "classification" if np.isin(values, [0, 1]).all() else "regression"
+    if mode == "classification":
+        wrong = np.argwhere(~np.isnan(y) & ((y < 0) | (y != np.floor(y))))
+        if len(wrong):
+            row, task = wrong[0]
+            raise Failure(
+                f"{name}, row {row + 1}: the label {y[row, task]:g} is no class; classes are whole "
+                "numbers from 0: number them so, or say --mode regression",
+                ExitCode.INPUT,
+            )
+    classes = int(values.max()) + 1 if mode == "classification" else 2
+    if classes > max(2, (~np.isnan(y)).sum()):
+        row, task = np.unravel_index(int(np.nanargmax(y)), y.shape)
+        raise Failure(
+            f"{name}, row {row + 1}: the label {y[row, task]:g} means {classes} classes, more than "
+            "there are labels; number the classes from 0, or say --mode regression",
+            ExitCode.INPUT,
+        )
+    return mode, max(2, classes)
+
+
+def split_rows(
+    table: Table, ids: np.ndarray, usable: np.ndarray, split: str, valid: float, test: float,
+    seed: int,
+) -> np.ndarray:  # fmt: skip
+    """Return the part of each row: "train", "valid", "test", or "" where it has none.
+
+    Parameters
+    ----------
+    table : Table
+    ids : np.ndarray
+        ``[N]`` SMILES.
+    usable : np.ndarray
+        Bool ``[N]``: rows with a molecule and a label.
+    split : str
+        "scaffold" (Bemis-Murcko, DeepChem's), "random", or a column of the table.
+    valid, test : float
+        Shares of the rows.
+    seed : int
+    """
+    import deepchem as dc
+    import numpy as np
+
+    from deepchem_mmsa.tables import column_named
+
+    parts = np.full(len(ids), "", dtype=object)
+    places = np.flatnonzero(usable)
+    if split in ("scaffold", "random"):
+        if valid + test >= 1:
+            raise Failure("--valid and --test leave nothing to train on", ExitCode.USAGE)
+        data = dc.data.NumpyDataset(np.zeros((len(places), 1)), ids=ids[places])
+        splitter = (
+            dc.splits.ScaffoldSplitter() if split == "scaffold" else (dc.splits.RandomSplitter())
+        )
+        chosen = splitter.split(data, 1 - valid - test, valid, test, seed=seed)
+        for part, indices in zip(("train", "valid", "test"), chosen):
+            parts[places[np.asarray(indices, dtype=int)]] = part
+    else:
+        column = table.frame[column_named(list(table.frame.columns), split, table.name)]
+        for row in places:
+            text = str(column.iloc[row]).strip().lower()
+            if text not in _PARTS:
+                raise Failure(
+                    f"{table.name}, row {row + 1}, column {split!r}: {column.iloc[row]!r} is no "
+                    "part; write train, valid or test",
+                    ExitCode.INPUT,
+                )
+            parts[row] = _PARTS[text]
+    for part, least in (("train", 2), ("valid", 1)):
+        if (parts == part).sum() < least:
+            raise Failure(
+                f"{table.name}: the {split} split leaves {(parts == part).sum()} of "
+                f"{len(places)} usable rows for {part}; give more molecules, or another --split",
+                ExitCode.INPUT,
+            )
+    return parts

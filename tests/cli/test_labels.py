@@ -1,0 +1,92 @@
+"""Labels of a table: which column they are, what they mean, and which part a row goes to."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score
+
+from deepchem_mmsa.cli.console import Failure
+from deepchem_mmsa.cli.finetune import average_precision
+from deepchem_mmsa.cli.labels import guessed_label, label_kind, read_labels, split_rows
+from deepchem_mmsa.tables import Table, TableError
+from tests.fixtures import SMILES
+
+
+def tabled(**columns):
+    frame = pd.DataFrame(columns)
+    return Table(frame, frame["smiles"].tolist(), "data.csv", "smiles")
+
+
+def test_labels_may_be_truth_values_and_missing():
+    table = tabled(smiles=["C"] * 4, y=["True", "false", "", "1"], z=["0.5", "NA", "2", "3"])
+    y = read_labels(table, ["y", "z"])
+    assert np.array_equal(y, [[1, 0.5], [0, np.nan], [np.nan, 2], [1, 3]], equal_nan=True)
+    with pytest.raises(TableError, match="has no column 'q'"):
+        read_labels(table, ["q"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "mode", "kind"),
+    [
+        ([0, 1, 1], "auto", ("classification", 2)),
+        ([0, 1, 2], "auto", ("regression", 2)),
+        ([0, 1, 2], "classification", ("classification", 3)),
+        ([0, 1, np.nan], "regression", ("regression", 2)),
+    ],
+)
+def test_the_kind_of_labels_is_guessed_unless_said(labels, mode, kind):
+    assert label_kind(np.array(labels, dtype=float)[:, None], mode) == kind
+
+
+@pytest.mark.parametrize("split", ["random", "scaffold"])
+def test_a_split_places_each_usable_row_once(split):
+    table = tabled(smiles=SMILES)
+    usable = np.arange(len(SMILES)) % 10 != 0
+    ids = np.array(SMILES, dtype=object)
+    parts = split_rows(table, ids, usable, split, 0.2, 0.2, 0)
+    assert ((parts != "") == usable).all()
+    shares = [(parts == p).sum() / usable.sum() for p in ("train", "valid", "test")]
+    assert np.allclose(shares, [0.6, 0.2, 0.2], atol=0.05)
+    assert (split_rows(table, ids, usable, split, 0.2, 0.2, 0) == parts).all()
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"id": [1, 2, 3, 4], "pIC50": ["5.1", ">5", "6", "7.5"]}, "row 2, column 'pIC50': '>5'"),
+        ({"id": [1, 2, 3, 4], "active": ["yes", "no", "no", "yes"]}, "another whole number in eve"),
+        ({"a": [1, 2, 2, 4], "b": [0, 1, 0, 1]}, "2 columns hold numbers"),
+        ({"logS": ["0,5", "1,5", "2,5", ""]}, "no column does: data.csv, row 1, column 'logS'"),
+        ({"name": ["a", "b", "c", "d"]}, "Its columns are: smiles, name"),
+    ],
+)
+def test_a_label_is_guessed_only_where_nothing_else_can_be_meant(columns, words):
+    """One cell that is no number must not make a label of the column beside it."""
+    with pytest.raises(Failure) as caught:
+        guessed_label(tabled(smiles=["C", "CC", "CCC", "CCCC"], **columns), "scaffold")
+    assert words in str(caught.value)
+    assert "--label" in str(caught.value)
+
+
+def test_the_only_column_of_numbers_is_the_label():
+    table = tabled(smiles=["C", "CC", "CCC"], name=["a", "b", "1"], y=["0.5", "", "2"])
+    assert guessed_label(table, "scaffold") == "y"
+
+
+def test_a_label_given_twice_is_refused():
+    with pytest.raises(Failure, match="--label y is given twice"):
+        read_labels(tabled(smiles=["C"], y=["1"]), ["y", "y"])
+
+
+def test_more_classes_than_labels_are_a_slip():
+    with pytest.raises(Failure, match="row 3: the label 1e\\+07 means 10000001 classes"):
+        label_kind(np.array([[0.0], [1.0], [1e7]]), "classification")
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_average_precision_is_that_of_scikit_learn(n_classes):
+    rng = np.random.default_rng(n_classes)
+    y, p = rng.integers(0, n_classes, 40), rng.dirichlet(np.ones(n_classes), 40)
+    by_class = [average_precision_score(y == c, p[:, c]) for c in range(n_classes)]
+    expected = by_class[1] if n_classes == 2 else np.mean(by_class)
+    assert average_precision(np.eye(n_classes)[y], p) == pytest.approx(expected)
