@@ -227,7 +227,8 @@ def tanimoto_distance(
         if not isinstance(molecule, Chem.Mol):
             with quiet():
                 molecule = Chem.MolFromSmiles(molecule) if isinstance(molecule, str) else None
-        return None if molecule is None else generator.GetFingerprint(molecule)
+        readable = molecule is not None and molecule.GetNumAtoms() > 0
+        return generator.GetFingerprint(molecule) if readable else None
 
     known = [f for f in map(fingerprint, reference) if f is not None]
     if not known:

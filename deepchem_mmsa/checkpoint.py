@@ -1,7 +1,7 @@
 """Files: checkpoints of a training run, and pre-trained models by folder or name.
 
 No format here can execute code: checkpoints are read with ``weights_only=True``, exported
-models are safetensors and JSON. Every file is written beside its place and renamed into it.
+models are safetensors and JSON.
 """
 
 from __future__ import annotations
@@ -10,20 +10,23 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
+import shutil
+import time
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from deepchem_mmsa import hub
 from deepchem_mmsa._version import __version__
+from deepchem_mmsa.atomic import sync_folder, write_atomically, write_together
 from deepchem_mmsa.config import ARCHITECTURE, MMSAConfig
 
 logger = logging.getLogger(__name__)
@@ -32,72 +35,15 @@ FORMAT = 1
 EXTRA_STATE = "_extra_state"
 
 
+_MALFORMED = (
+    OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError,
+    SafetensorError,
+)  # fmt: skip
+"""What reading a file that is no export may raise."""
+
+
 class CheckpointError(ValueError):
     """A checkpoint or exported model that cannot be used here, and why."""
-
-
-def write_atomically(path: str | os.PathLike, write: Callable[[str], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it, and rename it into place.
-
-    Parameters
-    ----------
-    path : path-like
-    write : callable
-        Gets the temporary file's name.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written (a full disk, a read-only folder); what stood at `path` stands
-        there still, and nothing half-written is left.
-
-    Examples
-    --------
-    >>> folder = tempfile.mkdtemp()
-    >>> write_atomically(f"{folder}/a.txt", lambda name: Path(name).write_text("whole") and None)
-    >>> os.listdir(folder)
-    ['a.txt']
-    """
-    _write_together({Path(path): write})
-
-
-def _write_together(writes: Mapping[Path, Callable[[str], None]]) -> None:
-    """Write several files as :func:`write_atomically` does; none moves before all are whole."""
-    ready: dict[Path, str] = {}
-    path = Path()
-    try:
-        for path, write in writes.items():
-            handle, ready[path] = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            os.close(handle)
-            write(ready[path])
-            with open(ready[path], "rb+") as file:
-                os.fsync(file.fileno())
-            os.chmod(ready[path], 0o644)
-        for path, temporary in ready.items():
-            os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"{error.strerror or error}: could not write this file; what stood there before is "
-            "unharmed. Make room, or choose another folder",
-            str(path),
-        ) from error
-    finally:
-        for temporary in ready.values():
-            Path(temporary).unlink(missing_ok=True)
-    for folder in {path.parent for path in writes}:
-        sync_folder(folder)
-
-
-def sync_folder(folder: str | os.PathLike) -> None:
-    """Bring a folder's names to the disk: a rename is safe from a power cut only then."""
-    if os.name == "nt":  # Windows opens no folders, and orders renames by itself
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 # ---- checkpoints of a run -----------------------------------------------------------------
@@ -213,6 +159,16 @@ def check_architecture(mine: MMSAConfig, theirs: MMSAConfig, source: str) -> Non
 # ---- exported models ----------------------------------------------------------------------
 
 
+PREVIOUS = ".previous"
+"""Where an export lies while it is replaced."""
+
+_ATTEMPTS = 4
+
+
+class _TornError(CheckpointError):
+    """Files of an export that do not belong together."""
+
+
 @dataclass
 class Pretrained:
     """An exported model as read from its folder.
@@ -245,15 +201,6 @@ def tensors_of(network: nn.Module) -> dict[str, Tensor]:
     return {k: v for k, v in network.state_dict().items() if not k.endswith(EXTRA_STATE)}
 
 
-def sha256(path: str | os.PathLike) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def export(
     folder: str | os.PathLike,
     network: nn.Module,
@@ -265,7 +212,8 @@ def export(
     """Write ``model.safetensors``, ``config.json`` and, unless empty, ``exemplars.json``.
 
     With ``precision="bf16"`` weight matrices are rounded to bf16; norms, statistics and the
-    memory stay as they are. An export that is there already stays whole until this one is.
+    memory stay as they are. An export that is there already can be read until this one is whole:
+    its files are kept in ``.previous`` while they are replaced, one after the other.
 
     Raises
     ------
@@ -294,12 +242,39 @@ def export(
         "config": config.to_dict(),
         "metadata": dict(metadata),
     }
-    contents = {"model.safetensors": weights, "config.json": _json(described)}
+    contents = {"model.safetensors": weights}
     if any(exemplars):
         contents["exemplars.json"] = _json(exemplars)
-    _write_together({folder / name: partial(_fill, data) for name, data in contents.items()})
+        described["exemplars_sha256"] = hashlib.sha256(contents["exemplars.json"]).hexdigest()
+    contents["config.json"] = _json(described)
+    writes = {folder / name: partial(_fill, data) for name, data in contents.items()}
+    write_together(writes, partial(_keep_previous, folder))
     if not any(exemplars):
-        (folder / "exemplars.json").unlink(missing_ok=True)
+        (folder / "exemplars.json").unlink(missing_ok=True)  # they would be another model's
+    shutil.rmtree(folder / PREVIOUS, ignore_errors=True)
+
+
+def _keep_previous(folder: Path) -> None:
+    """Keep the files of an export, without a copy where the file system can."""
+    kept = folder / PREVIOUS
+    if not _is_whole(folder):
+        return  # after a kill in the middle the one before is still the one to read
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir()
+    for name in hub.FILES:
+        if (folder / name).is_file():
+            try:
+                os.link(folder / name, kept / name)
+            except OSError:
+                shutil.copyfile(folder / name, kept / name)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        _read_export(folder)
+    except (CheckpointError, *_MALFORMED):
+        return False
+    return True
 
 
 def _fill(data: bytes, name: str) -> None:
@@ -342,39 +317,60 @@ def load_pretrained(folder_or_name: str | os.PathLike) -> Pretrained:
             f"{folder} holds {len(several)} models, {several[0].name} to {several[-1].name}: name "
             f"one of them ({several[0]}); mmsa predict averages them all"
         )
-    try:
-        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config = MMSAConfig.from_dict(described["config"])
-        weights = folder / "model.safetensors"
-        if described["format"] != FORMAT:
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _read_export(folder)
+        except _TornError as error:
+            # An export is being replaced, or was when its process died: the one before is there.
+            if (folder / PREVIOUS).is_dir():
+                try:
+                    return _read_export(folder / PREVIOUS)
+                except (CheckpointError, *_MALFORMED):
+                    pass
+            if attempt + 1 == _ATTEMPTS:
+                raise CheckpointError(str(error)) from None
+            time.sleep(0.05)
+        except CheckpointError:
+            raise
+        except _MALFORMED as error:
+            traces = (folder / "checkpoints").is_dir() or (folder / "run.json").is_file()
+            begun = traces and not (folder / "config.json").is_file()
             raise CheckpointError(
-                f"{folder} has format {described['format']}, this package reads {FORMAT}"
-            )
-        # Read once: what was checked is what is loaded. (And `load_file` of safetensors 0.8.0 keeps
-        # two objects of each tensor for good, which a service would feel.)
-        data = weights.read_bytes()
-        if hashlib.sha256(data).hexdigest() != described["sha256"]:
-            raise CheckpointError(f"{weights} does not match the checksum in config.json")
-        tensors = load(data)
-        remembered = folder / "exemplars.json"
-        exemplars = (
-            [
-                [(str(s), float(x)) for s, x in row]
-                for row in json.loads(remembered.read_text(encoding="utf-8"))
-            ]
-            if remembered.is_file()
-            else []
-        )
-    except CheckpointError:
-        raise
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        traces = (folder / "checkpoints").is_dir() or (folder / "run.json").is_file()
-        begun = traces and not (folder / "config.json").is_file()
+                f"{folder} is not an exported MMSA model ({type(error).__name__}: {error})"
+                + ("; its run is not finished: go on with it by --resume" if begun else "")
+            ) from error
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _read_export(folder: Path) -> Pretrained:
+    described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = MMSAConfig.from_dict(described["config"])
+    metadata = described.get("metadata", {})
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"the metadata in {folder / 'config.json'} are no object of names")
+    if described["format"] != FORMAT:
         raise CheckpointError(
-            f"{folder} is not an exported MMSA model ({type(error).__name__}: {error})"
-            + ("; its run is not finished: go on with it by --resume" if begun else "")
-        ) from error
-    return Pretrained(config, tensors, exemplars, described.get("metadata", {}))
+            f"{folder} has format {described['format']}, this package reads {FORMAT}"
+        )
+    # Read once: what was checked is what is loaded. (And `load_file` of safetensors 0.8.0 keeps
+    # two objects of each tensor for good, which a service would feel.)
+    weights = folder / "model.safetensors"
+    data = _checked(weights, described["sha256"])
+    remembered = folder / "exemplars.json"
+    exemplars = []
+    if remembered.is_file():  # exports of earlier versions have no checksum of it
+        rows = json.loads(_checked(remembered, described.get("exemplars_sha256")))
+        exemplars = [[(str(s), float(x)) for s, x in row] for row in rows]
+    elif "exemplars_sha256" in described:
+        raise _TornError(f"{remembered} is not there")
+    return Pretrained(config, load(data), exemplars, metadata)
+
+
+def _checked(path: Path, digest: str | None) -> bytes:
+    data = path.read_bytes()
+    if digest is not None and hashlib.sha256(data).hexdigest() != digest:
+        raise _TornError(f"{path} does not match the checksum in config.json")
+    return data
 
 
 def publish(folder: str | os.PathLike, name: str, private: bool = False) -> str:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from dataclasses import replace as dataclass_replace
 from typing import Any
 
-from deepchem_mmsa.molecule import DEFAULT_MODALITIES, MODALITIES
+from deepchem_mmsa.molecule import DEFAULT_MODALITIES, MAX_IMAGE_SIZE, MODALITIES
 
 MODES = ("pretraining", "classification", "regression")
 CUSTOM = "custom"
@@ -232,6 +232,12 @@ class MMSAConfig:
         # One order, whatever the user's: parameters and columns must not depend on it.
         object.__setattr__(self, "modalities", tuple(m for m in MODALITIES if m in given))
 
+        for field in fields(self):
+            if field.type == "bool":
+                value = getattr(self, field.name)
+                if value not in (True, False):
+                    raise ValueError(f"{field.name}={value!r}: must be true or false")
+                object.__setattr__(self, field.name, bool(value))
         self._one_of("mode", MODES)
         self._one_of("features", ("basic", "full"))
         pools = str(self.graph_readout).split("+")
@@ -255,6 +261,8 @@ class MMSAConfig:
             self._whole(name, least=1)
         self._whole("n_classes", least=2)
         self._whole("image_size", least=32)
+        if self.image_size > MAX_IMAGE_SIZE:
+            raise ValueError(f"image_size={self.image_size}: must be at most {MAX_IMAGE_SIZE}")
         self._whole("image_width", least=8)  # torch's convolutions, see ResNet18
         for name in ("n_exemplars", "freeze_epochs", "seed"):
             self._whole(name, least=0)

@@ -118,6 +118,8 @@ class ConformalIntervals:
         half = (widths.reshape(len(values), len(self.quantile)) * self.quantile).reshape(
             values.shape
         )
+        # What rounding may take away of an error that is the quantile itself, as ties are.
+        half = half + 4 * np.finfo(float).eps * (np.abs(values) + half)
         nothing = np.isnan(values)
         return (
             np.where(nothing, -np.inf, values - half),

@@ -12,7 +12,7 @@ import torch
 from deepchem.models.optimizers import AdamW, LearningRateSchedule, Optimizer
 from torch import Tensor, nn
 
-from deepchem_mmsa import distributed, labels, training
+from deepchem_mmsa import distributed, labels, saving, training
 from deepchem_mmsa.batch_norm import Recalibration
 from deepchem_mmsa.batching import Collator, MoleculeBatch
 from deepchem_mmsa.config import CUSTOM, MMSAConfig
@@ -145,7 +145,7 @@ wandb_logger, loss
         self._optimizer_states: list[Any] | None = None
         self._labels_seen = False
         self._told: set[str] = set()  # warnings that were given
-        self._sizes: list[int] | None = None
+        self._sizes: list[int | None] | None = None
         self._resting: set[str] = set()
         self._ensure_built()
 
@@ -276,7 +276,8 @@ callbacks, all_losses
         steps = nb_epoch * len(batch_bounds(n, self.batch_size))
         with training.folder_held(self, run):
             self._begin(restore, run)
-            self._check_sizes([n, self.batch_size])
+            order = None if deterministic else self.config.seed
+            self._check_sizes([n, self.batch_size, order])
             if self._ended and (self.stop_training or self._epoch >= self._fit_start + nb_epoch):
                 logger.info("the run in %s has ended: there is nothing to do", self.model_dir)
                 self.model.eval()
@@ -287,10 +288,7 @@ callbacks, all_losses
             if self.model.update_memory and self.model.memory is not None:
                 self.model.memory.warmup = min(self.config.memory_warmup, n)
             numbers = range(self._epoch, self._fit_start + nb_epoch)
-            batches = partial(
-                epoch_batches, dataset, self.batch_size, numbers,
-                None if deterministic else self.config.seed, self._batch,
-            )  # fmt: skip
+            batches = partial(epoch_batches, dataset, self.batch_size, numbers, order, self._batch)
             if n_workers:
                 return self._run(prepared_by_workers(batches, self._prepare, n_workers), run, steps)
             return self._run(prepared(batches(), self._prepare), run, steps)
@@ -346,10 +344,7 @@ callbacks, all_losses
                 if hasattr(callback, "load_state_dict"):
                     callback.load_state_dict(state)
             if run.variables is not None and self._optimizer_states is not None:
-                optimizer, schedule = self.optimizer_for(run.variables)
-                optimizer.load_state_dict(self._optimizer_states[0])
-                if schedule is not None:
-                    schedule.load_state_dict(self._optimizer_states[1])
+                saving.take_up(*self.optimizer_for(run.variables), *self._optimizer_states)
         else:
             self._note_start()
             self._logged, self._skipped = [], 0

@@ -60,6 +60,9 @@ _HAS_IMAGE, _HAS_GRAPH, _HAS_GEOMETRY, _HAS_FINGERPRINT = 1, 2, 4, 8
 UNREADABLE = "unreadable: "  # how the reason of a row begins that is no molecule
 _MAX_TEXT = 1 << 20
 _MAX_IMAGE = 1 << 24
+MAX_IMAGE_SIZE = 4096
+"""Pixels per side of a picture, at most."""
+
 _MAX_ATOMS = 1 << 16  # bonds address atoms by uint16
 _MAX_BONDS = 1 << 18
 _MAX_POINTS = 1 << 19

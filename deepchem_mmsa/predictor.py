@@ -6,8 +6,10 @@ an exported model, and starts in the time that these take to import.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, Self
@@ -15,11 +17,17 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 from safetensors.torch import load, save
+from torch import nn
 
 from deepchem_mmsa.batching import Collator, MoleculeBatch
-from deepchem_mmsa.checkpoint import copy_tensors, load_pretrained, tensors_of
-from deepchem_mmsa.config import MMSAConfig
-from deepchem_mmsa.hub import DEFAULT_MODEL
+from deepchem_mmsa.checkpoint import (
+    CheckpointError,
+    copy_tensors,
+    load_pretrained,
+    tensors_of,
+)
+from deepchem_mmsa.config import CUSTOM, MMSAConfig
+from deepchem_mmsa.hub import DEFAULT_MODEL, FILES
 from deepchem_mmsa.inference import missing_reason
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
@@ -120,18 +128,30 @@ class MMSAPredictor:
             If its files are damaged, or it holds a user's own encoder.
         """
         source = load_pretrained(folder_or_name)
-        network = MMSANetwork(source.config)
-        copy_tensors(network, source.tensors, [""], str(folder_or_name))
-        if network.memory is not None:
-            network.memory.exemplars = source.exemplars
-        return cls(network.to(device), source.metadata)
+        try:
+            network = MMSANetwork(source.config)
+            copy_tensors(network, source.tensors, [""], str(folder_or_name))
+            if network.memory is not None:
+                network.memory.exemplars = source.exemplars
+            predictor = cls(network, source.metadata)
+        except CheckpointError:
+            raise
+        except (IndexError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder_or_name} cannot be built: {error}") from error
+        network.to(device)
+        return predictor
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle and copy as configuration and safetensors: no object graph of modules travels."""
+        """Pickle and copy as configuration and safetensors; of modules, a user's own travel."""
         tensors = {k: v.cpu().contiguous().clone() for k, v in tensors_of(self.network).items()}
         memory = self.network.memory
         exemplars = memory.exemplars if memory is not None else []
-        state = (self.config.to_dict(), save(tensors), exemplars, self.metadata)
+        own = {
+            m: self.network.encoders[m]
+            for m in self.config.modalities
+            if getattr(self.config, m) == CUSTOM
+        }
+        state = (self.config.to_dict(), save(tensors), exemplars, self.metadata, own)
         return _from_bytes, (type(self), *state)
 
     @property
@@ -230,10 +250,20 @@ class MMSAPredictor:
                 "or fine-tune it first"
             )
 
+        stopping = threading.Event()
+
         def blocks() -> Iterator[list[MoleculeViews]]:
             size = batch_size if n_jobs == 1 else max(batch_size, _BLOCK)
             for chunk in _chunks(molecules, size):
-                yield self.records(chunk, n_jobs)
+                if n_jobs != 1:
+                    yield self.records(chunk, n_jobs)
+                    continue
+                block: list[MoleculeViews] = []
+                for molecule in chunk:
+                    if stopping.is_set():  # nobody waits for the rest
+                        return
+                    block += self.records([molecule])
+                yield block
 
         def batches() -> Iterator[tuple[list[MoleculeViews], MoleculeBatch]]:
             # Other processes make the next block while this one is computed.
@@ -241,7 +271,7 @@ class MMSAPredictor:
                 for part in _chunks(block, batch_size):
                     yield part, self._collate(part)
 
-        for records, batch in Prefetcher(batches()):
+        for records, batch in Prefetcher(batches(), stopping=stopping):
             yield self._answer(records, batch, what)
 
     def _answer(self, records: list[MoleculeViews], batch: MoleculeBatch, what: str) -> Predictions:
@@ -253,6 +283,9 @@ class MMSAPredictor:
         for row in (~batch.available.any(1)).nonzero()[:, 0].tolist():
             values[row] = np.nan
             reasons[row] = missing_reason(records[row], self.config.modalities)
+        finite = np.isfinite(values.reshape(len(values), -1)).all(1)
+        for row in np.flatnonzero(~finite).tolist():
+            reasons[row] = reasons[row] or "the model's answer is not finite: are its weights?"
         return Predictions(values, reasons)
 
     def _gather(
@@ -289,9 +322,10 @@ def _from_bytes(
     weights: bytes,
     exemplars: list[list[tuple[str, float]]],
     metadata: dict[str, Any],
+    encoders: Mapping[str, nn.Module] | None = None,
 ) -> MMSAPredictor:
     """Undo :meth:`MMSAPredictor.__reduce__`; the model comes back on the CPU."""
-    network = MMSANetwork(MMSAConfig.from_dict(config))
+    network = MMSANetwork(MMSAConfig.from_dict(config), encoders)
     copy_tensors(network, load(weights), [""], "the pickled model")
     if network.memory is not None:
         network.memory.exemplars = exemplars
@@ -328,9 +362,11 @@ def _cached(folder_or_name: str, files: tuple[tuple[str, int, int], ...]) -> MMS
 
 def _files_of(folder: str) -> tuple[tuple[str, int, int], ...]:
     """Return name, size and time of each file: whether a folder still holds the same model."""
-    with os.scandir(folder) as entries:
-        stats = [(entry.name, entry.stat()) for entry in entries]
-    return tuple(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
+    stats = []
+    for name in FILES:
+        with contextlib.suppress(FileNotFoundError):
+            stats.append((name, os.stat(os.path.join(folder, name))))
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
 
 def embed(

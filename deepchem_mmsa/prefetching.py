@@ -22,6 +22,9 @@ class Prefetcher(Generic[T]):
     items : iterable
     depth : int
         Items held ready.
+    stopping : threading.Event, optional
+        Set when no further item is wanted, by an exception too: what takes long to make an item
+        may look at it.
 
     Examples
     --------
@@ -29,8 +32,11 @@ class Prefetcher(Generic[T]):
     [0, 1, 2]
     """
 
-    def __init__(self, items: Iterable[T], depth: int = 2) -> None:
+    def __init__(
+        self, items: Iterable[T], depth: int = 2, stopping: threading.Event | None = None
+    ) -> None:
         self._items = items
+        self._stopping = stopping
         self._depth = depth
 
     def __iter__(self) -> Generator[T, None, None]:
@@ -42,7 +48,7 @@ class Prefetcher(Generic[T]):
     def _iterate(self) -> Generator[Any, None, None]:
         """Start the thread, yield once, then the items."""
         ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=self._depth)
-        stop = threading.Event()
+        stop = self._stopping or threading.Event()
 
         def put(kind: str, value: Any) -> None:
             while not stop.is_set():

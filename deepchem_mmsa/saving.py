@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,15 +15,39 @@ from torch import nn
 
 from deepchem_mmsa import checkpoint as files
 from deepchem_mmsa import distributed
-from deepchem_mmsa.config import MMSAConfig
+from deepchem_mmsa.config import ARCHITECTURE, MMSAConfig
 from deepchem_mmsa.featurizer import FEATURE_VERSION
 from deepchem_mmsa.molecule import MODALITIES
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.run_folder import RunFolder
 from deepchem_mmsa.training import Averages, Run
 
+logger = logging.getLogger(__name__)
+
 TOP = ("head", "atom_head", "descriptor_head")
 """Components that belong to a task, not to the representation."""
+
+
+def take_up(optimizer: Any, schedule: Any, of_optimizer: Any, of_schedule: Any) -> None:
+    """Load the states of an optimizer and its schedule, but for rates and decays."""
+    mine = [(group["initial_lr"], group.get("weight_decay")) for group in optimizer.param_groups]
+    optimizer.load_state_dict(of_optimizer)
+    if schedule is not None and of_schedule is not None:
+        schedule.load_state_dict(of_schedule)
+    for number, (group, (rate, decay)) in enumerate(zip(optimizer.param_groups, mine)):
+        if group.get("initial_lr", rate) != rate:
+            group["lr"] *= rate / group["initial_lr"]
+            group["initial_lr"] = rate
+            if schedule is not None:
+                schedule.base_lrs[number] = rate
+        if decay is not None:
+            group["weight_decay"] = decay
+
+
+def _order(sizes: list[int | None]) -> str:
+    if len(sizes) < 3:
+        return ""
+    return " in the dataset's order" if sizes[2] is None else f" in the order of seed {sizes[2]}"
 
 
 class SavableModel(TorchModel):
@@ -45,7 +71,7 @@ class SavableModel(TorchModel):
     classes: list[str] | None = None
     _labels_seen: bool
     _from_labels: bool = False
-    _sizes: list[int] | None
+    _sizes: list[int | None] | None
     _resting: set[str]
     _held: frozenset[str] | set[str] = frozenset()
     _averages: list[Averages]
@@ -168,6 +194,9 @@ class SavableModel(TorchModel):
     ) -> None:
         """Take up a checkpoint, by default the newest one that can be read.
 
+        Rates of learning and weight decay stay this model's; that they, or other settings that
+        make no other network, are not the checkpoint's is told.
+
         Raises
         ------
         CheckpointError
@@ -181,9 +210,14 @@ class SavableModel(TorchModel):
         theirs = MMSAConfig.from_dict(state["config"])
         files.check_architecture(self.config, theirs, path)
         self.model.load_state_dict(state["model_state_dict"], strict=bool(strict))
-        self._pytorch_optimizer.load_state_dict(state["optimizer_state_dict"])
-        if self._lr_schedule is not None and state["schedule"] is not None:
-            self._lr_schedule.load_state_dict(state["schedule"])
+        others = [f.name for f in fields(theirs) if f.name not in ARCHITECTURE]
+        if changed := self.config.differences(theirs, others):
+            logger.warning(
+                "%s was written with other settings; training goes on with this model's (%s)",
+                path, "; ".join(changed),
+            )  # fmt: skip
+        states = state["optimizer_state_dict"], state["schedule"]
+        take_up(self._pytorch_optimizer, self._lr_schedule, *states)
         self._global_step = state["global_step"]
         self._epoch, self._batch, self._fit_start, self._fit_step = state["place"]
         self._labels_seen = state["labels_seen"]
@@ -197,15 +231,21 @@ class SavableModel(TorchModel):
         self._optimizer_states = state.get("of_variables")
         self._sizes = state.get("sizes")
 
-    def _check_sizes(self, sizes: list[int]) -> None:
-        """Make sure that the batch at which a run stands is a batch of this run."""
+    def _check_sizes(self, sizes: list[int | None]) -> None:
+        """Make sure that the batch at which a run stands is a batch of this run.
+
+        ``sizes`` are molecules, those of a batch, and the seed of their order, None for the
+        dataset's own.
+        """
         before, self._sizes = self._sizes, sizes
+        if before is not None:  # older checkpoints lack the seed
+            before = [*before, *sizes[len(before) :]]
         if self._batch and before is not None and before != sizes:
             raise ValueError(
                 f"the run in {self.model_dir} stands at batch {self._batch} of an epoch of "
-                f"{before[0]} molecules in batches of {before[1]}, and cannot go on with "
-                f"{sizes[0]} in batches of {sizes[1]}: give it the same data and "
-                f"batch_size={before[1]}, or begin anew with restore=False"
+                f"{before[0]} molecules in batches of {before[1]}{_order(before)}, and cannot go "
+                f"on with {sizes[0]} in batches of {sizes[1]}{_order(sizes)}: give it the same "
+                f"data, batch_size={before[1]} and order, or begin anew with restore=False"
             )
 
     def save(self) -> None:

@@ -28,10 +28,10 @@ import pandas as pd
 from rdkit import Chem, rdBase
 
 from deepchem_mmsa import MMSAConfig, MMSAModel
+from deepchem_mmsa.atomic import sha256
 from deepchem_mmsa.benchmark import BENCHMARKS, PROTOCOLS
 from deepchem_mmsa.benchmark.overlap import held_out_keys, leave_out, write_keys
 from deepchem_mmsa.benchmark.representation import HeldOut, describe
-from deepchem_mmsa.checkpoint import sha256
 from deepchem_mmsa.datasets import dataset_from_shards
 from deepchem_mmsa.molecule import MODALITIES
 from deepchem_mmsa.pretraining import LOSS_TERMS

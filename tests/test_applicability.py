@@ -168,3 +168,9 @@ def test_one_text_is_not_a_list_of_letters(remembering):
     for call in (domain.score, domain.fit, lambda text: tanimoto_distance(text, CHAINS)):
         with pytest.raises(TypeError, match=r"not one text: \['CCO'\]"):
             call("CCO")
+
+
+def test_an_empty_text_is_no_molecule():
+    assert np.isnan(tanimoto_distance(["", "CCO"], ["CCO"])).tolist() == [True, False]
+    with pytest.raises(ValueError, match="none of the 1 reference"):
+        tanimoto_distance(["CCO"], [""])

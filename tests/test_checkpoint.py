@@ -1,6 +1,8 @@
 """Files: whole or not there, data and nothing else, and refused with the reason."""
 
+import hashlib
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -9,12 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from deepchem_mmsa import MMSAModel
+from deepchem_mmsa import MMSAModel, MMSAPredictor
 from deepchem_mmsa.checkpoint import (
     CheckpointError,
     load_pretrained,
     load_state,
-    write_atomically,
 )
 
 
@@ -24,21 +25,6 @@ class Malicious:
 
     def __reduce__(self):
         return (open, (str(self.path), "w"))
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-
-    def fail(name):
-        with open(name, "w") as file:
-            file.write("half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, fail)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_checkpoints_never_execute_code(make_model, tmp_path):
@@ -179,3 +165,77 @@ def test_an_export_that_fails_leaves_the_one_before(
             model.save_pretrained(tmp_path, exemplars)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert load_pretrained(tmp_path).metadata["rmse"] == 0.5
+
+
+# ---- exports that are replaced -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("moved", [1, 2, 3])
+def test_a_kill_while_an_export_is_replaced_leaves_one_that_is_whole(
+    make_model, graph_dataset, tmp_path, monkeypatch, moved
+):
+    """After any of the renames: the former model, or the new one, with its own exemplars."""
+    old, new = (make_model(mode="pretraining", seed=seed, memory_warmup=16) for seed in (1, 2))
+    for model in (old, new):
+        model.fit(graph_dataset, nb_epoch=1, checkpoint_interval=0)
+    assert old.model.memory.exemplars != new.model.memory.exemplars
+    old.save_pretrained(tmp_path)
+    replace, calls = os.replace, []
+
+    def dies(source, target):
+        replace(source, target)
+        calls.append(target)
+        if len(calls) == moved:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", dies)
+    with pytest.raises(KeyboardInterrupt):
+        new.save_pretrained(tmp_path)
+    monkeypatch.undo()
+    found = load_pretrained(tmp_path)
+    expected = old if moved < 3 else new
+    assert found.exemplars == expected.model.memory.exemplars
+    name = "fusion.projections.graph.weight"
+    name = name if name in found.tensors else next(n for n in found.tensors if "weight" in n)
+    assert torch.equal(found.tensors[name], expected.model.state_dict()[name])
+    new.save_pretrained(tmp_path)  # which clears away what was left
+    assert load_pretrained(tmp_path).exemplars == new.model.memory.exemplars
+    assert not (tmp_path / ".previous").exists()
+
+
+def test_an_export_without_exemplars_keeps_none_of_another(make_model, graph_dataset, tmp_path):
+    model = make_model(mode="pretraining", memory_warmup=16)
+    model.fit(graph_dataset, nb_epoch=1, checkpoint_interval=0)
+    model.save_pretrained(tmp_path)
+    assert any(load_pretrained(tmp_path).exemplars)
+    model.save_pretrained(tmp_path, exemplars=False)
+    assert not any(load_pretrained(tmp_path).exemplars)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"config": []}, "not an exported MMSA model"),
+        ({"config": None}, "not an exported MMSA model"),
+        ({"metadata": ["a"]}, "no object of names"),
+        ({"metadata": {"tasks": 7}}, "cannot be built"),
+    ],
+)
+def test_a_description_of_another_shape_is_no_model(make_model, tmp_path, change, words):
+    make_model(mode="regression").save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(CheckpointError, match=words):
+        MMSAPredictor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"cos\nsystem\n(S'true'\ntR.", b"\x10" + b"\0" * 20])
+def test_weights_that_are_none_are_told(make_model, tmp_path, content):
+    make_model(mode="regression").save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(content)
+    path = tmp_path / "config.json"
+    described = json.loads(path.read_text())
+    described["sha256"] = hashlib.sha256(content).hexdigest()
+    path.write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match="not an exported MMSA model"):
+        load_pretrained(tmp_path)

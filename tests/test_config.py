@@ -89,3 +89,21 @@ def test_every_field_is_documented():
 def test_weights_of_classes_that_are_none_are_refused(weights):
     with pytest.raises(ValueError, match="finite, at least 0, and not all 0"):
         MMSAConfig(mode="classification", class_weights=weights)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"hypergraph": "false"}, {"hydrogens": "no"}, {"memory": 2}, {"image_size": 100_000}],
+    ids=str,
+)
+def test_what_would_be_misread_is_refused(given):
+    (name,) = given
+    with pytest.raises(ValueError, match=f"{name}=.*must be"):
+        MMSAConfig.from_dict(given)
+
+
+def test_truth_is_plain():
+    config = MMSAConfig(hypergraph=np.bool_(False), memory=1)
+    assert (config.hypergraph, config.memory) == (False, True)
+    assert isinstance(config.hypergraph, bool)
+    json.dumps(config.to_dict())

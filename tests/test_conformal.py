@@ -165,3 +165,15 @@ def test_a_call_that_does_not_go_with_the_fit_is_refused():
     with pytest.raises(ValueError, match="not those of the fit"):
         sets(np.full((3, 3), 1 / 3))
     assert sets(np.zeros((0, 2))).shape == (0, 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), scaled=st.booleans())
+def test_ties_at_the_end_of_an_interval_are_inside(seed, scaled):
+    """Where all errors are the same, as of a constant label and answer, all are covered."""
+    random = np.random.default_rng(seed)
+    y, value = random.normal(0, 10.0 ** random.integers(-6, 6), 2)
+    value = float(np.float32(value))
+    scale = np.full(30, random.uniform(0.1, 3)) if scaled else None
+    intervals = ConformalIntervals(0.9).fit(np.full(30, y), np.full(30, value), scale)
+    assert intervals.covers(np.full(30, y), np.full(30, value), scale).all()

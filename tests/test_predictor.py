@@ -1,7 +1,11 @@
 """The predictor: the model's own numbers, without DeepChem, from any thread."""
 
+import copy
+import pickle
+import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import deepchem as dc
@@ -14,7 +18,7 @@ from hypothesis import strategies as st
 from rdkit import Chem
 
 import deepchem_mmsa
-from deepchem_mmsa import MMSAFeaturizer
+from deepchem_mmsa import MMSAFeaturizer, MMSAModel
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.predictor import MMSAPredictor
 from tests.fixtures import SMILES
@@ -173,3 +177,56 @@ def test_a_table_is_no_column(predictor):
     with pytest.raises(TypeError, match="give the column"):
         predictor.embed(table)
     assert len(predictor.embed(table["smiles"]).values) == 2
+
+
+def test_an_interruption_does_not_wait_for_the_rest_of_a_batch(predictor, monkeypatch):
+    """Of six hundred molecules that take a while each."""
+
+    def slowly(self, molecules, n_jobs=1):
+        time.sleep(0.05)
+        return [MoleculeViews("C") for _ in molecules]
+
+    def interrupted(number, frame):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MMSAPredictor, "records", slowly)
+    before = signal.signal(signal.SIGALRM, interrupted)
+    began = time.monotonic()
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            predictor.predict(["C"] * 600, batch_size=600)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - began < 15  # all take 30 seconds
+
+
+def test_an_answer_that_is_not_finite_has_a_reason(make_model):
+    model = make_model(mode="regression")
+    with torch.no_grad():
+        next(model.model.head.parameters()).fill_(float("nan"))
+    answer = MMSAPredictor(model.model).predict(["CCO", "C1CC"])
+    assert np.isnan(answer.values).all()
+    assert "not finite" in answer.reasons[0]
+    assert "unreadable" in answer.reasons[1]
+
+
+class AtomCount(torch.nn.Module):
+    """An encoder of a user's own."""
+
+    out_dim = 4
+
+    def __init__(self):
+        super().__init__()
+        self.map = torch.nn.Linear(1, 4)
+
+    def forward(self, graph):
+        return self.map(graph.n_atoms[:, None].float())
+
+
+def test_a_predictor_of_a_users_encoder_can_be_copied():
+    model = MMSAModel(mode="regression", modalities=("graph",), graph=AtomCount())
+    predictor = MMSAPredictor(model.model)
+    expected = predictor.predict(["CCO"]).values
+    for again in (copy.deepcopy(predictor), pickle.loads(pickle.dumps(predictor))):
+        np.testing.assert_array_equal(again.predict(["CCO"]).values, expected)

@@ -158,3 +158,47 @@ def test_that_weights_have_seen_labels_is_not_forgotten(make_model, graph_datase
         model = again
     model.save_pretrained(tmp_path / "last")
     assert load_pretrained(tmp_path / "last").from_labels
+
+
+# ---- a run that goes on with other settings ------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_run_goes_on_with_the_rates_of_its_model(
+    make_model, graph_dataset, tmp_path, caplog, schedule
+):
+    """What a diverging run is told to do, lowering the rate, must have an effect."""
+    given = {"mode": "regression", "model_dir": str(tmp_path), "lr_schedule": schedule}
+    make_model(**given, learning_rate=1e-3).fit(graph_dataset, nb_epoch=1)
+    model = make_model(**given, learning_rate=1e-5, weight_decay=0.3, head_dropout=0.4)
+    seen = []
+
+    def note(model, step):
+        group = model._pytorch_optimizer.param_groups[0]
+        seen.append((group["lr"], group["weight_decay"]))
+
+    with caplog.at_level("WARNING"):
+        model.fit(graph_dataset, nb_epoch=2, restore=True, callbacks=note)
+    assert len(seen) == 5
+    assert all(0 <= rate <= 1e-5 and decay == 0.3 for rate, decay in seen)
+    for word in ("learning_rate: 1e-05, not 0.001", "weight_decay", "head_dropout: 0.4, not"):
+        assert word in caplog.text
+
+
+def test_the_rest_of_an_epoch_has_the_order_of_its_beginning(make_model, graph_dataset, tmp_path):
+    class Enough(Exception):
+        pass
+
+    def stop(model, step):
+        if step == 3:
+            model.save_checkpoint()
+            raise Enough
+
+    given = {"mode": "regression", "model_dir": str(tmp_path)}
+    with pytest.raises(Enough):
+        make_model(**given).fit(graph_dataset, nb_epoch=1, callbacks=stop)
+    with pytest.raises(ValueError, match="in the order of seed 0, and cannot .* of seed 9"):
+        make_model(**given, seed=9).fit(graph_dataset, nb_epoch=1, restore=True)
+    with pytest.raises(ValueError, match="in the dataset's order"):
+        make_model(**given).fit(graph_dataset, nb_epoch=1, restore=True, deterministic=True)
+    make_model(**given).fit(graph_dataset, nb_epoch=1, restore=True)

@@ -9,6 +9,7 @@ import signal
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -431,3 +432,8 @@ def test_any_change_of_a_byte_is_noticed(made, data):
     whole[place] ^= data.draw(st.integers(1, 255))
     with pytest.raises(ShardError):
         file.unpack(bytes(whole), "shard")
+
+
+def test_a_table_is_no_column_of_molecules(tmp_path):
+    with pytest.raises(TypeError, match="not the table"):
+        featurize_to_shards(pd.DataFrame({"smiles": ["C"]}), tmp_path, ViewSettings(("graph",)))

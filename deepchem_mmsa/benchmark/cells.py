@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from deepchem_mmsa._version import __version__
+from deepchem_mmsa.atomic import write_atomically
 from deepchem_mmsa.benchmark.contenders import Contender
 from deepchem_mmsa.benchmark.scores import labels_of, score
 from deepchem_mmsa.benchmark.sets import Split
-from deepchem_mmsa.checkpoint import write_atomically
 
 logger = logging.getLogger(__name__)
 

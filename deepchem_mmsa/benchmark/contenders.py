@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from deepchem_mmsa.atomic import sha256
 from deepchem_mmsa.benchmark.baselines import (
     chemical_features,
     forest_predictions,
@@ -20,7 +21,7 @@ from deepchem_mmsa.benchmark.baselines import (
 )
 from deepchem_mmsa.benchmark.scores import metric_of
 from deepchem_mmsa.benchmark.sets import LeakError, Split, check_apart
-from deepchem_mmsa.checkpoint import load_pretrained, sha256
+from deepchem_mmsa.checkpoint import load_pretrained
 from deepchem_mmsa.config import MMSAConfig
 from deepchem_mmsa.early_stopping import EarlyStopping
 from deepchem_mmsa.hub import find_model

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepchem_mmsa.atomic import write_atomically
 from deepchem_mmsa.benchmark.sets import PROTOCOLS, held_out_molecules
-from deepchem_mmsa.checkpoint import write_atomically
 from deepchem_mmsa.datasets import connectivities
 
 _CHUNK = 2000

@@ -20,7 +20,7 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from deepchem_mmsa.checkpoint import sha256
+from deepchem_mmsa.atomic import sha256
 from deepchem_mmsa.datasets import connectivities
 from deepchem_mmsa.featurizer import FEATURE_VERSION
 from deepchem_mmsa.rdkit_log import quiet

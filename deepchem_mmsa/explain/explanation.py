@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
-from deepchem_mmsa.checkpoint import write_atomically
+from deepchem_mmsa.atomic import write_atomically
 from deepchem_mmsa.explain.drawing import draw_contributions
 from deepchem_mmsa.explain.structure import Anchor, Reference
 

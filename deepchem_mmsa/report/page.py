@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deepchem_mmsa._version import __version__
-from deepchem_mmsa.checkpoint import write_atomically
+from deepchem_mmsa.atomic import write_atomically
 from deepchem_mmsa.report.embedding_map import PROJECTIONS, map_section
 from deepchem_mmsa.report.gallery import anchors_section, errors_section
 from deepchem_mmsa.report.quality import (

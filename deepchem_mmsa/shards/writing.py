@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from deepchem_mmsa._version import __version__
-from deepchem_mmsa.checkpoint import write_atomically
+from deepchem_mmsa.atomic import write_atomically
 from deepchem_mmsa.shards import file
 from deepchem_mmsa.shards.file import MAX_RECORDS, Shard, ShardError
 from deepchem_mmsa.shards.reading import (
@@ -32,7 +32,13 @@ from deepchem_mmsa.shards.reading import (
     read_manifest,
     shard_name,
 )
-from deepchem_mmsa.views import FEATURE_VERSION, RDKIT_VERSION, ViewSettings, record_maker
+from deepchem_mmsa.views import (
+    FEATURE_VERSION,
+    RDKIT_VERSION,
+    ViewSettings,
+    check_sequence,
+    record_maker,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +102,7 @@ def featurize_to_shards(
     >>> shards.failures()[["row", "smiles", "view"]].values.tolist()
     [[1, 'C1CC', 'graph']]
     """
-    if isinstance(molecules, (str, bytes)):
-        raise TypeError(f"give an iterable of molecules, not one text: [{molecules[:100]!r}]")
+    check_sequence(molecules)
     if not 1 <= shard_size <= MAX_RECORDS:
         raise ValueError(f"shard_size must be 1 to {MAX_RECORDS}, got {shard_size}")
     settings = settings or ViewSettings()

@@ -13,6 +13,7 @@ from deepchem_mmsa.molecule import MODALITIES, MoleculeViews
 from deepchem_mmsa.rdkit_log import quiet
 from deepchem_mmsa.tables.files import as_text
 from deepchem_mmsa.tables.text import unique
+from deepchem_mmsa.views.topology import written
 
 
 def sdf_records(raw: io.BufferedReader, name: str) -> Iterator[tuple[str, str, dict[str, str]]]:
@@ -82,9 +83,4 @@ def sdf_rows(
 
 def _smiles(molecule: Chem.Mol | None) -> str:
     """Return the SMILES without hydrogens; empty where there is none."""
-    if molecule is None:
-        return ""
-    try:
-        return Chem.MolToSmiles(Chem.RemoveHs(molecule, sanitize=False))
-    except (RuntimeError, ValueError):  # an unsanitized molecule may have no SMILES
-        return ""
+    return "" if molecule is None else written(Chem.RemoveHs(molecule, sanitize=False))

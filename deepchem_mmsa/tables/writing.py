@@ -94,7 +94,7 @@ def write_chunks(
     if str(path) == "-":
         sys.stdout.flush()
         return _write(frames, sys.stdout.buffer, kind, notes)
-    from deepchem_mmsa.checkpoint import write_atomically
+    from deepchem_mmsa.atomic import write_atomically
 
     n = 0
 

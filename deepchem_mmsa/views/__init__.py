@@ -28,7 +28,7 @@ from deepchem_mmsa.views.fingerprint import Fingerprint, FingerprintError
 from deepchem_mmsa.views.fingerprint import fingerprint as make_fingerprint
 from deepchem_mmsa.views.isolation import AVAILABLE, Lost, isolated
 from deepchem_mmsa.views.settings import ViewSettings
-from deepchem_mmsa.views.topology import canonical_order, canonical_with_smiles
+from deepchem_mmsa.views.topology import canonical_order, canonical_with_smiles, written
 from deepchem_mmsa.views.topology import topology as make_topology
 
 __all__ = [
@@ -319,10 +319,7 @@ def _text_of(molecule: object) -> str:
     """Name a row that is no molecule, for reports."""
     if not isinstance(molecule, Chem.Mol):
         return "" if molecule is None else str(molecule)
-    try:
-        return Chem.MolToSmiles(molecule)  # works without sanitizing
-    except (RuntimeError, ValueError):
-        return ""
+    return written(molecule)
 
 
 def _make(task: _Task, settings: ViewSettings) -> MoleculeViews:

@@ -18,13 +18,14 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor
 from rdkit.Chem.Draw import rdMolDraw2D
 
+from deepchem_mmsa.molecule import MAX_IMAGE_SIZE
 from deepchem_mmsa.rdkit_log import quiet
 
 if TYPE_CHECKING:
     import torch
 
 DEFAULT_SIZE = 224
-MIN_SIZE, MAX_SIZE = 16, 4096
+MIN_SIZE, MAX_SIZE = 16, MAX_IMAGE_SIZE
 #: Laying out as many takes 4 s, and more gives one black spot.
 MAX_DRAWN_ATOMS = 1000
 

@@ -23,9 +23,9 @@ from deepchem_mmsa.molecule import FINGERPRINT_SIZE, N_DESCRIPTORS
 from deepchem_mmsa.rdkit_log import quiet
 
 RADIUS = 2
-MAX_HEAVY_ATOMS = 1000
+MAX_ATOMS = 1000
 """Beyond it, descriptors on distance matrices take many seconds."""
-_MAX_HEAVY_ATOMS_OF = {"AvgIpc": 150, "Ipc": 150}  # characteristic polynomials: n^4
+_MAX_ATOMS_OF = {"AvgIpc": 150, "Ipc": 150}  # characteristic polynomials: n^4
 _LARGEST = float(np.finfo(np.float32).max)
 
 # RDKit's list, fixed here: a record's columns must not depend on the version that is installed.
@@ -111,7 +111,7 @@ def fingerprint(molecule: Chem.Mol) -> Fingerprint:
     Raises
     ------
     FingerprintError
-        For more than 1,000 heavy atoms.
+        For more than 1,000 atoms (hydrogens are none, but for isotopes).
 
     Examples
     --------
@@ -120,10 +120,10 @@ def fingerprint(molecule: Chem.Mol) -> Fingerprint:
     >>> len(view.bits), view.descriptors[DESCRIPTORS.index("MolWt")].item()
     (6, 46.069)
     """
-    n = molecule.GetNumHeavyAtoms()
-    if n > MAX_HEAVY_ATOMS:
+    n = molecule.GetNumAtoms()  # dummies and isotopes of hydrogen too, which cost as much
+    if n > MAX_ATOMS:
         raise FingerprintError(
-            f"{n} heavy atoms, more than the {MAX_HEAVY_ATOMS} for which descriptors are computed"
+            f"{n} atoms, more than the {MAX_ATOMS} for which descriptors are computed"
         )
     bits, counts = ecfp_counts(molecule)
     return Fingerprint(bits, counts, descriptors(molecule))
@@ -177,12 +177,12 @@ def descriptors(molecule: Chem.Mol) -> np.ndarray:
     (2, True)
     """
     copy = Chem.Mol(molecule)  # RDKit writes charges and indices of its own on the atoms
-    n = copy.GetNumHeavyAtoms()
+    n = copy.GetNumAtoms()
     values = np.full(N_DESCRIPTORS, np.nan)
     with quiet():
         for column, name in enumerate(DESCRIPTORS):
             function = _FUNCTIONS.get(name)
-            if function is None or n > _MAX_HEAVY_ATOMS_OF.get(name, n):
+            if function is None or n > _MAX_ATOMS_OF.get(name, n):
                 continue
             try:
                 values[column] = function(copy)

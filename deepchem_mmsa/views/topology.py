@@ -17,6 +17,8 @@ DUMMY_ATOM = 118
 #: Atoms of one molecule. RDKit's time to order them grows with their square (some seconds here),
 #: and from about 15,000 in a chain it overflows the stack, which ends the process.
 MAX_ATOMS = 5000
+#: Atoms of a molecule object with its hydrogens, most of which are removed.
+MAX_GIVEN = 4 * MAX_ATOMS
 #: Characters of a SMILES: 5,000 atoms with their stereochemistry need no more. Parsing nested
 #: branches by the hundred thousand does not end.
 MAX_CHARACTERS = 20_000
@@ -352,8 +354,30 @@ def _cip_labels(molecule: Chem.Mol, centres: list[int]) -> dict[int, int]:
     }
 
 
+def written(molecule: Chem.Mol) -> str:
+    """Return the SMILES of a molecule, sanitized or not; empty where there is none to be had.
+
+    RDKit walks from neighbour to neighbour, and a molecule of too many atoms would overflow the
+    stack (see :data:`MAX_ATOMS`); those at the end of a single bond make it no deeper.
+
+    Examples
+    --------
+    >>> written(Chem.MolFromSmiles("OCC"))
+    'CCO'
+    """
+    if sum(atom.GetDegree() > 1 for atom in molecule.GetAtoms()) > 2 * MAX_ATOMS:
+        return ""
+    try:
+        return Chem.MolToSmiles(molecule)
+    except (RuntimeError, ValueError):  # an unsanitized molecule may have none
+        return ""
+
+
 def _sanitized_heavy(molecule: Chem.Mol) -> tuple[Chem.Mol, list[int]]:
     """Sanitized copy without spare hydrogens, and the index in `molecule` of each of its atoms."""
+    n = molecule.GetNumAtoms()
+    if n > MAX_GIVEN:
+        raise ValueError(f"a molecule of {n} atoms with its hydrogens; 1 to {MAX_GIVEN} are read")
     copy = Chem.Mol(molecule)
     raw = copy.NeedsUpdatePropertyCache()
     with quiet():

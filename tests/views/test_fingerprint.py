@@ -12,7 +12,7 @@ from deepchem_mmsa.views import ViewSettings, molecule_views
 from deepchem_mmsa.views.fingerprint import (
     _FUNCTIONS,
     DESCRIPTORS,
-    MAX_HEAVY_ATOMS,
+    MAX_ATOMS,
     FingerprintError,
     descriptors,
     ecfp_counts,
@@ -116,12 +116,12 @@ def test_what_would_take_too_long_is_left_out():
 
 
 def test_a_giant_is_refused_with_its_size():
-    giant = "C" * (MAX_HEAVY_ATOMS + 1)
-    with pytest.raises(FingerprintError, match="1001 heavy atoms"):
+    giant = "C" * (MAX_ATOMS + 1)
+    with pytest.raises(FingerprintError, match="1001 atoms"):
         fingerprint(Chem.MolFromSmiles(giant))
     record = molecule_views(giant, ViewSettings(("graph", "fingerprint")))
     assert record.available == ("graph",)
-    assert "1001 heavy atoms" in record.reasons["fingerprint"]
+    assert "1001 atoms" in record.reasons["fingerprint"]
     assert record.readable
 
 
@@ -138,3 +138,12 @@ def test_it_adds_little_to_a_record(drugs):
         for s in drugs
     ]
     assert max(added) <= 1024
+
+
+@pytest.mark.parametrize("smiles", ["*" * 2000, ".".join(["[2H][2H]"] * 600)])
+def test_atoms_that_are_not_heavy_count_too(smiles):
+    """Descriptors of some thousand dummies take hours."""
+    with pytest.raises(FingerprintError, match="00 atoms, more than the 1000"):
+        fingerprint(Chem.MolFromSmiles(smiles))
+    values = descriptors(Chem.MolFromSmiles("*" * 160))
+    assert np.isnan(values[DESCRIPTORS.index("Ipc")])

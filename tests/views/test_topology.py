@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rdkit import Chem, rdBase
 
 from deepchem_mmsa.molecule import ATOM_FEATURES, BOND_FEATURES
+from deepchem_mmsa.views import ViewSettings, many_views, molecule_views
 from deepchem_mmsa.views.topology import canonical, canonical_order, read_smiles, topology
 from tests.conftest import DRUGS
 
@@ -247,3 +248,19 @@ def test_cip_gives_up_on_symmetric_cages_in_time():
 def test_what_follows_a_smiles_hides_no_reason(end):
     with pytest.raises(ValueError, match="unclosed ring for input: 'C1CC'"):
         canonical(f"C1CC{end}")
+
+
+def test_a_molecule_object_of_any_size_is_told_and_ends_nothing():
+    """RDKit's writer overflows the stack on a chain of twenty thousand, sanitized or not."""
+    chain = Chem.RWMol()
+    for i in range(20_000):
+        chain.AddAtom(Chem.Atom(6))
+        if i:
+            chain.AddBond(i - 1, i, Chem.BondType.SINGLE)
+    for contained in (False, True):
+        views = many_views(["CCO", chain.GetMol()], ViewSettings(("graph",)), contained=contained)
+        assert [v.readable for v in views] == [True, False]
+        assert "20000 atoms" in views[1].reasons["graph"]
+    longer = Chem.RWMol(chain)
+    longer.AddAtom(Chem.Atom(6))
+    assert "20001 atoms with its hydrogens" in molecule_views(longer.GetMol()).reasons["graph"]

@@ -1,0 +1,92 @@
+"""Files that are whole or not there: written beside their place, and renamed into it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+_UMASK = os.umask(0o077)  # there is no other way to ask for it
+os.umask(_UMASK)
+
+
+def write_atomically(path: str | os.PathLike, write: Callable[[str], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it, and rename it into place.
+
+    Parameters
+    ----------
+    path : path-like
+    write : callable
+        Gets the temporary file's name.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written (a full disk, a read-only folder); what stood at `path` stands
+        there still, and nothing half-written is left.
+
+    Examples
+    --------
+    >>> folder = tempfile.mkdtemp()
+    >>> write_atomically(f"{folder}/a.txt", lambda name: Path(name).write_text("whole") and None)
+    >>> os.listdir(folder)
+    ['a.txt']
+    """
+    write_together({Path(path): write})
+
+
+def write_together(
+    writes: Mapping[Path, Callable[[str], None]], before: Callable[[], None] | None = None
+) -> None:
+    """Write several files as :func:`write_atomically` does; none moves before all are whole.
+
+    ``before`` is called when they are, and none has moved.
+    """
+    ready: dict[Path, str] = {}
+    path = Path()
+    try:
+        for path, write in writes.items():
+            handle, ready[path] = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            os.close(handle)
+            write(ready[path])
+            with open(ready[path], "rb+") as file:
+                os.fsync(file.fileno())
+            os.chmod(ready[path], 0o666 & ~_UMASK)
+        if before is not None:
+            before()
+        for path, temporary in ready.items():
+            os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{error.strerror or error}: could not write this file; what stood there before is "
+            "unharmed. Make room, or choose another folder",
+            str(path),
+        ) from error
+    finally:
+        for temporary in ready.values():
+            Path(temporary).unlink(missing_ok=True)
+    for folder in {path.parent for path in writes}:
+        sync_folder(folder)
+
+
+def sync_folder(folder: str | os.PathLike) -> None:
+    """Bring a folder's names to the disk: a rename is safe from a power cut only then."""
+    if os.name == "nt":  # Windows opens no folders, and orders renames by itself
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,37 @@
+"""Files that are whole or not there."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from deepchem_mmsa.atomic import write_atomically
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def fail(name):
+        with open(name, "w") as file:
+            file.write("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_a_file_may_be_read_by_whom_the_umask_lets(tmp_path, umask):
+    """It is asked for when the package is imported: in another process."""
+    code = (
+        "import os, sys; os.umask(int(sys.argv[2])); from pathlib import Path;"
+        "from deepchem_mmsa.atomic import write_atomically;"
+        "write_atomically(sys.argv[1], lambda name: Path(name).write_text('x') and None)"
+    )
+    path = tmp_path / "a.txt"
+    subprocess.run([sys.executable, "-c", code, str(path), str(umask)], check=True)
+    assert os.stat(path).st_mode & 0o777 == 0o666 & ~umask
