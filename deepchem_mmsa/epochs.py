@@ -6,6 +6,7 @@ another number of processes, meets the very batches that the uninterrupted one m
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -64,6 +65,10 @@ def batch_bounds(n: int, batch_size: int) -> list[tuple[int, int]]:
 
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
+Reader = tuple[int, Callable[[np.ndarray], Rows]]
+
+MIXED = 8192
+"""Rows that are shuffled together, at least, unless there are fewer."""
 
 
 def epoch_batches(
@@ -123,10 +128,11 @@ def _pieces_in_order(
 ) -> Iterator[tuple[Callable[[np.ndarray], Rows], np.ndarray]]:
     """Yield of one shard after the other a reader of (X, y, w), and its rows in their order.
 
-    Shards are visited in a random order and shuffled inside: a disk dataset is never held in
-    memory as a whole.
+    Shards are visited in a random order, and some at a time are shuffled together, for a table is
+    often sorted by what is to be learnt: rows of one shard would be an epoch's drift. A disk
+    dataset is never held in memory as a whole.
     """
-    readers: Iterable[tuple[int, Callable[[np.ndarray], Rows]]]
+    readers: Iterable[Reader]
     if hasattr(dataset, "get_number_shards"):
         order = np.arange(dataset.get_number_shards())
         if generator is not None:
@@ -137,11 +143,43 @@ def _pieces_in_order(
             readers = (_reader(*dataset.get_shard(int(i))[:3]) for i in order)
     else:
         readers = [_reader(dataset.X, dataset.y, dataset.w)]
-    for n, take in readers:
-        yield take, np.arange(n) if generator is None else generator.permutation(n)
+    if generator is None:
+        for n, take in readers:
+            yield take, np.arange(n)
+        return
+    group: list[Reader] = []
+    for reader in itertools.chain(readers, [None]):
+        if reader is not None:
+            group.append(reader)
+        if group and (reader is None or sum(n for n, _ in group) >= MIXED):
+            n, take = _joined(group)
+            yield take, generator.permutation(n)
+            group = []
 
 
-def _reader(X: Any, y: Any, w: Any) -> tuple[int, Callable[[np.ndarray], Rows]]:
+def _joined(group: list[Reader]) -> Reader:
+    """Read the rows of several shards as those of one."""
+    if len(group) == 1:
+        return group[0]
+    takers = [take for _, take in group]
+    ends = np.cumsum([n for n, _ in group])
+    starts = ends - [n for n, _ in group]
+
+    def take(rows: np.ndarray) -> Rows:
+        of_shard = np.searchsorted(ends, rows, side="right")
+        by_shard = np.argsort(of_shard, kind="stable")
+        parts = [
+            takers[shard](rows[of_shard == shard] - starts[shard]) for shard in np.unique(of_shard)
+        ]
+        place = np.empty(len(rows), dtype=int)
+        place[by_shard] = np.arange(len(rows))
+        X, y, w = (np.concatenate(part)[place] for part in zip(*parts))
+        return X, y, w
+
+    return int(ends[-1]), take
+
+
+def _reader(X: Any, y: Any, w: Any) -> Reader:
     """Return the number of rows, and a function that takes some of them."""
     n = len(X)
     X = np.asarray(X)

@@ -61,6 +61,20 @@ def test_shards_are_read_one_by_one(tmp_path):
     assert sorted(seen) == list(range(50))
 
 
+@pytest.mark.parametrize("mixed, least, most", [(1, 1, 1), (16, 1, 2), (8192, 4, 8)])
+def test_a_sorted_table_is_mixed_across_its_shards(tmp_path, monkeypatch, mixed, least, most):
+    """A batch has molecules of the shards that are shuffled together, and of no others."""
+    monkeypatch.setattr("deepchem_mmsa.epochs.MIXED", mixed)
+    disk = dc.data.DiskDataset.from_numpy(np.arange(400), data_dir=str(tmp_path))
+    disk.reshard(8)
+    for epoch in range(3):
+        batches = [b[0][0] for b in epoch_batches(disk, 8, [epoch], seed=0)]
+        assert sorted(np.concatenate(batches)) == list(range(400))
+        found = [len(set(batch // 8)) for batch in batches]
+        assert least <= min(found)
+        assert max(found) == most or mixed == 8192
+
+
 def test_step_seeds_differ():
     assert len({step_seed(s, t) for s in range(20) for t in range(50)}) == 1000
 
