@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from deepchem.models.torch_models.torch_model import _StandardLoss
 from deepchem.trans import undo_transforms
 from torch import Tensor
 
@@ -99,6 +100,10 @@ class PredictingModel(SavableModel):
         return self._predict(
             self.default_generator(dataset, mode="predict"), [], False, "embedding"
         )
+
+    def _adds_regularization(self, loss: Callable) -> bool:
+        """Tell whether a loss adds ``regularization_loss``, as DeepChem's wrapper of its own."""
+        return isinstance(loss, _StandardLoss)
 
     def _outputs_for(self, loss: Callable, outputs: list[Tensor]) -> list[Tensor]:
         """Return what a loss looks at: a user's loss of a regression, values in label units."""

@@ -20,8 +20,8 @@ class ShardDataset(Dataset):
     """Records of a :class:`~deepchem_mmsa.shards.ShardSet` with labels that are held in memory.
 
     DeepChem's ``DiskDataset`` pickles objects and keeps what it has read; this reads our own safe
-    format and forgets. Batches are shuffled by shard: shards in a random order, and the rows
-    inside each.
+    format and forgets. Batches mix the rows of some shards at a time, in a random order
+    (:data:`deepchem_mmsa.epochs.MIXED`).
 
     Parameters
     ----------

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from deepchem.models.torch_models.torch_model import _StandardLoss
 from torch import Tensor
 from tqdm import tqdm
 
@@ -308,8 +307,7 @@ def _step(
         chosen, labels = gathered[:n], gathered[n : n + len(labels)]
         weights = gathered[n + len(labels) :]
     value = run.loss(chosen, labels, weights)
-    # DeepChem's wrapper of its own losses adds it by itself.
-    if model.regularization_loss is not None and not isinstance(run.loss, _StandardLoss):
+    if model.regularization_loss is not None and not model._adds_regularization(run.loss):
         value = value + model.regularization_loss()
     figures = {"loss": float(value.detach())}
     if math.isfinite(figures["loss"]):

@@ -17,6 +17,7 @@ PACKAGE = ROOT / "deepchem_mmsa"
 # Lower floors first; a module may import its own floor's neighbours to its left and all below.
 FLOORS = [
     "_version",
+    "atomic",
     "packing",
     "randomness",
     "rdkit_log",

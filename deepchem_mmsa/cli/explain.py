@@ -51,7 +51,13 @@ def explain(
     """
     import pandas as pd
 
-    from deepchem_mmsa.cli.rows import compute_table, load_model, model_identity, other_table
+    from deepchem_mmsa.cli.rows import (
+        compute_table,
+        file_identity,
+        load_model,
+        model_identity,
+        other_table,
+    )
     from deepchem_mmsa.explain import explain as explain_molecule
 
     console = Console(quiet, as_json)
@@ -122,6 +128,6 @@ def explain(
         smiles_column, format,
         {"model": model_identity(model), "task": task, "target": target, "svg": svg,
          "smiles_column": smiles_column,
-         "reference": reference and [model_identity(reference), reference_column]},
+         "reference": reference and [file_identity(reference), reference_column]},
         chunk=10,
     )  # fmt: skip

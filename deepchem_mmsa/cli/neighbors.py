@@ -45,6 +45,7 @@ def neighbors(
     from deepchem_mmsa.cli.rows import (
         checked_output,
         compute_table,
+        file_identity,
         load_model,
         model_identity,
         other_table,
@@ -101,6 +102,6 @@ def neighbors(
     compute_table(
         console, "neighbors", source, output, lambda: compute, smiles_column, format,
         {"model": model_identity(model), "smiles_column": smiles_column, "count": k,
-         "reference": [model_identity(reference), reference_column]},
+         "reference": [file_identity(reference), reference_column]},
         (predictor.settings, jobs),
     )  # fmt: skip
