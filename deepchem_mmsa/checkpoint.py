@@ -243,6 +243,7 @@ def export(
         "metadata": dict(metadata),
     }
     contents = {"model.safetensors": weights}
+    described["exemplars_sha256"] = None
     if any(exemplars):
         contents["exemplars.json"] = _json(exemplars)
         described["exemplars_sha256"] = hashlib.sha256(contents["exemplars.json"]).hexdigest()
@@ -257,7 +258,9 @@ def export(
 def _keep_previous(folder: Path) -> None:
     """Keep the files of an export, without a copy where the file system can."""
     kept = folder / PREVIOUS
-    if not _is_whole(folder):
+    try:
+        _read_export(folder)
+    except _MALFORMED:
         return  # after a kill in the middle the one before is still the one to read
     shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir()
@@ -267,14 +270,6 @@ def _keep_previous(folder: Path) -> None:
                 os.link(folder / name, kept / name)
             except OSError:
                 shutil.copyfile(folder / name, kept / name)
-
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        _read_export(folder)
-    except (CheckpointError, *_MALFORMED):
-        return False
-    return True
 
 
 def _fill(data: bytes, name: str) -> None:
@@ -325,7 +320,7 @@ def load_pretrained(folder_or_name: str | os.PathLike) -> Pretrained:
             if (folder / PREVIOUS).is_dir():
                 try:
                     return _read_export(folder / PREVIOUS)
-                except (CheckpointError, *_MALFORMED):
+                except _MALFORMED:
                     pass
             if attempt + 1 == _ATTEMPTS:
                 raise CheckpointError(str(error)) from None
@@ -356,19 +351,25 @@ def _read_export(folder: Path) -> Pretrained:
     # two objects of each tensor for good, which a service would feel.)
     weights = folder / "model.safetensors"
     data = _checked(weights, described["sha256"])
-    remembered = folder / "exemplars.json"
-    exemplars = []
-    if remembered.is_file():  # exports of earlier versions have no checksum of it
-        rows = json.loads(_checked(remembered, described.get("exemplars_sha256")))
-        exemplars = [[(str(s), float(x)) for s, x in row] for row in rows]
-    elif "exemplars_sha256" in described:
-        raise _TornError(f"{remembered} is not there")
+    exemplars = _read_exemplars(folder / "exemplars.json", described)
     return Pretrained(config, load(data), exemplars, metadata)
 
 
-def _checked(path: Path, digest: str | None) -> bytes:
+def _read_exemplars(path: Path, described: Mapping[str, Any]) -> list[list[tuple[str, float]]]:
+    if "exemplars_sha256" not in described:  # an export of an earlier version
+        data = path.read_bytes() if path.is_file() else b"[]"
+    elif described["exemplars_sha256"] is None:  # a file that is there is another model's
+        data = b"[]"
+    elif path.is_file():
+        data = _checked(path, described["exemplars_sha256"])
+    else:
+        raise _TornError(f"{path} is not there")
+    return [[(str(s), float(x)) for s, x in row] for row in json.loads(data)]
+
+
+def _checked(path: Path, digest: str) -> bytes:
     data = path.read_bytes()
-    if digest is not None and hashlib.sha256(data).hexdigest() != digest:
+    if hashlib.sha256(data).hexdigest() != digest:
         raise _TornError(f"{path} does not match the checksum in config.json")
     return data
 

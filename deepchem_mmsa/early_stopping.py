@@ -109,10 +109,10 @@ class EarlyStopping:
                 self._average[name] = value
                 continue
             average = self._average[name].to(value.device)  # from a checkpoint it is on the CPU
-            # The memory's anchors are averages already, which begin all at once.
-            average.lerp_(value, weight) if _is_trained(model, name, value) else average.copy_(
-                value
-            )
+            if _is_trained(model, name, value):
+                average.lerp_(value, weight)
+            else:
+                average.copy_(value)
             self._average[name] = average
         self._averaged += 1
 

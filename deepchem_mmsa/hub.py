@@ -95,6 +95,18 @@ def find_model(folder_or_name: str | os.PathLike) -> Path:
     return folder
 
 
+def member_folders(folder: str | os.PathLike, n_models: int) -> list[Path]:
+    """Return where models that belong together are written: inside a folder, unless it is one.
+
+    Examples
+    --------
+    >>> [str(path) for path in member_folders("runs/a", 2)], len(member_folders("runs/a", 1))
+    (['runs/a/model0', 'runs/a/model1'], 1)
+    """
+    folder = Path(folder)
+    return [folder] if n_models == 1 else [folder / f"model{i}" for i in range(n_models)]
+
+
 def members(folder: str | os.PathLike) -> list[Path]:
     """Return the models of an ensemble: the subfolders ``model0``, ``model1``, ... of a folder.
 

@@ -3,6 +3,7 @@
 import deepchem as dc
 import numpy as np
 import pytest
+import torch
 
 from deepchem_mmsa import MMSAFeaturizer, MMSAModel
 from deepchem_mmsa.molecule import MODALITIES, MoleculeViews
@@ -59,6 +60,20 @@ def make_model():
         return MMSAModel(**{**small, **arguments})
 
     return make
+
+
+class AtomCounts(torch.nn.Module):
+    """A user's graph encoder: counts of elements, no atom embeddings."""
+
+    out_dim = 12
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(120, 12)
+
+    def forward(self, graph):
+        h = self.table(graph.atoms[:, 0])
+        return h.new_zeros(graph.n_molecules, 12).index_add(0, graph.molecule_of_atom, h)
 
 
 def labelled(dataset, y, w=None):

@@ -203,6 +203,26 @@ def test_a_kill_while_an_export_is_replaced_leaves_one_that_is_whole(
     assert not (tmp_path / ".previous").exists()
 
 
+def test_a_kill_leaves_no_exemplars_of_another_model(
+    make_model, graph_dataset, tmp_path, monkeypatch
+):
+    """An export without exemplars, killed before the file of the former one is removed."""
+    model = make_model(mode="pretraining", memory_warmup=16)
+    model.fit(graph_dataset, nb_epoch=1, checkpoint_interval=0)
+    model.save_pretrained(tmp_path)
+
+    def dies(self, missing_ok=False):
+        if self.name == "exemplars.json":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "unlink", dies)
+    with pytest.raises(KeyboardInterrupt):
+        model.save_pretrained(tmp_path, exemplars=False)
+    monkeypatch.undo()
+    assert (tmp_path / "exemplars.json").is_file()
+    assert not any(load_pretrained(tmp_path).exemplars)
+
+
 def test_an_export_without_exemplars_keeps_none_of_another(make_model, graph_dataset, tmp_path):
     model = make_model(mode="pretraining", memory_warmup=16)
     model.fit(graph_dataset, nb_epoch=1, checkpoint_interval=0)

@@ -13,7 +13,7 @@ from deepchem_mmsa import EarlyStopping, MMSAFeaturizer, MMSAModel
 from deepchem_mmsa.checkpoint import CheckpointError
 from deepchem_mmsa.molecule import MODALITIES
 from deepchem_mmsa.pretraining import LOSS_TERMS
-from tests.fixtures import labelled, multitask
+from tests.fixtures import AtomCounts, labelled, multitask
 
 RMSE = dc.metrics.Metric(dc.metrics.rms_score, name="rmse")
 AUC = dc.metrics.Metric(dc.metrics.roc_auc_score, name="auc")
@@ -352,20 +352,6 @@ def test_transformers_of_deepchem(make_model, graph_dataset):
 
 
 # ---- encoders of one's own --------------------------------------------------------------
-
-
-class AtomCounts(nn.Module):
-    """A user's graph encoder: counts of elements, no atom embeddings."""
-
-    out_dim = 12
-
-    def __init__(self):
-        super().__init__()
-        self.table = nn.Embedding(120, 12)
-
-    def forward(self, graph):
-        h = self.table(graph.atoms[:, 0])
-        return h.new_zeros(graph.n_molecules, 12).index_add(0, graph.molecule_of_atom, h)
 
 
 def test_a_module_of_ones_own(make_model, graph_dataset, tmp_path):

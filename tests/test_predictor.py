@@ -21,7 +21,7 @@ import deepchem_mmsa
 from deepchem_mmsa import MMSAFeaturizer, MMSAModel
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.predictor import MMSAPredictor
-from tests.fixtures import SMILES
+from tests.fixtures import SMILES, AtomCounts
 
 
 @pytest.fixture(scope="module")
@@ -211,21 +211,8 @@ def test_an_answer_that_is_not_finite_has_a_reason(make_model):
     assert "unreadable" in answer.reasons[1]
 
 
-class AtomCount(torch.nn.Module):
-    """An encoder of a user's own."""
-
-    out_dim = 4
-
-    def __init__(self):
-        super().__init__()
-        self.map = torch.nn.Linear(1, 4)
-
-    def forward(self, graph):
-        return self.map(graph.n_atoms[:, None].float())
-
-
 def test_a_predictor_of_a_users_encoder_can_be_copied():
-    model = MMSAModel(mode="regression", modalities=("graph",), graph=AtomCount())
+    model = MMSAModel(mode="regression", modalities=("graph",), graph=AtomCounts())
     predictor = MMSAPredictor(model.model)
     expected = predictor.predict(["CCO"]).values
     for again in (copy.deepcopy(predictor), pickle.loads(pickle.dumps(predictor))):

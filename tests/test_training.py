@@ -65,10 +65,13 @@ def test_shards_are_read_one_by_one(tmp_path):
 def test_a_sorted_table_is_mixed_across_its_shards(tmp_path, monkeypatch, mixed, least, most):
     """A batch has molecules of the shards that are shuffled together, and of no others."""
     monkeypatch.setattr("deepchem_mmsa.epochs.MIXED", mixed)
-    disk = dc.data.DiskDataset.from_numpy(np.arange(400), data_dir=str(tmp_path))
+    numbers = np.arange(400)
+    disk = dc.data.DiskDataset.from_numpy(numbers, numbers[:, None] * 10.0, data_dir=str(tmp_path))
     disk.reshard(8)
     for epoch in range(3):
-        batches = [b[0][0] for b in epoch_batches(disk, 8, [epoch], seed=0)]
+        made = list(epoch_batches(disk, 8, [epoch], seed=0))
+        assert all((b[1][0][:, 0] == b[0][0] * 10).all() for b in made)
+        batches = [b[0][0] for b in made]
         assert sorted(np.concatenate(batches)) == list(range(400))
         found = [len(set(batch // 8)) for batch in batches]
         assert least <= min(found)

@@ -61,6 +61,8 @@ def explain(
     from deepchem_mmsa.explain import explain as explain_molecule
 
     console = Console(quiet, as_json)
+    if reference == "-":
+        raise typer.BadParameter("--reference must be a file; standard input is for IN")
     predictor = load_model(model, device)
     if predictor.config.mode == "pretraining":
         raise Failure(

@@ -82,6 +82,7 @@ def finetune(
     from deepchem_mmsa.cli.rows import checked_device
     from deepchem_mmsa.datasets import dataset_from_shards
     from deepchem_mmsa.early_stopping import EarlyStopping
+    from deepchem_mmsa.hub import member_folders
     from deepchem_mmsa.predictor import MMSAPredictor
     from deepchem_mmsa.tables import read_table, write_table
 
@@ -134,7 +135,7 @@ def finetune(
     }  # fmt: skip
     answers: list[dict[str, np.ndarray]] = []
     trained: list[dict[str, Any]] = []
-    for number, folder in enumerate(training.folders_of(output, n_models)):
+    for number, folder in enumerate(member_folders(output, n_models)):
         if n_models > 1:
             console.note(f"network {number + 1} of {n_models}, seed {seed + number}")
         of_seed = network.replace(seed=seed + number)
@@ -198,10 +199,12 @@ def _scores(
     data: dict[str, Any], values: dict[str, np.ndarray], metrics: list[Any], n_classes: int
 ) -> dict[str, dict[str, float]]:
     """Return the mean over tasks of each metric, by part."""
+    from sklearn.exceptions import UndefinedMetricWarning
+
     from deepchem_mmsa.evaluate import mean_scores
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of scores that are NaN, which is said
+    with warnings.catch_warnings():  # a score that is NaN is told
+        warnings.simplefilter("ignore", category=UndefinedMetricWarning)
         return {
             part: mean_scores(of.y, of.w, values[part], metrics, n_classes)
             for part, of in data.items()

@@ -17,7 +17,7 @@ from deepchem_mmsa.cli.records import fate_of_rows, make_records, note_failures,
 from deepchem_mmsa.cli.rows import new_names
 from deepchem_mmsa.config import PRESETS, MMSAConfig
 from deepchem_mmsa.datasets import dataset_from_shards
-from deepchem_mmsa.hub import starting_model
+from deepchem_mmsa.hub import member_folders, starting_model
 from deepchem_mmsa.model import MMSAModel
 from deepchem_mmsa.run_folder import RunFolder
 from deepchem_mmsa.shards import ShardError, ShardSet
@@ -64,11 +64,6 @@ def network_config(
     return network
 
 
-def folders_of(folder: Path, n_models: int) -> list[Path]:
-    """Return where the networks of a run are written: its folder, or one for each inside it."""
-    return [folder] if n_models == 1 else [folder / f"model{i}" for i in range(n_models)]
-
-
 def has_begun(folder: Path) -> bool:
     """Tell whether a network has a checkpoint to go on from."""
     return any((folder / "checkpoints").glob("checkpoint*.pt"))
@@ -86,7 +81,7 @@ def open_run(folder: Path, resume: bool, asked: Mapping[str, Any], n_models: int
         JSON-able, by option: all that decides the result beside the number of epochs. A run
         goes on only with what it began with.
     n_models : int
-        See :func:`folders_of`.
+        Networks to train, each in a folder of its own.
     """
     checkpoints = any(map(has_begun, [folder, *folder.glob("model*")]))
     if (checkpoints or any(folder.glob("model*/config.json"))) and not resume:
@@ -101,7 +96,7 @@ def open_run(folder: Path, resume: bool, asked: Mapping[str, Any], n_models: int
             ExitCode.OUTPUT,
         )
     try:
-        for each in folders_of(folder, n_models):
+        for each in member_folders(folder, n_models):
             with RunFolder(each / "checkpoints"):
                 pass
         place = folder / "run.json"

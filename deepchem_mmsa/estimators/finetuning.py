@@ -19,7 +19,7 @@ from sklearn.utils.validation import (
 from deepchem_mmsa import checkpoint
 from deepchem_mmsa.ensemble import Spread, dropout_spread, ensemble_spread
 from deepchem_mmsa.estimators.molecules import MoleculeReader, smiles_of
-from deepchem_mmsa.hub import starting_model
+from deepchem_mmsa.hub import member_folders, starting_model
 from deepchem_mmsa.inference import missing_reason
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.predictor import MMSAPredictor
@@ -230,19 +230,18 @@ class FineTunedEstimator(MoleculeReader):
             If the folder holds models of an earlier export that would be left beside these.
         """
         check_is_fitted(self)
-        several = len(self.predictors_) > 1
-        mine = {f"model{i}" for i in range(len(self.predictors_))} if several else {"."}
-        found = [path.parent.name for path in Path(folder).glob("model*/config.json")]
-        for old in [".", *(name for name in found if name.removeprefix("model").isdigit())]:
-            if old not in mine and (Path(folder) / old / "config.json").is_file():
+        mine = member_folders(folder, len(self.predictors_))
+        found = [path.parent for path in Path(folder).glob("model*/config.json")]
+        for old in [Path(folder), *(p for p in found if p.name.removeprefix("model").isdigit())]:
+            if old not in mine and (old / "config.json").is_file():
                 raise ValueError(
-                    f"{Path(folder) / old} holds a model of another export, which would be taken "
-                    "for one of this: remove it, or choose another folder"
+                    f"{old} holds a model of another export, which would be taken for one of "
+                    "this: remove it, or choose another folder"
                 )
-        for i, p in enumerate(self.predictors_):
+        for place, p in zip(mine, self.predictors_):
             memory = p.network.memory
             checkpoint.export(
-                Path(folder) / f"model{i}" if several else folder,
+                place,
                 p.network,
                 p.config,
                 memory.exemplars if memory is not None else [],

@@ -12,6 +12,7 @@ from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.predictor import MMSAPredictor
 from deepchem_mmsa.views import molecule_views
 from tests.explain.small import IBUPROFEN, QUICK, TINY, network
+from tests.fixtures import AtomCounts
 
 
 def test_a_missing_view_is_told_and_the_rest_adds_up(net):
@@ -74,30 +75,16 @@ def test_molecules_at_the_border(net, smiles):
     assert why.to_html().startswith("<!DOCTYPE html>")
 
 
-class Counts(torch.nn.Module):
-    """A user's own graph encoder, of which nothing is known."""
-
-    out_dim = 8
-
-    def __init__(self):
-        super().__init__()
-        self.table = torch.nn.Embedding(120, 8)
-
-    def forward(self, graph):
-        h = self.table(graph.atoms[:, 0])
-        return h.new_zeros(graph.n_molecules, 8).index_add(0, graph.molecule_of_atom, h)
-
-
 def test_an_encoder_of_the_users_is_held_as_it_is():
     config = MMSAConfig(**{**TINY, "graph": "custom"})
     torch.manual_seed(0)
-    why = explain(MMSANetwork(config, {"graph": Counts()}), IBUPROFEN)
+    why = explain(MMSANetwork(config, {"graph": AtomCounts()}), IBUPROFEN)
     assert set(why.atoms) == {"image", "geometry"}
     assert "Counts" in why.reasons["graph"]
     assert np.isfinite({v.name: v.removal for v in why.views}["graph"])
     assert why.total.sum() == pytest.approx(why.output - why.baseline, rel=0.05)
     alone = MMSAConfig(**{**TINY, "graph": "custom", "modalities": ("graph",)})
-    why = explain(MMSANetwork(alone, {"graph": Counts()}), IBUPROFEN)
+    why = explain(MMSANetwork(alone, {"graph": AtomCounts()}), IBUPROFEN)
     assert why.atoms == {}
     assert why.output == why.baseline
     assert "Counts" in why.to_html()
