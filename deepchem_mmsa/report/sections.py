@@ -145,13 +145,14 @@ def _failures(run: Run) -> str:
         grouped[key] += 1
         first.setdefault(key, item)
     rows = "".join(
-        f"<tr><td>{escape(view)}</td><td class='num'>{n:,}</td><td>{escape(gist)}</td>"
+        f"<tr><td class='view'>{escape(view)}</td><td class='num'>{n:,}</td><td>{escape(gist)}</td>"
         f"<td>row {first[view, gist].row}: <code>{escape(_cut(first[view, gist].smiles))}</code>"
         "</td></tr>"
         for (view, gist), n in grouped.most_common(20)
     )
     listed = "".join(
-        f"<tr><td class='num'>{m.row}</td><td>{escape(m.part) or '–'}</td><td>{escape(m.view)}</td>"
+        f"<tr><td class='num'>{m.row}</td><td>{escape(m.part) or '–'}</td>"
+        f"<td class='view'>{escape(m.view)}</td>"
         f"<td>{escape(_cut(m.reason, 200))}</td><td><code>{escape(_cut(m.smiles))}</code></td></tr>"
         for m in run.missing[:_ROWS]
     )
