@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from deepchem_mmsa.config import MMSAConfig
+    from deepchem_mmsa.early_stopping import EarlyStopping
 
 
 def finetune(
@@ -81,7 +82,6 @@ def finetune(
     from deepchem_mmsa.cli.predict import prediction_columns
     from deepchem_mmsa.cli.rows import checked_device
     from deepchem_mmsa.datasets import dataset_from_shards
-    from deepchem_mmsa.early_stopping import EarlyStopping
     from deepchem_mmsa.hub import member_folders
     from deepchem_mmsa.predictor import MMSAPredictor
     from deepchem_mmsa.tables import read_table, write_table
@@ -110,29 +110,28 @@ def finetune(
     usable = (rows["status"] == "ok").to_numpy() & ~np.isnan(y).all(axis=1)
     parts = labels.split_rows(table, data.ids, usable, split, valid, test, seed)
     rows["split"] = parts
-    for task, values in zip(tasks, y[parts == "train"].T):
-        if len(set(values[~np.isnan(values)])) < 2:
-            console.note(
-                f"the labels of {task} are all the same in training: there is nothing to learn"
-            )
     rows = rows.join(pd.DataFrame(y, columns=[f"label {task}" for task in tasks]))
-    train_set, valid_set, test_set = (
-        data.select(np.flatnonzero(parts == part)) for part in ("train", "valid", "test")
-    )
-    sizes = {"train": len(train_set), "valid": len(valid_set), "test": len(test_set)}
+    sets = {part: data.select(np.flatnonzero(parts == part)) for part in ("train", "valid", "test")}
+    sizes = {part: len(of_part) for part, of_part in sets.items()}
     console.note(
         f"{kind} of {', '.join(tasks)}: "
         + ", ".join(f"{n} {part}" for part, n in sizes.items())
         + f" molecules ({split} split)"
     )
-    held_out = {"valid": valid_set, **({"test": test_set} if len(test_set) else {})}
-    if not len(test_set) and test:
+    for task, values in zip(tasks, y[parts == "train"].T):
+        if len(set(values[~np.isnan(values)])) < 2:
+            console.note(
+                f"the labels of {task} are all the same in training: there is nothing to learn"
+            )
+    if not sizes["test"] and test:
         console.note(f"the {split} split left no row for test: there is no test score")
-    metrics = _metrics(kind)
-    watched = metrics[0] if _can_be_scored(valid_set, network) else None
     described: dict[str, Any] = {
         "data": table.name, "labels": tasks, "mode": kind, "split": split, "molecules": sizes,
     }  # fmt: skip
+
+    train_set = sets.pop("train")
+    held_out = {part: of_part for part, of_part in sets.items() if len(of_part)}
+    metrics = _metrics(kind)
     answers: list[dict[str, np.ndarray]] = []
     trained: list[dict[str, Any]] = []
     for number, folder in enumerate(member_folders(output, n_models)):
@@ -141,16 +140,13 @@ def finetune(
         of_seed = network.replace(seed=seed + number)
         model = training.make_model(of_seed, from_model, folder, device, console)
         model.tasks = tasks
-        stopping = EarlyStopping(
-            valid_set, watched, patience=patience,
-            minimize=watched is None or kind == "regression", averaging=averaging,
-        )  # fmt: skip
+        stopping = _early_stopping(held_out["valid"], metrics[0], network, patience, averaging)
         with training.resumable(output):
             model.fit(
                 train_set, nb_epoch=epochs, restore=resume and training.has_begun(folder),
                 callbacks=[stopping], n_workers=workers,
             )  # fmt: skip
-        answers.append({part: model.predict(data) for part, data in held_out.items()})
+        answers.append({part: model.predict(of_part) for part, of_part in held_out.items()})
         if np.isnan(answers[-1]["valid"]).all():
             raise Failure(
                 "training diverged: the model predicts nothing but NaN; lower --learning-rate "
@@ -162,37 +158,55 @@ def finetune(
              "scores": _scores(held_out, answers[-1], metrics, network.n_classes)}
         )  # fmt: skip
         training.write_run(folder, model, rows, {**described, **trained[-1]})
-    last = MMSAPredictor(model.model, {"tasks": tasks})
-    together = {part: [answer[part] for answer in answers] for part in held_out}
-    summary = {**described, **trained[0]}
-    best = f"the model (best epoch {stopping.best_epoch}) is in {output}"
+
+    means = {
+        part: np.mean([answer[part] for answer in answers], axis=0, dtype=float)
+        for part in held_out
+    }
     if n_models > 1:
-        means = {part: np.mean(each, axis=0, dtype=float) for part, each in together.items()}
         scores = _scores(held_out, means, metrics, network.n_classes)
         summary = {**described, "models": trained, "scores": scores}
         training.write_summary(output, rows, summary)
         best = f"{n_models} models are in {output}; the scores are those of their mean"
+    else:
+        summary = {**described, **trained[0]}
+        best = f"the model (best epoch {trained[0]['best_epoch']}) is in {output}"
     if "test" in held_out:
-        chosen = table.frame[parts == "test"].reset_index(drop=True)
-        named = prediction_columns(last, np.mean(together["test"], axis=0, dtype=float))
+        last = MMSAPredictor(model.model, {"tasks": tasks})
+        named = prediction_columns(last, means["test"])
         if n_models > 1:
-            spread = np.std(together["test"], axis=0, dtype=float)
+            spread = np.std([answer["test"] for answer in answers], axis=0, dtype=float)
             named = named.join(prediction_columns(last, spread, "std"))
+        chosen = table.frame[parts == "test"].reset_index(drop=True)
         write_table(chosen.join(named, rsuffix="_"), output / "test_predictions.csv")
-    for part, of_part in summary["scores"].items():
-        if untold := [name for name, value in of_part.items() if np.isnan(value)]:
+    failed = int((rows["status"] == "failed").sum())
+    _tell(console, {"output": str(output), "failed": failed, **summary}, best)
+
+
+def _early_stopping(
+    valid_set: Any, metric: Any, network: MMSAConfig, patience: int, averaging: float
+) -> EarlyStopping:
+    """Return the callback: it watches the metric, or the loss where there is no score."""
+    from deepchem_mmsa.early_stopping import EarlyStopping
+
+    watched = metric if _can_be_scored(valid_set, network) else None
+    return EarlyStopping(
+        valid_set, watched, patience=patience,
+        minimize=watched is None or network.mode == "regression", averaging=averaging,
+    )  # fmt: skip
+
+
+def _tell(console: Console, summary: dict[str, Any], best: str) -> None:
+    """Print the scores, those that cannot be told, and where the model is."""
+    lines = []
+    for part, scores in summary["scores"].items():
+        if untold := [name for name, value in scores.items() if value != value]:
             console.note(
-                f"{part}: {', '.join(untold)} cannot be told of {sizes[part]} molecules: too few, "
-                "or a class is missing there"
+                f"{part}: {', '.join(untold)} cannot be told of {summary['molecules'][part]} "
+                "molecules: too few, or a class is missing there"
             )
-    lines = [
-        f"{part}: " + ", ".join(f"{name} {value:.4g}" for name, value in of_part.items())
-        for part, of_part in summary["scores"].items()
-    ]
-    console.result(
-        {"output": str(output), "failed": int((rows["status"] == "failed").sum()), **summary},
-        "\n".join([*lines, best]),
-    )
+        lines.append(f"{part}: " + ", ".join(f"{n} {value:.4g}" for n, value in scores.items()))
+    console.result(summary, "\n".join([*lines, best]))
 
 
 def _scores(
