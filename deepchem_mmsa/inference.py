@@ -20,6 +20,9 @@ from deepchem_mmsa.randomness import seeded
 _DROPOUT = (nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Dropout1d, nn.Dropout2d)
 
 
+NOT_FINITE = "the model's answer is not finite: are its weights?"
+"""The reason of a row whose views are read and whose answer is NaN or infinite."""
+
 _evaluated: WeakKeyDictionary[MMSANetwork, tuple[int, bool]] = WeakKeyDictionary()
 _turn = threading.Lock()
 

@@ -28,7 +28,7 @@ from deepchem_mmsa.checkpoint import (
 )
 from deepchem_mmsa.config import CUSTOM, MMSAConfig
 from deepchem_mmsa.hub import DEFAULT_MODEL, FILES
-from deepchem_mmsa.inference import missing_reason
+from deepchem_mmsa.inference import NOT_FINITE, missing_reason
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.prefetching import Prefetcher
@@ -285,7 +285,7 @@ class MMSAPredictor:
             reasons[row] = missing_reason(records[row], self.config.modalities)
         finite = np.isfinite(values.reshape(len(values), -1)).all(1)
         for row in np.flatnonzero(~finite).tolist():
-            reasons[row] = reasons[row] or "the model's answer is not finite: are its weights?"
+            reasons[row] = reasons[row] or NOT_FINITE
         return Predictions(values, reasons)
 
     def _gather(

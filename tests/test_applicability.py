@@ -174,3 +174,18 @@ def test_an_empty_text_is_no_molecule():
     assert np.isnan(tanimoto_distance(["", "CCO"], ["CCO"])).tolist() == [True, False]
     with pytest.raises(ValueError, match="none of the 1 reference"):
         tanimoto_distance(["CCO"], [""])
+
+
+def test_radius_and_size_are_those_asked_for():
+    molecules = ["CCCCCCO", "c1ccccc1O"]
+    wide, narrow = (tanimoto_distance(molecules, ["CCCCO"], radius=r) for r in (3, 0))
+    assert (narrow < wide).all()
+    tiny = tanimoto_distance(molecules, ["CCCCO"], size=4)
+    assert (tiny < tanimoto_distance(molecules, ["CCCCO"])).any()
+
+
+def test_an_interval_holds_nineteen_of_twenty():
+    """Of rank correlations around the true one of 0."""
+    random = np.random.default_rng(0)
+    found = [error_ordering(*random.normal(size=(2, 40)), n_resamples=200) for _ in range(100)]
+    assert 0.87 <= np.mean([one.low <= 0 <= one.high for one in found]) <= 1

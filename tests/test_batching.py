@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from deepchem_mmsa.batching import Collator
 from deepchem_mmsa.molecule import MODALITIES
 from deepchem_mmsa.views import ViewSettings, molecule_views
+from deepchem_mmsa.views.depiction import decode
 
 
 @settings(max_examples=25, deadline=None)
@@ -77,3 +78,23 @@ def test_moves_between_devices(molecules):
     batch = Collator(MODALITIES, image_size=32)(molecules[:3]).to("meta")
     assert batch.available.device == torch.device("meta")
     assert batch.inputs["graph"].src.device == torch.device("meta")
+
+
+def test_every_view_is_the_records_own(molecules):
+    chosen = molecules[:6]
+    inputs = Collator(MODALITIES, image_size=32, hydrogens=True)(chosen).inputs
+    prints, cloud = inputs["fingerprint"], inputs["geometry"]
+    for row, record in enumerate(chosen):
+        assert (inputs["image"][row].numpy() == decode(record.image, 32)).all()
+        counts = np.zeros(prints.counts.shape[1])
+        counts[record.fingerprint_bits] = record.fingerprint_counts
+        assert (prints.counts[row].numpy() == counts).all()
+        np.testing.assert_array_equal(prints.descriptors[row], record.descriptors)
+    assert counts.max() > 1
+    numbers = np.concatenate([record.atomic_numbers for record in chosen])
+    points = np.concatenate([record.coordinates for record in chosen]).astype(np.float32)
+    assert (cloud.atomic_numbers.numpy() == numbers).all()
+    np.testing.assert_array_equal(cloud.coordinates, points)
+    bare = Collator(("geometry",))(chosen).inputs["geometry"]
+    assert (bare.atomic_numbers.numpy() == numbers[numbers != 1]).all()
+    np.testing.assert_array_equal(bare.coordinates, points[numbers != 1])

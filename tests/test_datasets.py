@@ -1,6 +1,7 @@
 """Data sets: example molecules, and molecules kept apart."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,10 +10,13 @@ from deepchem_mmsa import MMSAFeaturizer
 from deepchem_mmsa.datasets import (
     connectivity,
     dataset_from_csv,
+    dataset_from_shards,
     dataset_from_smiles,
     example_table,
     without_shared,
 )
+from deepchem_mmsa.shards import featurize_to_shards
+from deepchem_mmsa.views import ViewSettings
 from tests.conftest import DRUGS
 from tests.fixtures import SMILES
 
@@ -78,7 +82,11 @@ def test_every_row_stays():
         ("smiles,y\nCCO,1\nCCN,inf\n", ["y"], "row 1, column 'y': 'inf' is not a finite number"),
         ("smiles,y\nCCO,1\nCCN,2,3\n", ["y"], "line 3 has 3 cells, its header 2"),
         ("smiles,y\nCCO,1\n", ["z"], "no column 'z'"),
-        ("smiles,y\nCCO,1\nCCN,high\n", ["y"], "row 1, column 'y': 'high' is not a finite number"),
+        (
+            "smiles,y\nCCO,1\nCCN,high\n",
+            ["y"],
+            "row 1, column 'y': 'high' is not a number; write classes as 0 and 1",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_used_says_why(tmp_path, text, tasks, message):
@@ -86,6 +94,40 @@ def test_a_file_that_cannot_be_used_says_why(tmp_path, text, tasks, message):
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
         dataset_from_csv(path, MMSAFeaturizer("graph"), tasks=tasks)
+
+
+def test_parquet_under_another_name_is_told(tmp_path):
+    pd.DataFrame({"smiles": ["CCO"]}).to_parquet(tmp_path / "a.csv")
+    with pytest.raises(ValueError, match=r"a\.csv is Parquet: read it as such"):
+        dataset_from_csv(tmp_path / "a.csv", MMSAFeaturizer("graph"))
+
+
+@pytest.mark.parametrize("made", [dataset_from_smiles, dataset_from_shards])
+def test_labels_that_are_no_numbers_are_refused_alike(made, tmp_path):
+    smiles = ["CCO", "CCN"]
+
+    def dataset(y):
+        if made is dataset_from_smiles:
+            return dataset_from_smiles(smiles, MMSAFeaturizer("graph"), y)
+        return dataset_from_shards(shards, y)
+
+    shards = featurize_to_shards(smiles, tmp_path / "shards", ViewSettings(("graph",)), 2)
+    with pytest.raises(ValueError, match="dates or durations"):
+        dataset(pd.Series(["2020-01-01", "2021-01-01"], dtype="datetime64[ns]"))
+    with pytest.raises(ValueError, match="row 1, column 0: '<10' is not a number; a limit"):
+        dataset([1.5, "<10"])
+    assert dataset(pd.Series([3, None], dtype="Int64")).w[:, 0].tolist() == [1, 0]
+
+
+def test_one_task_needs_no_list(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("smiles,logS,l\nCCO,1,2\n")
+    data = dataset_from_csv(path, MMSAFeaturizer("graph"), tasks="logS")
+    assert data.y.tolist() == [[1.0]]
+
+
+def test_an_empty_cell_is_no_molecule_to_compare():
+    assert without_shared(["CCO", np.nan, None], ["OCC", None]) == ([np.nan, None], ["CCO"])
 
 
 def test_blank_and_broken_rows_keep_their_place(tmp_path):

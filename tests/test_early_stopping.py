@@ -9,6 +9,7 @@ import torch
 from deepchem_mmsa import EarlyStopping
 from deepchem_mmsa.pretraining import LOSS_TERMS
 from tests.fixtures import labelled, multitask
+from tests.test_evaluate import RMSE
 
 
 def weights_of(model):
@@ -194,6 +195,11 @@ def test_whether_small_is_good_is_told_by_the_names(function, name, small):
     assert EarlyStopping(None, metric, minimize=not small).minimize != small
 
 
+def test_what_is_no_dataset_is_refused_at_once():
+    with pytest.raises(TypeError, match="validation set is a list; give a DeepChem dataset"):
+        EarlyStopping(["CCO"])
+
+
 def test_a_metric_that_does_not_tell_is_refused():
     def quality(y, predicted):
         return 0.0
@@ -209,3 +215,67 @@ def test_epochs_without_a_score_are_remembered():
     stopping._unscored = 2
     again.load_state_dict(stopping.state_dict())
     assert again._unscored == 2
+
+
+@pytest.mark.parametrize(
+    "scores, minimize, best",
+    [
+        ([0.5, 0.1, 0.9, 0.4, 0.3], True, 2),
+        ([0.5, 0.1, 0.9, 0.4, 0.3], False, 3),
+        ([0.5, 0.5, 0.5, 0.5], True, 1),  # as good is not better
+        ([0.5, 0.5, 0.5, 0.5], False, 1),
+    ],
+)
+def test_the_best_epoch_is_that_of_the_best_score(
+    make_model, graph_dataset, monkeypatch, scores, minimize, best
+):
+    told, epochs = iter(scores), []
+    model = make_model(mode="regression")
+    monkeypatch.setattr(model, "evaluate", lambda *_: {"told": next(told)})
+    metric = dc.metrics.Metric(dc.metrics.mae_score, name="told")
+    stopping = EarlyStopping(graph_dataset, metric, patience=2, minimize=minimize)
+
+    class Note:
+        def __call__(self, model, step):
+            pass
+
+        def on_epoch_end(self, model, epoch):
+            epochs.append(weights_of(model))
+
+    model.fit(graph_dataset, nb_epoch=9, callbacks=[stopping, Note()], checkpoint_interval=0)
+    assert (stopping.best_epoch, len(model.history)) == (best, best + 2)
+    assert stopping.best_score == scores[best - 1]
+    for name, value in weights_of(model).items():
+        assert torch.equal(value, epochs[best - 1][name]), name
+
+
+def test_what_is_watched_is_in_label_units(make_model, graph_dataset):
+    normal = dc.trans.NormalizationTransformer(transform_y=True, dataset=graph_dataset)
+    data = normal.transform(graph_dataset)
+    model = make_model(mode="regression")
+    stopping = EarlyStopping(data, RMSE, transformers=[normal])
+    model.fit(data, nb_epoch=2, callbacks=stopping, checkpoint_interval=0)
+    expected = model.evaluate(data, [RMSE], [normal])["rmse"]
+    assert stopping.best_score == pytest.approx(expected, rel=1e-5)
+    assert stopping.best_score != pytest.approx(model.evaluate(data, [RMSE])["rmse"], rel=0.1)
+
+
+def test_another_model_begins_its_average_anew(make_model, graph_dataset):
+    used, found = EarlyStopping(graph_dataset, averaging=0.9), []
+    for seed, stopping in ((0, used), (1, used), (1, EarlyStopping(graph_dataset, averaging=0.9))):
+        model = make_model(mode="regression", seed=seed)
+        model.fit(graph_dataset, nb_epoch=2, callbacks=stopping, checkpoint_interval=0)
+        found.append(weights_of(model))
+    for name, value in found[1].items():
+        assert torch.equal(value, found[2][name]), name
+
+
+def test_averaging_does_not_change_the_training(make_model, graph_dataset):
+    """Over several epochs: after each, the average is scored and taken off again."""
+    found = []
+    for averaging in (0, 0.9):
+        model = make_model(mode="regression", graph_dropout=0.2, learning_rate=0.01)
+        stopping = EarlyStopping(graph_dataset, averaging=averaging)
+        model.fit(graph_dataset, nb_epoch=3, checkpoint_interval=0, callbacks=stopping)
+        found.append([row["loss"] for row in model.history])
+    assert found[0] == found[1]

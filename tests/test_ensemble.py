@@ -46,6 +46,18 @@ def test_equal_models_agree_and_different_ones_spread():
         ensemble_spread([], GIVEN)
 
 
+def test_an_answer_that_is_not_finite_has_its_reason():
+    sound, spoilt = predictor(0, head_dropout=0.5), predictor(1, head_dropout=0.5)
+    with torch.no_grad():
+        next(spoilt.network.head.parameters()).fill_(float("nan"))
+    wanted = spoilt.predict(["CCO", "C1CC"]).reasons
+    assert "not finite" in wanted[0]
+    assert "unclosed ring" in wanted[1]
+    for members in ([sound, spoilt], [spoilt, sound]):
+        assert ensemble_spread(members, ["CCO", "C1CC"]).reasons == wanted
+    assert dropout_spread(spoilt, ["CCO", "C1CC"], masks=3).reasons == wanted
+
+
 @pytest.mark.parametrize(
     "changes, said",
     [
@@ -167,3 +179,50 @@ def test_masks_do_not_depend_on_what_others_lack(encoder):
         alone = dropout_spread(one, records[row : row + 1], masks=5)
         np.testing.assert_allclose(alone.values[0], whole.values[row], atol=1e-5)
         np.testing.assert_allclose(alone.std[0], whole.std[row], atol=1e-5)
+
+
+def test_records_and_texts_may_stand_in_any_order():
+    one = predictor()
+    ready = one.records(["CCN", "CCC"])
+    mixed = one.records(["CCO", ready[0], "C1CC", ready[1], "CO"])
+    assert [record.smiles for record in mixed] == ["CCO", "CCN", "C1CC", "CCC", "CO"]
+    assert mixed[1] is ready[0]
+
+
+@pytest.mark.parametrize("hydrogens", [True, False])
+def test_hydrogens_are_read_as_the_model_was_trained(hydrogens):
+    small = {"modalities": ("geometry",), "geometry_width": 16, "geometry_layers": 1}
+    one = predictor(hydrogens=hydrogens, **small)
+    seen = []
+    encoder = one.network.encoders["geometry"]
+    encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    one.predict(["CCO"])
+    copied = []
+    over_batches(one, ["CCO"], lambda n, b: copied.append(b.inputs["geometry"]) or n.embed(b))
+    for conformers in (*seen, *copied):
+        assert bool((conformers.atomic_numbers == 1).any()) == hydrogens
+
+
+def test_a_copy_keeps_its_exemplars():
+    one = predictor()
+    one.network.memory.update(torch.randn(64, 16), [f"C{i}" for i in range(64)])
+    one.network.memory.start()
+    assert any(one.network.memory.exemplars)
+    again = pickle.loads(pickle.dumps(one))
+    assert again.network.memory.exemplars == one.network.memory.exemplars
+
+
+def test_the_spread_of_two_models_is_half_their_difference():
+    members = [predictor(seed) for seed in range(2)]
+    first, second = (m.predict(SMILES[:5]).values.astype(float) for m in members)
+    np.testing.assert_allclose(
+        ensemble_spread(members, SMILES[:5]).std, np.abs(first - second) / 2, atol=1e-6
+    )
+
+
+def test_models_that_read_other_views_of_the_same_name_are_not_averaged():
+    small = {"modalities": ("image",), "image_width": 8}
+    with pytest.raises(ValueError, match="model 2 has the settings"):
+        ensemble_spread(
+            [predictor(image_size=32, **small), predictor(image_size=64, **small)], ["C"]
+        )

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import mean_squared_error, roc_auc_score
 
-from deepchem_mmsa.evaluate import evaluate, masked_scores
+from deepchem_mmsa.evaluate import evaluate, masked_scores, mean_scores
 
 AUC = dc.metrics.Metric(dc.metrics.roc_auc_score, name="auc")
 RMSE = dc.metrics.Metric(dc.metrics.rms_score, name="rmse")
@@ -88,3 +88,22 @@ def test_other_tasks_than_the_models_are_refused(there, predicted):
     values = np.zeros((4, predicted))
     with pytest.raises(ValueError, match=f"4 molecules and {there} task.*4 and {predicted}"):
         evaluate(Fixed(values), data, RMSE)
+
+
+def test_weights_weigh_only_where_that_is_asked_for():
+    mse = dc.metrics.Metric(mean_squared_error, name="mse", mode="regression")
+    y, w, p = np.zeros((2, 1)), np.array([[1.0], [3.0]]), np.array([[0.0], [2.0]])
+    for weighted, expected in ((False, 2.0), (True, 3.0)):
+        found = masked_scores(y, w, p, mse, use_sample_weights=weighted)
+        assert found["mse"][0] == pytest.approx(expected)
+
+
+def test_a_gap_of_one_task_costs_no_other():
+    y, p = np.array([[1.0, 1.0], [2.0, 2.0]]), np.array([[np.nan, 3.0], [2.0, 2.0]])
+    assert masked_scores(y, None, p, RMSE)["rmse"].tolist() == pytest.approx([0, np.sqrt(2)])
+
+
+def test_a_metric_of_ones_own_mean_over_tasks():
+    worst = dc.metrics.Metric(dc.metrics.rms_score, task_averager=np.max, name="worst")
+    y, p = np.zeros((2, 2)), np.array([[1.0, 3.0], [1.0, 3.0]])
+    assert mean_scores(y, None, p, worst)["worst"] == pytest.approx(3)

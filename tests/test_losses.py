@@ -417,3 +417,34 @@ def test_errors_name_row_task_and_value():
         losses.masked_supervised_regression(torch.zeros(2, 3), labels, weights)
     with pytest.raises(ValueError, match="temperature=0"):
         losses.info_nce(torch.zeros(2, 2), torch.zeros(2, 2), 0)
+
+
+def test_class_weights_are_those_of_their_task():
+    logits, ones = randn(4, 2, 2), torch.ones(4, 2).double()
+    labels = torch.tensor([[0.0, 1], [1, 0], [1, 1], [0, 0]])
+    both = torch.tensor([[1.0, 3.0], [5.0, 1.0]]).double()
+    found = losses.masked_supervised_classification(logits, labels, ones, both)
+    total = weight = 0.0
+    for i in range(4):
+        for t in range(2):
+            c = int(labels[i, t])
+            total -= float(both[t, c] * logits[i, t].log_softmax(0)[c])
+            weight += float(both[t, c])
+    assert found.item() == pytest.approx(total / weight)
+
+
+def test_contrast_knows_copies_too():
+    codes, molecule = randn(6, 2, 4), torch.tensor([0, 0, 1, 1, 2, 3])
+    there = torch.ones(6, 2).bool()
+    expected = losses.info_nce(codes[:, 0], codes[:, 1], 0.2, molecule=molecule)
+    torch.testing.assert_close(losses.contrastive(codes, there, 0.2, molecule), expected)
+    there[0, 1] = False
+    rest = losses.info_nce(codes[1:, 0], codes[1:, 1], 0.2, molecule=molecule[1:])
+    torch.testing.assert_close(losses.contrastive(codes, there, 0.2, molecule), rest)
+
+
+def test_commitment_is_exact_under_autocast():
+    codes, anchors = randn(6, 16).float(), randn(3, 16, seed=1).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = losses.commitment(codes, anchors)
+    torch.testing.assert_close(cast, losses.commitment(codes, anchors))

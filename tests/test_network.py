@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 from deepchem_mmsa.batching import Collator
 from deepchem_mmsa.config import MMSAConfig
-from deepchem_mmsa.molecule import MODALITIES
+from deepchem_mmsa.molecule import FINGERPRINT_SIZE, MODALITIES, MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.pretraining import (
     LOSS_TERMS,
     MASK_TOKEN,
+    _statistics,
     mask_atoms,
     pretraining_terms,
     total_loss,
@@ -44,13 +45,6 @@ def batch(molecules):
     return Collator(MODALITIES, image_size=32)(molecules[:12])
 
 
-@pytest.mark.parametrize("norm", ["row", "sym"])
-def test_a_batch_of_one_makes_the_two_scopes_equal(norm):
-    net = with_memory(network(hypergraph_norm=norm)).eval()
-    for c in torch.randn(5, 1, 16):
-        torch.testing.assert_close(net.structure_aware(c), net.structure_aware_in_batch(c))
-
-
 def test_the_batch_scope_sees_the_batch_and_the_memory_scope_does_not():
     net = with_memory(network()).eval()
     c = torch.randn(6, 16)
@@ -59,12 +53,6 @@ def test_the_batch_scope_sees_the_batch_and_the_memory_scope_does_not():
     torch.testing.assert_close(net.structure_aware(c)[0], net.structure_aware(other)[0])
     a, b = net.structure_aware_in_batch(c)[0], net.structure_aware_in_batch(other)[0]
     assert not torch.allclose(a, b, atol=1e-4)
-
-
-def test_without_anchors_the_structure_is_transparent():
-    net = network().eval()
-    c = torch.randn(4, 16)
-    torch.testing.assert_close(net.structure_aware(c), torch.nn.functional.layer_norm(c, (16,)))
 
 
 @settings(max_examples=10, deadline=None)
@@ -184,3 +172,225 @@ def test_without_a_memory_the_hypergraph_still_learns(batch):
 def test_anchors_that_are_parameters_rest_after_pretraining():
     for mode, learns in (("pretraining", True), ("regression", False)):
         assert network(mode=mode, memory_update="gradient").memory.anchors.requires_grad == learns
+
+
+# ---- the terms of pre-training, one by one
+
+
+def seeded_terms(net, batch, seed=0):
+    torch.manual_seed(seed)
+    return pretraining_terms(net, batch)[1]
+
+
+def bare(record):
+    """The molecule with its graph only."""
+    return MoleculeViews(
+        record.smiles, atoms=record.atoms, bond_atoms=record.bond_atoms, bonds=record.bonds
+    )
+
+
+def test_each_weight_is_that_of_its_term():
+    off = dict.fromkeys([f"w_{name}" for name in LOSS_TERMS], 0.0)
+    for value, name in enumerate(LOSS_TERMS, start=1):
+        only = MMSAConfig(**{**off, f"w_{name}": 1.0})
+        assert total_loss(torch.arange(1.0, 8.0), only) == value
+
+
+def test_descriptors_are_told_from_the_other_views_only(batch):
+    net = network().eval()
+    seeded_terms(net, batch)["desc"].backward()
+    learnt = {
+        view: any(
+            p.grad is not None and p.grad.any() for p in net.fusion.encoders[view].parameters()
+        )
+        for view in MODALITIES
+    }
+    assert learnt == {view: view != "fingerprint" for view in MODALITIES}
+
+
+def test_a_molecule_without_descriptors_has_no_part_in_telling_them(molecules):
+    views = ("graph", "fingerprint")
+    net, collate = network(modalities=views, w_mask=0.0).eval(), Collator(views)
+    told = [
+        seeded_terms(net, collate([*map(bare, first), *molecules[2:8]]))["desc"].item()
+        for first in ([], molecules[:2])
+    ]
+    assert told[0] == pytest.approx(told[1], rel=1e-5)
+
+
+def test_who_knows_the_descriptors_and_bits_loses_nothing(molecules):
+    views = ("graph", "fingerprint")
+    net, chosen = network(modalities=views).eval(), molecules[:6]
+    bits = torch.full((len(chosen), FINGERPRINT_SIZE), -50.0)
+    for row, record in zip(bits, chosen):
+        row[record.fingerprint_bits.tolist()] = 50.0
+    inputs = Collator(views)(chosen)
+    values = net.encoders["fingerprint"].scaled_descriptors(inputs.inputs["fingerprint"])
+    net.descriptor_head.forward = lambda codes: torch.cat([values, bits], dim=1)
+    assert seeded_terms(net, inputs)["desc"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_pupils_see_a_part_of_the_views_that_is_drawn(batch):
+    net = with_memory(network(w_mask=0.0)).eval()
+    one, same, other = (seeded_terms(net, batch, seed) for seed in (0, 0, 1))
+    for name in ("align", "desc"):
+        assert one[name] == same[name] != other[name]
+    assert one["con"] == other["con"]
+
+
+@pytest.mark.parametrize("term", ["con", "align"])
+def test_without_contrast_all_molecules_are_equally_likely(molecules, term):
+    """At a high temperature InfoNCE is the logarithm of their number."""
+    net = with_memory(network(modalities=("graph", "fingerprint"), temperature=1e6)).eval()
+    terms = seeded_terms(net, Collator(("graph", "fingerprint"))(molecules[:12]))
+    assert terms[term].item() == pytest.approx(np.log(12), rel=1e-4)
+
+
+def test_a_view_is_rebuilt_from_others_too(molecules):
+    """Of a molecule with one view there is no other, and then decoders of others learn nothing."""
+    net = network(modalities=("graph", "fingerprint"), w_mask=0.0).eval()
+    collate, chosen = Collator(("graph", "fingerprint")), molecules[:8]
+    decoded = []
+    reconstruct = net.fusion.reconstruct
+    net.fusion.reconstruct = lambda codes: decoded.append(reconstruct(codes)) or decoded[-1]
+    for records, crossed in ((chosen, True), (list(map(bare, chosen)), False)):
+        terms = seeded_terms(net, collate(records))
+        (gradient,) = torch.autograd.grad(terms["rec"], decoded.pop())
+        assert bool(gradient[:, 1, 0].any()) == crossed
+        assert gradient[:, 0, 0].any()
+
+
+@pytest.mark.parametrize("scope", ["batch", "memory"])
+def test_the_scope_says_whether_the_batch_is_seen(molecules, scope):
+    net = with_memory(network(modalities=("graph",), hypergraph_scope=scope, w_mask=0.0)).eval()
+    collate = Collator(("graph",))
+    whole, part = (pretraining_terms(net, collate(molecules[:n]))[0] for n in (12, 4))
+    assert torch.allclose(whole[:4], part, atol=1e-4) == (scope == "memory")
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_pictures_are_augmented_in_training_only(molecules, wanted):
+    net = network(modalities=("image",), image_augmentation=wanted)
+    batch, seen = Collator(("image",), image_size=32)(molecules[:6]), []
+    net.encoders["image"].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    for training in (False, True):
+        seeded_terms(net.train(training), batch)
+    changed = [not torch.equal(pictures, batch.inputs["image"]) for pictures in seen]
+    assert changed == [False, wanted]
+
+
+def test_the_memory_hears_nothing_of_the_first_stage(batch):
+    net = network().train()
+    net.structure_on = False
+    terms = seeded_terms(net, batch)
+    assert len(net.memory.recent_codes) == 0
+    assert {name for name in LOSS_TERMS if terms[name] == 0} == {"align", "commit", "balance"}
+    net.structure_on = True
+    seeded_terms(net, batch)
+    assert net.memory.recent_smiles == batch.smiles
+
+
+def test_hidden_atoms_are_hidden_from_the_embedding_too(molecules):
+    net = network(modalities=("graph",), mask_rate=0.9).eval()
+    batch = Collator(("graph",))(molecules[:6])
+    hidden = pretraining_terms(net, batch)[0]
+    assert not torch.allclose(hidden, net.embed(batch), atol=1e-4)
+
+
+def test_what_is_logged_of_the_codes():
+    random = torch.Generator().manual_seed(0)
+    spread = torch.randn(4000, 2, 16, generator=random)
+    there = torch.ones(4000, 2, dtype=torch.bool)
+    found = _statistics(spread, there)
+    assert found["code_std"] == pytest.approx(1, abs=0.05)
+    assert found["retrieval"] < 0.01
+    one = torch.ones(50, 2, 16) + 1e-3 * spread[:50]
+    assert _statistics(one, there[:50])["code_std"] < 0.01
+    same = spread[:50, :1].expand(-1, 2, -1).clone()
+    assert _statistics(same, there[:50])["retrieval"] == 1
+
+
+@pytest.mark.parametrize("term", ["commit", "balance"])
+def test_codes_learn_from_the_memory(batch, term):
+    net = with_memory(network()).eval()
+    seeded_terms(net, batch)[term].backward()
+    assert any(p.grad is not None and p.grad.any() for p in net.fusion.encoders.parameters())
+
+
+def test_the_memory_names_molecules_by_their_own_smiles(molecules):
+    """One without any view does not shift the others'."""
+    net = network(modalities=("graph",)).train()
+    nothing = MoleculeViews.unreadable("C(", "open")
+    pretraining_terms(net, Collator(("graph",))([molecules[0], nothing, *molecules[1:5]]))
+    assert net.memory.recent_smiles == [record.smiles for record in molecules[:5]]
+
+
+def opened(net):
+    """Open the gate, which begins closed: what the memory says has an influence."""
+    torch.nn.init.constant_(net.readout.gate, 0.5)
+    return net
+
+
+@pytest.mark.parametrize("norm", ["row", "sym"])
+def test_a_batch_of_one_makes_the_two_scopes_equal(norm):
+    net = opened(with_memory(network(hypergraph_norm=norm))).eval()
+    for c in torch.randn(5, 1, 16):
+        torch.testing.assert_close(net.structure_aware(c), net.structure_aware_in_batch(c))
+
+
+@pytest.mark.parametrize("hypergraph", [True, False])
+def test_the_embedding_is_the_code_and_what_the_memory_says_to_it(hypergraph):
+    """As METHOD.md writes it: addresses of the raw anchors, values convolved."""
+    net = opened(with_memory(network(hypergraph=hypergraph, memory_temperature=0.2))).eval()
+    c, anchors = torch.randn(5, 16), net.active_anchors()
+    z = net.hypergraph.forward_memory(c, anchors, 4) if hypergraph else c
+    values = net.hypergraph.convolve_anchors(anchors, 4) if hypergraph else anchors
+    cosine = torch.nn.functional.cosine_similarity(c[:, None], anchors[None], dim=2)
+    read = (cosine / 0.2).softmax(1) @ values
+    expected = torch.nn.functional.layer_norm(z + 0.5 * read, (16,))
+    torch.testing.assert_close(net.structure_aware(c), expected)
+
+
+def test_without_anchors_the_structure_is_transparent():
+    net = network().eval()
+    c = torch.randn(4, 16)
+    for aware in (net.structure_aware, net.structure_aware_in_batch):
+        torch.testing.assert_close(aware(c), torch.nn.functional.layer_norm(c, (16,)))
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_prediction_is_never_remembered(batch, learns):
+    net = with_memory(network(mode="regression", update_memory=learns))
+    before = net.memory.anchors.clone()
+    net.eval()(batch)
+    assert torch.equal(before, net.memory.anchors)
+    net.train()(batch)
+    assert torch.equal(before, net.memory.anchors) != learns
+
+
+def test_rows_stay_with_their_molecules_where_a_view_is_missing(molecules):
+    """Of one view alone: a molecule has its embedding whatever stands before it."""
+    net = network(modalities=("graph", "image")).eval()
+    collate = Collator(("graph", "image"), image_size=32)
+    whole = net.embed(collate(molecules[2:6]))
+    mixed = net.embed(collate([*map(bare, molecules[:2]), *molecules[2:6]]))
+    torch.testing.assert_close(mixed[2:], whole, atol=1e-5, rtol=1e-5)
+
+
+DROPOUTS = {
+    "graph_dropout": "encoders",
+    "fusion_dropout": "fusion",
+    "hypergraph_dropout": "hypergraph",
+    "head_dropout": "head",
+}
+
+
+@pytest.mark.parametrize("name", DROPOUTS)
+def test_each_dropout_is_that_of_its_part(name):
+    off = dict.fromkeys([*DROPOUTS, "fingerprint_dropout"], 0.0)
+    net = network(mode="regression", **{**off, name: 0.3})
+    rates = {
+        part: {m.p for m in module.modules() if isinstance(m, torch.nn.Dropout)} - {0.0}
+        for part, module in net.named_children()
+    }
+    assert {part: found for part, found in rates.items() if found} == {DROPOUTS[name]: {0.3}}

@@ -6,6 +6,7 @@ import io
 import lzma
 import sys
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +20,7 @@ from deepchem_mmsa.tables import (
     TableError,
     check_output,
     count_rows,
+    label_array,
     numbers,
     read_chunks,
     read_table,
@@ -247,9 +249,32 @@ def test_a_typo_in_a_column_or_file_gets_a_hint(tmp_path):
         read_table(tmp_path / "data.csv", format="xlsx")
 
 
-def test_a_label_that_is_no_number_is_named():
-    with pytest.raises(TableError, match="row 2, column 'y': 'high' is not a number"):
-        numbers(pd.Series(["1", "high"], name="y"), "data.csv")
+@pytest.mark.parametrize(
+    ("cell", "remedy"),
+    [
+        ("high", "write classes as 0 and 1"),
+        ("Yes", "write classes as 0 and 1"),
+        ("<10", "a limit is no value"),
+        ("≥ 5.5", "a limit is no value"),
+        ("-11,01", "write the decimals after a point"),
+        ("1.2.3", "correct it, or leave the cell empty"),
+        ("10 uM", "correct it, or leave the cell empty"),
+    ],
+)
+def test_a_label_that_is_no_number_is_named_with_its_remedy(cell, remedy):
+    with pytest.raises(TableError) as error:
+        numbers(pd.Series(["1", cell], name="y"), "data.csv")
+    told = f"data.csv, row 2, column 'y': {cell!r} is not a number; {remedy}"
+    assert str(error.value).startswith(told)
+    with pytest.raises(TableError, match="row 1, column"):
+        numbers(pd.Series(["1", cell], name="y"), "data.csv", 0)
+
+
+@given(st.lists(st.one_of(st.floats(allow_infinity=False), st.none(), st.booleans()), min_size=1))
+def test_labels_of_any_container_are_the_same_numbers(values):
+    wanted = np.array([np.nan if value is None else float(value) for value in values])
+    for given_ in (values, np.array(values, dtype=object), pd.Series(values, dtype=object)):
+        np.testing.assert_array_equal(label_array(given_), wanted)
 
 
 def test_an_output_that_cannot_be_written_is_refused(tmp_path):

@@ -26,7 +26,8 @@ def explain(
         str | None, typer.Option(help="Name of the label to explain; the first if left out.")
     ] = None,
     target: Annotated[
-        int | None, typer.Option(help="Class to explain; 1 of two, else the likeliest.")
+        int | None,
+        typer.Option(help="Class to explain; left out, class 1 of two, else the most probable."),
     ] = None,
     reference: Annotated[
         str | None,

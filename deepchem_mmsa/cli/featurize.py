@@ -67,8 +67,8 @@ def featurize(
     console.result(
         {"input": source, "output": str(output), "rows": len(shards), "failed": failed,
          "shards": shards.n_shards, "seconds": round(seconds, 3)},
-        f"{len(shards)} rows in {shards.n_shards} shards in {seconds:.1f} s; the fate of each row "
-        f"is in {output / 'rows.csv'}",
+        f"{len(shards)} rows in {shards.n_shards} shards in {seconds:.1f} s; what became of each "
+        f"row is in {output / 'rows.csv'}",
     )  # fmt: skip
     if failed == len(shards):
         raise Failure(

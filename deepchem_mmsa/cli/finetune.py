@@ -33,8 +33,12 @@ def finetune(
     split: Annotated[
         str, typer.Option(help="scaffold, random, or a column that holds train, valid and test.")
     ] = "scaffold",
-    valid: Annotated[float, typer.Option(min=0, max=0.9, help="Share for early stopping.")] = 0.1,
-    test: Annotated[float, typer.Option(min=0, max=0.9, help="Share looked at once.")] = 0.1,
+    valid: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of the molecules for early stopping.")
+    ] = 0.1,
+    test: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share scored once, at the end.")
+    ] = 0.1,
     from_model: options.FromModel = None,
     preset: options.Preset = None,
     epochs: options.Epochs = 50,
@@ -42,7 +46,7 @@ def finetune(
         int, typer.Option(min=1, help="Epochs without improvement before the run stops.")
     ] = 10,
     batch_size: options.BatchSize = 64,
-    learning_rate: options.LearningRate = 1e-3,
+    learning_rate: options.LearningRate = 5e-4,
     averaging: Annotated[
         float,
         typer.Option(
@@ -123,6 +127,13 @@ def finetune(
             console.note(
                 f"the labels of {task} are all the same in training: there is nothing to learn"
             )
+    if mode == "auto" and kind == "regression":
+        for task, values in zip(tasks, y.T):
+            if set(values[~np.isnan(values)]) == {0, 1}:
+                console.note(
+                    f"{task} holds 0 and 1 only and is learnt as a value, beside others; for "
+                    "probabilities train it in a run of its own"
+                )
     if not sizes["test"] and test:
         console.note(f"the {split} split left no row for test: there is no test score")
     described: dict[str, Any] = {
@@ -202,7 +213,7 @@ def _tell(console: Console, summary: dict[str, Any], best: str) -> None:
     for part, scores in summary["scores"].items():
         if untold := [name for name, value in scores.items() if value != value]:
             console.note(
-                f"{part}: {', '.join(untold)} cannot be told of {summary['molecules'][part]} "
+                f"{part}: {', '.join(untold)} cannot be computed from {summary['molecules'][part]} "
                 "molecules: too few, or a class is missing there"
             )
         lines.append(f"{part}: " + ", ".join(f"{n} {value:.4g}" for n, value in scores.items()))
@@ -219,6 +230,7 @@ def _scores(
 
     with warnings.catch_warnings():  # a score that is NaN is told
         warnings.simplefilter("ignore", category=UndefinedMetricWarning)
+        warnings.filterwarnings("ignore", "No positive class found")  # not of that category
         return {
             part: mean_scores(of.y, of.w, values[part], metrics, n_classes)
             for part, of in data.items()

@@ -121,6 +121,13 @@ def label_kind(y: np.ndarray, mode: str, name: str = "the table") -> tuple[str, 
                 ExitCode.INPUT,
             )
     classes = int(values.max()) + 1 if mode == "classification" else 2
+    if classes > 2 and len(values) < classes <= len(y):
+        absent = min(set(range(classes)) - set(values))
+        raise Failure(
+            f"{name}: no label is {absent}, and the largest is {classes - 1}; number the classes "
+            "from 0 without gaps, or say --mode regression",
+            ExitCode.INPUT,
+        )
     if classes > max(2, (~np.isnan(y)).sum()):
         row, task = np.unravel_index(int(np.nanargmax(y)), y.shape)
         raise Failure(

@@ -96,7 +96,9 @@ def neighbors(
             columns[f"neighbor_{rank + 1}"] = np.where(there, [texts[i] for i in places], "")
             columns[f"row_{rank + 1}"] = pd.array(np.where(there, places + 1, -1), dtype="Int64")
             columns[f"row_{rank + 1}"][~there] = pd.NA  # type: ignore[index]
-            columns[f"similarity_{rank + 1}"] = np.where(there, 1 - distances[:, rank], np.nan)
+            columns[f"similarity_{rank + 1}"] = np.where(
+                there, np.round(1 - distances[:, rank], 6), np.nan
+            )
         return pd.DataFrame(columns), reasons
 
     compute_table(

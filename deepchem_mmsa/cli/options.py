@@ -110,7 +110,9 @@ SmilesColumn = Annotated[
 ]
 InputFormat = Annotated[
     str | None,
-    typer.Option("--format", help="csv, tsv, smi, sdf or parquet; told by ending or content."),
+    typer.Option(
+        "--format", help="csv, tsv, smi, sdf or parquet; recognised by ending or content."
+    ),
 ]
 ReferenceColumn = Annotated[
     str | None,
@@ -139,10 +141,13 @@ AutoJobs = Annotated[
     ),
 ]  # fmt: skip
 Workers = Annotated[
-    int, typer.Option(min=0, help="Processes that collate batches ahead, which a GPU asks for.")
+    int,
+    typer.Option(
+        min=0, help="Processes that prepare batches ahead; a GPU needs some, 4 for example."
+    ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Molecules per pass through the network.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes and no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="The result as one JSON object; no notes.")]
@@ -155,16 +160,16 @@ Config = Annotated[
     ),
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with the interrupted run in the output folder.")
+    bool, typer.Option("--resume", help="Resume the interrupted run in the output folder.")
 ]
 Preset = Annotated[
     str | None,
     typer.Option(
         show_default=False,
-        help="Begin anew, without weights, with a network of this size: small or base.",
+        help="Train from scratch, without pre-trained weights: a network of size small or base.",
     ),
 ]
-LearningRate = Annotated[float, typer.Option(min=0, help="Of the optimizer, AdamW.")]
+LearningRate = Annotated[float, typer.Option(min=0, help="Learning rate of the optimizer, AdamW.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training molecules, at most.")]
 Set = Annotated[
     list[str] | None,

@@ -37,7 +37,7 @@ def predict(
             min=0,
             metavar="MASKS",
             callback=_more_than_one,
-            help="Also the deviation over so many dropout masks, std_TASK; 50 is usual.",
+            help="Adds std_TASK, the deviation over this many dropout masks; 50 is usual.",
         ),
     ] = 0,
     domain: Annotated[

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from deepchem_mmsa.cli import options
 from deepchem_mmsa.cli.console import Console
 
@@ -9,8 +13,18 @@ from deepchem_mmsa.cli.console import Console
 def pretrain(
     source: options.Input,
     output: options.OutputFolder,
-    preset: options.Preset = None,
-    from_model: options.FromModel = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(show_default=False, help="Size of the network: small (the default) or base."),
+    ] = None,
+    from_model: Annotated[
+        str | None,
+        typer.Option(
+            show_default=False,
+            help="Go on with the weights of this folder or shipped model; left out, training "
+            "starts from scratch.",
+        ),
+    ] = None,
     epochs: options.Epochs = 10,
     batch_size: options.BatchSize = 128,
     learning_rate: options.LearningRate = 1e-3,

@@ -42,7 +42,7 @@ class FineTunedEstimator(MoleculeReader):
         config: Mapping[str, Any] | None = None,
         nb_epoch: int = 30,
         batch_size: int = 64,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 5e-4,
         validation_fraction: float = 0.1,
         patience: int = 10,
         averaging: float = 0.0,

@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 
 from deepchem_mmsa.estimators.finetuning import FineTunedEstimator
 from deepchem_mmsa.inference import has_dropout
+from deepchem_mmsa.tables import refuse_dates
 
 
 class MMSARegressor(RegressorMixin, FineTunedEstimator):
@@ -69,10 +70,19 @@ class MMSARegressor(RegressorMixin, FineTunedEstimator):
 
     def _labels(self, y: Any) -> tuple[np.ndarray, int]:
         y = y if isinstance(y, (pd.Series, pd.DataFrame)) else np.asarray(y)
-        labels = check_array(
-            y, ensure_2d=False, dtype=np.float64, input_name="y",
-            ensure_all_finite="allow-nan" if y.ndim > 1 else True,
-        )  # fmt: skip
+        refuse_dates(y)
+        try:
+            labels = check_array(
+                y, ensure_2d=False, dtype=np.float64, input_name="y",
+                ensure_all_finite="allow-nan" if y.ndim > 1 else True,
+            )  # fmt: skip
+        except ValueError as error:
+            if "contains NaN" not in str(error):
+                raise
+            raise ValueError(
+                "Input y contains NaN: leave the molecules without a label out, as in "
+                "known = y.notna(); fit(X[known], y[known])"
+            ) from None
         return labels, 2
 
     def predict(self, X: Any, return_std: bool = False) -> Any:

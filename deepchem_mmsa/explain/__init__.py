@@ -195,12 +195,12 @@ def _read(
 ) -> tuple[Chem.Mol, list[int], MoleculeViews]:
     """Return the molecule to draw, of each atom of the record its index there, and the record."""
     if isinstance(molecule, MoleculeViews):
-        if not molecule.readable:
-            raise ValueError(f"{molecule.smiles!r}: {next(iter(molecule.reasons.values()))}")
         record, given = molecule, molecule.smiles
     else:
         record, given = molecule_views(molecule, predictor.settings), molecule
-    ordered, order = canonical_order(given)  # its ValueError says why the molecule is unreadable
+    if not record.readable:
+        raise ValueError(next(iter(record.reasons.values())))
+    ordered, order = canonical_order(given)
     if isinstance(molecule, MoleculeViews) or order is None:
         return ordered, list(range(ordered.GetNumAtoms())), record
     return Chem.Mol(given) if isinstance(given, Chem.Mol) else read_smiles(given), order, record

@@ -12,9 +12,11 @@ from deepchem_mmsa.tables.reading import (
     Table,
     column_named,
     count_rows,
+    label_array,
     numbers,
     read_chunks,
     read_table,
+    refuse_dates,
 )
 from deepchem_mmsa.tables.writing import check_output, write_chunks, write_table
 
@@ -26,9 +28,11 @@ __all__ = [
     "check_output",
     "column_named",
     "count_rows",
+    "label_array",
     "numbers",
     "read_chunks",
     "read_table",
+    "refuse_dates",
     "write_chunks",
     "write_table",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,7 +158,7 @@ def count_rows(path: str | os.PathLike, format: str | None = None) -> int | None
         return sum(1 for _ in cells_of(raw, name_of(path), kind)) - 1
 
 
-def numbers(column: pd.Series, name: str) -> np.ndarray:
+def numbers(column: pd.Series, name: str, first: int = 1) -> np.ndarray:
     """Return a column as numbers, NaN where it is empty.
 
     Parameters
@@ -165,6 +166,8 @@ def numbers(column: pd.Series, name: str) -> np.ndarray:
     column : pandas.Series
     name : str
         Of the file, for the message.
+    first : int
+        What the first row is called: 1 as in a file, 0 as in Python.
 
     Raises
     ------
@@ -183,11 +186,58 @@ def numbers(column: pd.Series, name: str) -> np.ndarray:
         row = int(np.flatnonzero(wrong)[0])
         finite = "" if pd.isna(values.iloc[row]) else "finite "
         raise TableError(
-            f"{name}, row {row + 1}, column {column.name!r}: {text.iloc[row]!r} is not a "
-            f"{finite}number; "
-            "correct it, or leave the cell empty where the value is missing"
+            f"{name}, row {row + first}, column {column.name!r}: {text.iloc[row]!r} is not a "
+            f"{finite}number; {_remedy(text.iloc[row])}"
         )
     return values.to_numpy(dtype=float)
+
+
+def _remedy(text: str) -> str:
+    """Say what to write in place of a label that is no number."""
+    if re.match("[<>~≤≥]", text):
+        return "a limit is no value: leave the cell empty, or make classes of the column"
+    if re.fullmatch(r"[+-]?\d+,\d+(e[+-]?\d+)?", text, re.IGNORECASE):
+        return "write the decimals after a point"
+    if re.fullmatch(r"[^\W\d]+", text) and not re.match("inf", text, re.IGNORECASE):
+        return "write classes as 0 and 1, and leave the cell empty where the label is missing"
+    return "correct it, or leave the cell empty where the value is missing"
+
+
+def label_array(y: Any) -> np.ndarray:
+    """Return labels as float64, ``[N]`` or ``[N, T]``, NaN where they are missing.
+
+    Raises
+    ------
+    ValueError
+        For dates, and for what is no number; row, value and remedy are named.
+
+    Examples
+    --------
+    >>> label_array(pd.Series([1, None], dtype="Int64"))
+    array([ 1., nan])
+    >>> label_array(["1.5", "<10"])
+    Traceback (most recent call last):
+    ...
+    deepchem_mmsa.tables.files.TableError: labels, row 1, column 0: '<10' is not a number; a limit
+    is no value: leave the cell empty, or make classes of the column
+    """
+    refuse_dates(y)
+    try:
+        return np.asarray(y, dtype=float)
+    except (TypeError, ValueError):
+        frame = pd.DataFrame(y)
+        columns = [numbers(column, "labels", 0) for _, column in frame.items()]
+        return columns[0] if np.ndim(y) < 2 else np.stack(columns, axis=1)
+
+
+def refuse_dates(y: Any) -> None:
+    """Raise a ValueError for labels that are dates, which would be counted in nanoseconds."""
+    dtypes = y.dtypes if isinstance(y, pd.DataFrame) else [np.asarray(y).dtype]
+    if any(dtype.kind in "mM" for dtype in dtypes):
+        raise ValueError(
+            "the labels are dates or durations; make numbers of them first, such as days since "
+            "the first one"
+        )
 
 
 def column_named(columns: Sequence[str], wanted: str, name: str) -> str:
@@ -222,6 +272,8 @@ def _rows_of(path: str | os.PathLike, smiles_column: str | None, format: str | N
             raise TableError(f"{name} is empty; it needs a row per molecule")
         refuse_foreign(raw, name)
         kind = format or format_of(path) or sniff(raw, smiles_column)
+        if kind in ("csv", "tsv", "smi") and sniff(raw, smiles_column) == "parquet":
+            raise TableError(f"{name} is Parquet: read it as such, by format='parquet'")
         if kind in ("sdf", "parquet") and str(path) == "-":
             raw = spooled(raw)  # both are gone through twice
         if kind == "jsonl":

@@ -43,3 +43,9 @@ def test_written_keys_are_what_the_check_reads(tmp_path):
     write_keys(reversed(keys), tmp_path / "molecules.txt.gz")
     assert (tmp_path / "molecules.txt.gz").read_bytes() == first
     assert len(gzip.decompress(first).split()) == 3
+
+
+def test_a_molecule_that_two_benchmarks_hold_out_is_dropped_once_and_counted_for_both():
+    taken = dict.fromkeys(["a", "b"], frozenset(keys_of(["CCO"])[0]))
+    selection = leave_out(["CCO", "CCC"], taken)
+    assert (selection.dropped, selection.n_dropped) == ({"a": 1, "b": 1}, 1)

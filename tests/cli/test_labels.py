@@ -38,6 +38,14 @@ def test_the_kind_of_labels_is_guessed_unless_said(labels, mode, kind):
     assert label_kind(np.array(labels, dtype=float)[:, None], mode) == kind
 
 
+@pytest.mark.parametrize(
+    ("labels", "absent"), [([1, 2, 2], "0"), ([0, 2, 2], "1"), ([0, 1, 3, 3], "2")]
+)
+def test_classes_that_nothing_belongs_to_are_refused(labels, absent):
+    with pytest.raises(Failure, match=f"no label is {absent}, .* from 0 without gaps"):
+        label_kind(np.array(labels, dtype=float)[:, None], "classification")
+
+
 @pytest.mark.parametrize("split", ["random", "scaffold"])
 def test_a_split_places_each_usable_row_once(split):
     table = tabled(smiles=SMILES)
@@ -90,3 +98,20 @@ def test_average_precision_is_that_of_scikit_learn(n_classes):
     by_class = [average_precision_score(y == c, p[:, c]) for c in range(n_classes)]
     expected = by_class[1] if n_classes == 2 else np.mean(by_class)
     assert average_precision(np.eye(n_classes)[y], p) == pytest.approx(expected)
+
+
+def test_a_column_says_each_rows_part_whatever_is_unusable_before_it():
+    given = ["train", "test", "Train ", "valid", "VAL", "train", "test"]
+    table = tabled(smiles=["C"] * 7, part=given)
+    usable = np.array([False, True, True, True, False, True, True])
+    parts = split_rows(table, np.array(["C"] * 7, dtype=object), usable, "part", 0.1, 0.1, 0)
+    assert parts.tolist() == ["", "test", "train", "valid", "", "train", "test"]
+
+
+def test_a_random_split_is_another_for_another_seed_and_keeps_its_shares():
+    table, ids = tabled(smiles=SMILES), np.array(SMILES, dtype=object)
+    usable = np.ones(len(SMILES), dtype=bool)
+    one, same, other = (split_rows(table, ids, usable, "random", 0.3, 0.1, s) for s in (0, 0, 1))
+    assert (one == same).all()
+    assert (one != other).any()
+    assert [(one == part).sum() for part in ("train", "valid", "test")] == [24, 12, 4]

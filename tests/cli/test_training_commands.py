@@ -194,7 +194,7 @@ def test_a_run_goes_on_with_what_it_began_with(mmsa, labelled, tmp_path):
     for more, word in (
         (["--split", "random"], "--split (scaffold, not random)"),
         (["--label", "part2"], "no column 'part2'"),
-        (["--learning-rate", "0.1"], "learning_rate (0.001, not 0.1)"),
+        (["--learning-rate", "0.1"], "learning_rate (0.0005, not 0.1)"),
         (["--set=graph_dropout=0.5"], "graph_dropout"),
     ):
         done = finetune("--resume", *more)
@@ -253,6 +253,17 @@ def test_a_label_that_cannot_be_is_named_by_its_row(mmsa, labelled, tmp_path, va
     done = mmsa("finetune", labelled, "-o", tmp_path / "run", "-l", "long", "--mode", mode, *TINY)
     assert done.exit_code == 3, done.output
     assert words in done.stderr
+
+
+def test_classes_beside_values_are_told(mmsa, labelled, tmp_path):
+    frame = pd.read_csv(labelled)
+    frame["active"] = np.arange(len(frame)) % 2
+    frame.to_csv(labelled, index=False)
+    labels = ["-l", "carbons", "-l", "active"]
+    done = mmsa("finetune", labelled, "-o", tmp_path / "run", *labels, *TINY)
+    told = " ".join(done.stderr.split())
+    assert "active holds 0 and 1 only and is learnt as a value" in told
+    assert "carbons holds" not in told
 
 
 def test_scores_of_classes_are_those_of_the_report(mmsa, mmsa_json, labelled, tmp_path):

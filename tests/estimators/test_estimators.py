@@ -164,7 +164,8 @@ def test_fit_refuses_unreadable_molecules_or_leaves_them_out():
         ({"validation_fraction": 1}, SMILES, Y, r"in \[0, 1\)"),
         ({}, SMILES[:3], Y[:2], "inconsistent numbers of samples"),
         ({}, SMILES[:1], Y[:1], "at least 2 molecules"),
-        ({}, SMILES[:2], [1, np.nan], "y contains NaN"),
+        ({}, SMILES[:2], [1, np.nan], "y contains NaN: leave the molecules without a label out"),
+        ({}, SMILES[:2], np.array([1, 2], dtype="M8[s]"), "dates or durations"),
         ({"config": {"graph_with": 3}}, SMILES, Y, "did you mean 'graph_width'"),
     ],
 )

@@ -136,3 +136,16 @@ def test_errors_name_the_fault():
         build().project({"surface": torch.zeros(1, 2)})
     with pytest.raises(ValueError, match="differ"):
         build().project({"image": torch.zeros(1, 7), "graph": torch.zeros(2, 5)})
+
+
+def test_no_view_outweighs_another_by_its_scale_or_place():
+    """Neither by that of its encoder's output, nor by the order in which views are given."""
+    fusion, h = build(dim=16), embeddings(5)
+    u, codes = fusion.project(h)
+    torch.testing.assert_close(codes.mean(-1), torch.zeros(5, 3).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        codes.var(-1, unbiased=False), torch.ones(5, 3).double(), atol=0.02, rtol=0
+    )
+    for other in ({m: 1000 * x for m, x in h.items()}, dict(reversed(h.items()))):
+        for found, expected in zip(fusion.project(other), (u, codes)):
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

@@ -444,3 +444,72 @@ def test_gate_starts_closed_and_learns():
     assert readout.gate.grad.abs().sum() > 0
     torch.nn.init.ones_(readout.gate)
     torch.testing.assert_close(readout(z, r), F.layer_norm(z + r, (6,)))
+
+
+def test_anchors_start_as_the_means_of_the_codes_they_are_nearest_to():
+    """Means, not directions: read and convolved, an anchor is as long as a code."""
+    bank, codes = started(), clustered(128)[0]
+    index, _ = bank.nearest(codes)
+    for j, anchor in enumerate(bank.active_anchors()):
+        torch.testing.assert_close(anchor, codes[index == j].mean(0))
+        assert bank.usage[j] == pytest.approx(float((index == j).float().mean()))
+
+
+def reseeded():
+    """A bank whose fourth anchor is re-seeded from codes of which one is far from all anchors."""
+    bank = started(dead_after=16)
+    anchor = bank.active_anchors()[0]
+    near = anchor + 0.01 * torch.randn(15, 16, generator=torch.Generator().manual_seed(1))
+    codes = torch.cat([near, -anchor[None]])
+    bank.recent_codes, bank.recent_smiles = codes, named(16, "R")
+    bank._reseed(torch.tensor([3]))
+    return bank, codes
+
+
+def test_an_anchor_is_reseeded_rather_where_none_is_near():
+    bank, codes = reseeded()
+    torch.testing.assert_close(bank.anchors[3], codes[15])
+    assert bank.exemplars[3] == [("R15", pytest.approx(1))]  # its own name
+
+
+@pytest.mark.parametrize("what", ["start", "re-seeding"])
+def test_the_seed_decides(what):
+    """Of k-means, and of the codes that unused anchors are taken from."""
+
+    def anchors(seed):
+        bank = MemoryBank(8, 16, warmup=64, seed=seed)
+        codes = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+        bank.update(codes)
+        if what == "re-seeding":
+            bank.anchors.copy_(codes[:8])
+            bank._reseed(torch.arange(8))
+        return bank.anchors.clone()
+
+    assert torch.equal(anchors(0), anchors(0))
+    assert not torch.equal(anchors(0), anchors(1))
+
+
+def test_recent_codes_are_the_latest_with_their_names():
+    bank = MemoryBank(8, 16, warmup=20)
+    codes = torch.randn(50, 16)
+    for start in range(0, 50, 10):
+        bank.update(codes[start : start + 10], [f"C{i}" for i in range(start, start + 10)])
+    assert torch.equal(bank.recent_codes, codes[30:])
+    assert bank.recent_smiles == [f"C{i}" for i in range(30, 50)]
+    shorter = MemoryBank(8, 16, warmup=7)
+    shorter.load_state_dict(bank.state_dict())
+    assert torch.equal(shorter.recent_codes, codes[43:])
+    assert shorter.recent_smiles == [f"C{i}" for i in range(43, 50)]
+
+
+def test_an_anchor_that_few_molecules_choose_is_not_unused():
+    bank = started()
+    rare, common = bank.active_anchors()[3], bank.active_anchors()[0]
+    bank.update(torch.cat([rare[None], common.expand(39, -1)]))
+    assert bank.idle.tolist() == [0, 40, 40, 0, 40, 40, 40, 40]
+
+
+def test_a_reseeded_anchor_weighs_as_others_do():
+    """It is not thrown out of its place by the first molecule that comes."""
+    bank, _ = reseeded()
+    assert bank.usage[3] == pytest.approx(1 / 8)
