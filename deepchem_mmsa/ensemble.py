@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from deepchem_mmsa.batching import Collator, MoleculeBatch
-from deepchem_mmsa.inference import (
-    NOT_FINITE,
-    evaluating,
-    has_dropout,
-    missing_reason,
-    sample_dropout,
-)
+from deepchem_mmsa.batching import MoleculeBatch
+from deepchem_mmsa.inference import has_dropout, sample_dropout
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.predictor import MMSAPredictor, check_batch_size
 
@@ -173,14 +168,17 @@ def dropout_spread(
     if masks < 2:
         raise ValueError(f"masks={masks}: a deviation needs at least 2; 50 is usual")
 
-    def sample(network: MMSANetwork, batch: MoleculeBatch) -> Tensor:
-        return torch.stack(sample_dropout(network, batch, masks, seed), dim=-1)
-
     molecules = predictor.records(molecules, n_jobs)
     if not molecules:
         nothing = predictor.predict([]).values.astype(float)
         return Spread(nothing, nothing, [])
-    both, reasons = over_batches(predictor, molecules, sample, batch_size, n_jobs)
+    # A copy: dropout is switched inside it, while others may be predicting with the original.
+    own = copy.deepcopy(predictor.network)
+
+    def sample(_: MMSANetwork, batch: MoleculeBatch) -> Tensor:
+        return torch.stack(sample_dropout(own, batch, masks, seed), dim=-1)
+
+    both, reasons = over_batches(predictor, molecules, sample, batch_size)
     return Spread(both[..., 0], both[..., 1], reasons)
 
 
@@ -218,26 +216,6 @@ def over_batches(
     records = predictor.records(molecules, n_jobs)
     if not records:
         raise ValueError("no molecule was given")
-    config = predictor.config
-    # A copy: dropout is switched inside it, while others may be predicting with the original.
-    network = copy.deepcopy(predictor.network)
-    device = next(network.parameters()).device
-    collate = Collator(config.modalities, config.image_size, config.hydrogens)
-    parts: list[np.ndarray] = []
-    reasons: list[str] = []
-    with evaluating(network):
-        for start in range(0, len(records), batch_size):
-            chunk = records[start : start + batch_size]
-            batch = collate(chunk).to(device)
-            values = compute(network, batch).double().cpu().numpy()
-            there = batch.available.any(1).cpu().numpy()
-            values[~there] = np.nan
-            parts.append(values)
-            finite = np.isfinite(values.reshape(len(values), -1)).all(1)
-            reasons += [
-                ("" if sound else NOT_FINITE)
-                if known
-                else missing_reason(record, config.modalities)
-                for known, sound, record in zip(there, finite, chunk)
-            ]
-    return np.concatenate(parts), reasons
+    parts = list(predictor.apply(records, partial(compute, predictor.network), batch_size))
+    values = np.concatenate([part.values for part in parts]).astype(float)
+    return values, [reason for part in parts for reason in part.reasons]

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 from safetensors.torch import load, save
-from torch import nn
+from torch import Tensor, nn
 
 from deepchem_mmsa.batching import Collator, MoleculeBatch
 from deepchem_mmsa.checkpoint import (
@@ -240,8 +240,6 @@ class MMSAPredictor:
         batch_size, n_jobs : int
             As of :meth:`predict`.
         """
-        check_sequence(molecules)
-        check_batch_size(batch_size)
         if what not in ("predict", "embed"):
             raise ValueError(f"what={what!r}: choose 'predict' or 'embed'")
         if what == "predict" and self.config.mode == "pretraining":
@@ -249,7 +247,30 @@ class MMSAPredictor:
                 "this model was pre-trained only and predicts no labels; ask it for embeddings, "
                 "or fine-tune it first"
             )
+        network = self.network
+        compute = network.embed if what == "embed" else lambda batch: network(batch)[0]
+        yield from self.apply(molecules, compute, batch_size, n_jobs)
 
+    def apply(
+        self,
+        molecules: Iterable[object],
+        compute: Callable[[MoleculeBatch], Tensor],
+        batch_size: int = 256,
+        n_jobs: int = 1,
+    ) -> Iterator[Predictions]:
+        """Yield what a function says of one batch after the other; memory stays flat.
+
+        Parameters
+        ----------
+        molecules : iterable of str, rdkit.Chem.Mol or MoleculeViews
+            Read as it is needed.
+        compute : callable
+            Batch → tensor with a row for each of its molecules.
+        batch_size, n_jobs : int
+            As of :meth:`predict`.
+        """
+        check_sequence(molecules)
+        check_batch_size(batch_size)
         stopping = threading.Event()
 
         def blocks() -> Iterator[list[MoleculeViews]]:
@@ -271,22 +292,21 @@ class MMSAPredictor:
                 for part in _chunks(block, batch_size):
                     yield part, self._collate(part)
 
+        device = next(self.network.parameters()).device
         for records, batch in Prefetcher(batches(), stopping=stopping):
-            yield self._answer(records, batch, what)
-
-    def _answer(self, records: list[MoleculeViews], batch: MoleculeBatch, what: str) -> Predictions:
-        batch = batch.to(next(self.network.parameters()).device)
-        with torch.inference_mode():
-            values = self.network(batch)[0] if what == "predict" else self.network.embed(batch)
-        values = values.float().cpu().numpy().copy()
-        reasons = [""] * len(records)
-        for row in (~batch.available.any(1)).nonzero()[:, 0].tolist():
-            values[row] = np.nan
-            reasons[row] = missing_reason(records[row], self.config.modalities)
-        finite = np.isfinite(values.reshape(len(values), -1)).all(1)
-        for row in np.flatnonzero(~finite).tolist():
-            reasons[row] = reasons[row] or NOT_FINITE
-        return Predictions(values, reasons)
+            with torch.inference_mode():
+                told = compute(batch.to(device))
+            # bf16 is no type of numpy.
+            told = told if told.dtype == torch.float64 else told.float()
+            values = told.cpu().numpy().copy()
+            reasons = [""] * len(records)
+            for row in (~batch.available.any(1)).nonzero()[:, 0].tolist():
+                values[row] = np.nan
+                reasons[row] = missing_reason(records[row], self.config.modalities)
+            finite = np.isfinite(values.reshape(len(values), -1)).all(1)
+            for row in np.flatnonzero(~finite).tolist():
+                reasons[row] = reasons[row] or NOT_FINITE
+            yield Predictions(values, reasons)
 
     def _gather(
         self,
