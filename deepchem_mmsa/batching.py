@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from deepchem_mmsa.config import MMSAConfig
 from deepchem_mmsa.layers.fingerprint_encoder import BatchedFingerprints
 from deepchem_mmsa.layers.message_passing import BatchedConformers, BatchedGraph
 from deepchem_mmsa.molecule import (
@@ -95,6 +96,11 @@ class Collator:
     modalities: tuple[str, ...]
     image_size: int = 224
     hydrogens: bool = False
+
+    @classmethod
+    def of(cls, config: MMSAConfig) -> Self:
+        """Return the one that makes what a network reads."""
+        return cls(config.modalities, config.image_size, config.hydrogens)
 
     def __call__(self, records: Sequence[MoleculeViews]) -> MoleculeBatch:
         """Return the batch of the records, in their order.

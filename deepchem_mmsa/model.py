@@ -128,8 +128,8 @@ wandb_logger, loss
             wandb_logger=wandb_logger,
         )
         self.device = distributed.numbered(self.device)  # the same to every thread
-        collate = Collator(self.config.modalities, self.config.image_size, self.config.hydrogens)
-        self._prepare = Preparation(collate, labelled=self.config.mode != "pretraining")
+        labelled = self.config.mode != "pretraining"
+        self._prepare = Preparation(Collator.of(self.config), labelled)
         self.history: list[dict[str, float]] = []
         self.failures: list[tuple[int, str, str]] = []
         self.stop_training = False

@@ -104,9 +104,7 @@ class MMSAPredictor:
             if known and len(known) == self.config.n_classes
             else [str(c) for c in range(self.config.n_classes)]
         )
-        self._collate = Collator(
-            self.config.modalities, self.config.image_size, self.config.hydrogens
-        )
+        self._collate = Collator.of(self.config)
 
     @classmethod
     def from_pretrained(

@@ -108,8 +108,7 @@ def explain(
             f"{missing_reason(record, config.modalities)}"
         )
     device = next(network.parameters()).device
-    collate = Collator(config.modalities, config.image_size, config.hydrogens)
-    batch = collate([record]).to(device)
+    batch = Collator.of(config)([record]).to(device)
 
     with torch.no_grad():
         codes = network.codes(batch)
