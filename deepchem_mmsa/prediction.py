@@ -16,7 +16,7 @@ from torch import Tensor
 from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.evaluate import evaluate, mean_scores
 from deepchem_mmsa.inference import evaluating, has_dropout, missing_reason, sample_dropout
-from deepchem_mmsa.prefetching import Prefetcher
+from deepchem_mmsa.prefetching import prefetched
 from deepchem_mmsa.pretraining import LOSS_TERMS, pretraining_terms
 from deepchem_mmsa.randomness import seeded
 from deepchem_mmsa.saving import SavableModel
@@ -76,7 +76,7 @@ class PredictingModel(SavableModel):
         n = 0
         prepared = ((b[0][0], self._prepare_batch((b[0], None, None))[0]) for b in generator)
         with evaluating(self.model):
-            for records, inputs in Prefetcher(prepared):
+            for records, inputs in prefetched(prepared):
                 missing = ~inputs.available.any(1)
                 outputs = [
                     t.float().masked_fill(_like(missing, t), np.nan) for t in compute(inputs)

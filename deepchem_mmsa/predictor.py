@@ -31,7 +31,7 @@ from deepchem_mmsa.hub import DEFAULT_MODEL, FILES
 from deepchem_mmsa.inference import NOT_FINITE, missing_reason
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
-from deepchem_mmsa.prefetching import Prefetcher
+from deepchem_mmsa.prefetching import prefetched
 from deepchem_mmsa.views import ViewSettings, check_sequence, many_views, molecule_views
 
 _BLOCK = 1024  # molecules featurized at a time by several processes
@@ -286,12 +286,12 @@ class MMSAPredictor:
 
         def batches() -> Iterator[tuple[list[MoleculeViews], MoleculeBatch]]:
             # Other processes make the next block while this one is computed.
-            for block in blocks() if n_jobs == 1 else Prefetcher(blocks(), depth=1):
+            for block in blocks() if n_jobs == 1 else prefetched(blocks(), depth=1):
                 for part in _chunks(block, batch_size):
                     yield part, self._collate(part)
 
         device = next(self.network.parameters()).device
-        for records, batch in Prefetcher(batches(), stopping=stopping):
+        for records, batch in prefetched(batches(), stopping=stopping):
             with torch.inference_mode():
                 told = compute(batch.to(device))
             # bf16 is no type of numpy.

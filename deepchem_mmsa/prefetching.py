@@ -5,17 +5,19 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Generator, Iterable
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-class Prefetcher(Generic[T]):
+def prefetched(
+    items: Iterable[T], depth: int = 2, stopping: threading.Event | None = None
+) -> Generator[T, None, None]:
     """Iterate in a background thread, some items ahead; order and values are unchanged.
 
     Decoding a picture releases the interpreter's lock, so one thread hides the cost of
-    batches behind the arithmetic of the step before. The thread begins when the iterator is
-    made, not when it is first asked.
+    batches behind the arithmetic of the step before. The thread begins at once, and ends when
+    the generator is through, closed or forgotten; an exception in it is raised here.
 
     Parameters
     ----------
@@ -28,57 +30,49 @@ class Prefetcher(Generic[T]):
 
     Examples
     --------
-    >>> list(Prefetcher(range(3)))
+    >>> list(prefetched(range(3)))
     [0, 1, 2]
     """
+    generator = _prefetched(items, depth, stopping or threading.Event())
+    next(generator)
+    return generator
 
-    def __init__(
-        self, items: Iterable[T], depth: int = 2, stopping: threading.Event | None = None
-    ) -> None:
-        self._items = items
-        self._stopping = stopping
-        self._depth = depth
 
-    def __iter__(self) -> Generator[T, None, None]:
-        """Return the items, one after the other; an exception in the thread is raised here."""
-        items = self._iterate()
-        next(items)
-        return items
+def _prefetched(
+    items: Iterable[Any], depth: int, stop: threading.Event
+) -> Generator[Any, None, None]:
+    """Start the thread, yield once, then the items."""
+    ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=depth)
 
-    def _iterate(self) -> Generator[Any, None, None]:
-        """Start the thread, yield once, then the items."""
-        ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=self._depth)
-        stop = self._stopping or threading.Event()
-
-        def put(kind: str, value: Any) -> None:
-            while not stop.is_set():
-                try:
-                    ready.put((kind, value), timeout=0.1)
-                    return
-                except queue.Full:
-                    continue
-
-        def work() -> None:
+    def put(kind: str, value: Any) -> None:
+        while not stop.is_set():
             try:
-                for item in self._items:
-                    put("item", item)
-                    if stop.is_set():
-                        return
-                put("end", None)
-            except BaseException as error:  # handed to the consumer, who raises it
-                put("error", error)
+                ready.put((kind, value), timeout=0.1)
+                return
+            except queue.Full:
+                continue
 
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
+    def work() -> None:
         try:
-            yield None
-            while True:
-                kind, value = ready.get()
-                if kind == "end":
+            for item in items:
+                put("item", item)
+                if stop.is_set():
                     return
-                if kind == "error":
-                    raise value
-                yield value
-        finally:
-            stop.set()
-            thread.join()
+            put("end", None)
+        except BaseException as error:  # handed to the consumer, who raises it
+            put("error", error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield None
+        while True:
+            kind, value = ready.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                raise value
+            yield value
+    finally:
+        stop.set()
+        thread.join()

@@ -26,7 +26,7 @@ from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.epochs import EpochBatch, step_seed
 from deepchem_mmsa.interruption import Interruption, exception_of
 from deepchem_mmsa.loading import PreparedBatch
-from deepchem_mmsa.prefetching import Prefetcher
+from deepchem_mmsa.prefetching import prefetched
 from deepchem_mmsa.pretraining import LOSS_TERMS
 from deepchem_mmsa.randomness import seeded
 from deepchem_mmsa.run_folder import RunFolder
@@ -202,7 +202,7 @@ def train(
     with (
         closing(prepared),
         # A run that was killed between its last step and its end has only the end to do.
-        closing(iter(Prefetcher(() if model.stop_training else placed))) as ready,
+        closing(prefetched(() if model.stop_training else placed)) as ready,
         Interruption() as interruption,
         tqdm(total=total_steps, initial=done, unit="step", file=sys.stderr, mininterval=0.5,
              disable=hidden if distributed.rank() == 0 else True, dynamic_ncols=True) as bar,

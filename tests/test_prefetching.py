@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from deepchem_mmsa.prefetching import Prefetcher
+from deepchem_mmsa.prefetching import prefetched
 
 
 def test_keeps_order_and_raises_in_place():
@@ -15,14 +15,14 @@ def test_keeps_order_and_raises_in_place():
 
     seen = []
     with pytest.raises(KeyError, match="broken"):
-        for item in Prefetcher(items()):
+        for item in prefetched(items()):
             seen.append(item)
     assert seen == list(range(20))
 
 
 def test_stops_its_thread_when_left_early():
     before = threading.active_count()
-    for item in Prefetcher(iter(range(10**9)), depth=2):
+    for item in prefetched(iter(range(10**9)), depth=2):
         if item == 3:
             break
     deadline = time.time() + 5
@@ -38,7 +38,7 @@ def test_begins_before_it_is_asked_and_stops_when_closed():
         begun.set()
         yield from range(100)
 
-    iterator = iter(Prefetcher(items()))
+    iterator = prefetched(items())
     assert begun.wait(5)
     iterator.close()
     assert threading.active_count() == before

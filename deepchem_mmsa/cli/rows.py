@@ -21,7 +21,7 @@ from deepchem_mmsa._version import __version__
 from deepchem_mmsa.cli.ahead import records_ahead, threads_beside
 from deepchem_mmsa.cli.console import Console, ExitCode, Failure, Interrupted
 from deepchem_mmsa.hub import find_model, members
-from deepchem_mmsa.prefetching import Prefetcher
+from deepchem_mmsa.prefetching import prefetched
 from deepchem_mmsa.tables import (
     Table,
     TableError,
@@ -210,7 +210,7 @@ def compute_table(
 
         made = chunks()
         if prepare:
-            made = stack.enter_context(closing(iter(Prefetcher(chunks(), depth=4))))
+            made = stack.enter_context(closing(prefetched(chunks(), depth=4)))
         compute = load()
         take_all_threads = stack.enter_context(threads_beside(ahead[1] if prepare else 0))
         progress = stack.enter_context(console.progress(what, total))
