@@ -200,7 +200,7 @@ def opened(folder: Path, config: MMSAConfig, console: Console) -> tuple[ShardSet
     note_failures(console, status, reasons, " and are left out")
     told = folder / "rows.csv"  # that featurize wrote: the table's columns, then two of its own
     if told.is_file():
-        given = pd.read_csv(told, keep_default_na=False).iloc[:, :-2]
+        given = pd.read_csv(told, keep_default_na=False, dtype=str).iloc[:, :-2]
         if len(given) == len(shards):
             for name in {"status", "reason"}.intersection(given):
                 (free,) = new_names(given, [f"given_{name}"])
