@@ -89,6 +89,13 @@ def test_a_file_that_cannot_be_meant_is_refused(mmsa, table, tmp_path, content, 
     assert words in text
 
 
+def test_a_file_gives_fields_of_the_network_as_yaml_has_them(mmsa, tmp_path):
+    (tmp_path / "c.yaml").write_text("set: {clip_norm: null, modalities: [graph], n_anchor: 3}")
+    done = mmsa("pretrain", "in.csv", "-o", tmp_path / "o", "--config", tmp_path / "c.yaml")
+    assert done.exit_code == ExitCode.USAGE  # all but the last are understood
+    assert "unknown argument 'n_anchor'" in " ".join(done.stderr.replace("│", " ").split())
+
+
 def test_fields_of_the_network_are_checked():
     assert options.network_fields(["graph-width=8", "head_layers=1"])["graph_width"] == 8
     for text in ("graph_widht=8", "graph_width", "graph_width=-1"):
