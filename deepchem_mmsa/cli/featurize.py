@@ -23,7 +23,7 @@ def featurize(
     ] = False,
     timeout: Annotated[
         float, typer.Option(min=0, help="Seconds for a conformer before it is given up.")
-    ] = 10.0,
+    ] = 5.0,
     shard_size: Annotated[int, typer.Option(min=1, help="Molecules per shard.")] = 1000,
     seed: options.Seed = 0,
     smiles_column: options.SmilesColumn = None,

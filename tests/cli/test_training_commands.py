@@ -12,6 +12,7 @@ import yaml
 from deepchem_mmsa import MMSAModel
 from deepchem_mmsa.run_folder import RunFolder
 from deepchem_mmsa.shards import ShardSet
+from deepchem_mmsa.views import ViewSettings
 from tests.fixtures import SMILES
 
 RECIPE = Path(__file__).parents[2] / "examples" / "recipes" / "classification.yaml"
@@ -355,6 +356,13 @@ def test_the_columns_of_a_table_do_not_decide_what_is_trained_on(mmsa, mmsa_json
     again = mmsa("pretrain", tmp_path / "b", *asked, "--epochs", 2, "--resume")
     assert again.exit_code == 2
     assert "began with another input" in again.output
+
+
+def test_records_are_made_as_prediction_makes_them(mmsa, labelled, tmp_path):
+    """What is not asked for is the same in featurize, finetune and predict."""
+    done = mmsa("featurize", labelled, "-o", tmp_path / "r", "--modalities", "graph")
+    assert done.exit_code == 0, done.output
+    assert ShardSet.open(tmp_path / "r").settings == ViewSettings(("graph",))
 
 
 def test_a_table_without_any_molecule_is_an_input_error(mmsa, tmp_path):
