@@ -210,10 +210,10 @@ class PredictingModel(SavableModel):
         return super().fit_on_batch(X, y, w, *arguments, **named)
 
     def compute_saliency(self, X: Any) -> np.ndarray:
-        """Refuse: a molecule is no array with a gradient; use :func:`deepchem_mmsa.explain`."""
+        """Refuse: a molecule is no array; use :func:`deepchem_mmsa.explain.explain`."""
         raise NotImplementedError(
-            "a molecule is no array of numbers: deepchem_mmsa.explain(model, smiles) says what "
-            "each atom contributes"
+            "a molecule is no array of numbers: deepchem_mmsa.explain.explain(model, smiles) says "
+            "what each atom contributes"
         )
 
     def evaluate_generator(

@@ -347,7 +347,6 @@ class SavableModel(TorchModel):
         include_top: bool = False,
         inputs: Any = None,
         components: Sequence[str] | None = None,
-        **kwargs: Any,
     ) -> None:
         """Copy components by name, buffers (batch norm, memory) included.
 
@@ -358,7 +357,7 @@ class SavableModel(TorchModel):
         assignment_map, value_map, inputs
             As in ``TorchModel``, for copying single parameters.
         checkpoint, model_dir : str, optional
-            A checkpoint of the source to read first.
+            A checkpoint of the source to read first, where that is a model.
         include_top : bool
             Whether the head is copied too, with the scale of the labels.
         components : sequence of str, optional
@@ -368,12 +367,13 @@ class SavableModel(TorchModel):
         ------
         CheckpointError
             If a component is missing in the source or has other shapes; nothing is copied.
+        ValueError
+            For a checkpoint of a source that is none but an export.
         """
         if assignment_map is not None or value_map is not None:
             super().load_from_pretrained(
-                source_model, assignment_map, value_map, checkpoint, model_dir, include_top,
-                inputs, **kwargs,
-            )  # fmt: skip
+                source_model, assignment_map, value_map, checkpoint, model_dir, include_top, inputs
+            )
             return
         if isinstance(source_model, SavableModel):
             if checkpoint is not None or model_dir is not None:
@@ -390,6 +390,11 @@ class SavableModel(TorchModel):
             )
             name = "the source model"
         else:
+            if checkpoint is not None or model_dir is not None:
+                raise ValueError(
+                    f"{source_model} is an exported model, which has no checkpoints: leave "
+                    "checkpoint and model_dir away"
+                )
             source, name = files.load_pretrained(source_model), str(source_model)
         if components is None:
             top = TOP[1:] if include_top else TOP

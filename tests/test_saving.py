@@ -129,8 +129,18 @@ def test_a_copy_has_a_folder_of_its_own(make_model, graph_dataset):
     gc.collect()
     assert folder.is_dir()
     model.save_checkpoint()
-    with pytest.raises(NotImplementedError, match="deepchem_mmsa.explain"):
+    with pytest.raises(NotImplementedError, match=r"deepchem_mmsa\.explain\.explain\(model"):
         model.compute_saliency(graph_dataset.X[0])
+
+
+def test_what_cannot_be_meant_is_no_copy_of_everything(make_model, tmp_path):
+    source = make_model(mode="pretraining")
+    target = make_model(mode="regression", seed=3)
+    with pytest.raises(TypeError, match="component"):
+        target.load_from_pretrained(source, component=["graph"])
+    source.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no checkpoints"):
+        target.load_from_pretrained(tmp_path, checkpoint="checkpoint1.pt")
 
 
 def test_a_view_without_weights_is_named():
