@@ -28,6 +28,7 @@ from deepchem_mmsa import hub
 from deepchem_mmsa._version import __version__
 from deepchem_mmsa.atomic import sync_folder, write_atomically, write_together
 from deepchem_mmsa.config import ARCHITECTURE, MMSAConfig
+from deepchem_mmsa.views import FEATURE_VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -240,7 +241,7 @@ def export(
         "package_version": __version__,
         "sha256": hashlib.sha256(weights).hexdigest(),
         "config": config.to_dict(),
-        "metadata": dict(metadata),
+        "metadata": {"feature_version": FEATURE_VERSION, **metadata},
     }
     contents = {"model.safetensors": weights}
     described["exemplars_sha256"] = None

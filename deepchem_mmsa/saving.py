@@ -16,7 +16,6 @@ from torch import nn
 from deepchem_mmsa import checkpoint as files
 from deepchem_mmsa import distributed
 from deepchem_mmsa.config import ARCHITECTURE, MMSAConfig
-from deepchem_mmsa.featurizer import FEATURE_VERSION
 from deepchem_mmsa.molecule import MODALITIES
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.run_folder import RunFolder
@@ -281,7 +280,6 @@ class SavableModel(TorchModel):
             "labels_seen": self._labels_seen,
             "from_labels": self._from_labels or self._labels_seen,
             "classes": self.classes,
-            "feature_version": FEATURE_VERSION,
             **(metadata or {}),
         }
         files.export(folder, self.model, self.config, remembered, notes, precision)

@@ -26,7 +26,7 @@ from deepchem_mmsa import (
 )
 from deepchem_mmsa.cli.predict import prediction_columns
 from deepchem_mmsa.ensemble import check_alike
-from deepchem_mmsa.views import ViewSettings, many_views
+from deepchem_mmsa.views import FEATURE_VERSION, ViewSettings, many_views
 from tests.fixtures import SMILES
 
 TINY = {
@@ -343,7 +343,9 @@ def test_pickles_hold_no_module_and_answer_the_same(fitted, fitted_classifier, f
 
 def test_exported_models_answer_the_same(fitted, tmp_path):
     fitted.save_pretrained(tmp_path / "one")
-    predicted = MMSAPredictor.from_pretrained(tmp_path / "one").predict(SMILES).values[:, 0]
+    exported = MMSAPredictor.from_pretrained(tmp_path / "one")
+    assert exported.metadata["feature_version"] == FEATURE_VERSION
+    predicted = exported.predict(SMILES).values[:, 0]
     np.testing.assert_allclose(predicted, fitted.predict(SMILES), rtol=1e-6)
     several = regressor(n_models=2).fit(SMILES, Y)
     several.save_pretrained(tmp_path / "two")
