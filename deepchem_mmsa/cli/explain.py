@@ -60,6 +60,7 @@ def explain(
         other_table,
     )
     from deepchem_mmsa.explain import explain as explain_molecule
+    from deepchem_mmsa.explain import read_references
 
     console = Console(quiet, as_json)
     if reference == "-":
@@ -82,11 +83,12 @@ def explain(
             f"--target {target}: the classes of {model} are 0 to {predictor.config.n_classes - 1}",
             ExitCode.USAGE,
         )
-    known: list[MoleculeViews] = []
+    records: list[MoleculeViews] = []
     if reference:
         option = "--reference-column"
         for table in other_table(reference, reference_column, smiles_column, option):
-            known += predictor.records(table.smiles)
+            records += predictor.records(table.smiles)
+    known = read_references(predictor, records)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

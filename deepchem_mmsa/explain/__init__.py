@@ -20,6 +20,7 @@ from deepchem_mmsa.explain.mapping import to_atoms, to_bonds
 from deepchem_mmsa.explain.structure import (
     Anchor,
     Reference,
+    References,
     memory_anchors,
     nearest_references,
 )
@@ -31,7 +32,15 @@ from deepchem_mmsa.views import molecule_views
 from deepchem_mmsa.views.fingerprint import DESCRIPTORS
 from deepchem_mmsa.views.topology import canonical_order, read_smiles
 
-__all__ = ["Anchor", "Explanation", "Reference", "ViewShare", "explain"]
+__all__ = [
+    "Anchor",
+    "Explanation",
+    "Reference",
+    "References",
+    "ViewShare",
+    "explain",
+    "read_references",
+]
 
 
 def explain(
@@ -40,7 +49,7 @@ def explain(
     task: int | str = 0,
     target: int | None = None,
     *,
-    references: Sequence[object] = (),
+    references: Sequence[object] | References = (),
     n_anchors: int = 5,
     n_references: int = 5,
     tolerance: float = 0.02,
@@ -59,8 +68,9 @@ def explain(
         Number or name of the output.
     target : int, optional
         The class to explain; 1 where there are two classes, otherwise the likeliest one.
-    references : sequence of str, rdkit.Chem.Mol or MoleculeViews, optional
-        Molecules to search for near ones, for example the training set.
+    references : sequence of str, rdkit.Chem.Mol or MoleculeViews, or References, optional
+        Molecules to search for near ones, for example the training set. Where several molecules
+        are explained, :func:`read_references` embeds these once.
     n_anchors, n_references : int
         How many to return.
     tolerance : float
@@ -123,7 +133,13 @@ def explain(
             raise ValueError(f"target={target}: a regression has no classes, leave it out")
         without = _without_each_view(network, batch, codes, task, target)
         output = float(explained_output(network, embedding, task, target))
-    nearest = _nearest(predictor, embedding, references, task, target, n_references)
+    if not isinstance(references, References):
+        references = _embedded(predictor, references)
+    place = (slice(None), task) if target is None else (slice(None), task, target)
+    nearest = nearest_references(
+        embedding[0].cpu().numpy(), references.embeddings, references.predictions[place],
+        references.smiles, n_references,
+    )  # fmt: skip
     attribution = integrate(network, batch, task, target, tolerance, max_steps, batch_size)
 
     missing = {m: missing_reason(record, (m,)) for m in config.modalities
@@ -152,6 +168,42 @@ def explain(
         residual=attribution.residual,
         reasons={**attribution.reasons, **missing},
     )
+
+
+def read_references(model: Any, molecules: Sequence[object]) -> References:
+    """Embed molecules that others are to be compared with, for :func:`explain`.
+
+    Parameters
+    ----------
+    model : MMSAPredictor, MMSAModel or MMSANetwork
+        The one that is explained.
+    molecules : sequence of str, rdkit.Chem.Mol or MoleculeViews
+
+    Raises
+    ------
+    TypeError
+        If it is a single text or a table.
+
+    Examples
+    --------
+    >>> from deepchem_mmsa.config import MMSAConfig
+    >>> network = MMSANetwork(MMSAConfig(mode="regression", modalities=("graph",), graph_width=16))
+    >>> known = read_references(network, ["CCN", "OCC"])
+    >>> explain(network, "CCO", references=known, max_steps=16).references[0].smiles
+    'CCO'
+    """
+    return _embedded(_own_predictor(model), molecules)
+
+
+def _embedded(predictor: MMSAPredictor, molecules: Sequence[object]) -> References:
+    network = predictor.network
+    records = predictor.records(molecules)
+    embeddings = predictor.embed(records).values
+    with torch.no_grad():
+        known = torch.from_numpy(np.nan_to_num(embeddings))
+        known = known.to(next(network.parameters()).device)
+        predictions = network.supervised_outputs(known)[0].cpu().numpy()
+    return References([record.smiles for record in records], embeddings, predictions)
 
 
 # ---- what is asked ------------------------------------------------------------------------
@@ -247,31 +299,3 @@ def _shares(
             )
         )
     return shares
-
-
-def _nearest(
-    predictor: MMSAPredictor,
-    embedding: torch.Tensor,
-    references: Sequence[object],
-    task: int,
-    target: int | None,
-    n: int,
-) -> list[Reference]:
-    if not len(references):
-        return []
-    if isinstance(references, str):
-        raise TypeError(f"references must be a sequence of molecules, not one text: {references!r}")
-    records = predictor.records(references)
-    embeddings = predictor.embed(records).values
-    network = predictor.network
-    with torch.no_grad():
-        device = next(network.parameters()).device
-        known = torch.from_numpy(np.nan_to_num(embeddings)).to(device)
-        predictions = network.supervised_outputs(known)[0][:, task].cpu().numpy()
-    return nearest_references(
-        embedding[0].cpu().numpy(),
-        embeddings,
-        predictions if target is None else predictions[:, target],
-        [record.smiles for record in records],
-        n,
-    )

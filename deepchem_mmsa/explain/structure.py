@@ -12,7 +12,7 @@ from torch import Tensor
 from deepchem_mmsa.layers.hypergraph import cosine_similarity, nearest_nodes_hypergraph
 from deepchem_mmsa.network import MMSANetwork
 
-__all__ = ["Anchor", "Reference", "memory_anchors", "nearest_references"]
+__all__ = ["Anchor", "Reference", "References", "memory_anchors", "nearest_references"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,25 @@ class Reference:
     smiles: str
     similarity: float
     prediction: float
+
+
+@dataclass(frozen=True)
+class References:
+    """Molecules given for comparison, embedded: made once, they serve many explanations.
+
+    Parameters
+    ----------
+    smiles : list of str
+        ``[N]``.
+    embeddings : np.ndarray
+        ``[N, d]``; NaN rows where the model reads no view of the molecule.
+    predictions : np.ndarray
+        ``[N, T]`` values or ``[N, T, C]`` probabilities.
+    """
+
+    smiles: list[str]
+    embeddings: np.ndarray
+    predictions: np.ndarray
 
 
 @torch.no_grad()

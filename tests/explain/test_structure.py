@@ -2,7 +2,8 @@
 
 import pytest
 
-from deepchem_mmsa.explain import explain
+from deepchem_mmsa.explain import explain, read_references
+from deepchem_mmsa.predictor import MMSAPredictor
 from tests.explain.small import IBUPROFEN, QUICK
 
 
@@ -23,10 +24,15 @@ def test_anchors_come_with_address_membership_and_exemplars(net):
     assert {a.index for a in few.anchors} == members | {why.anchors[0].index}
 
 
-def test_a_molecule_is_its_own_nearest_reference(net):
+def test_a_molecule_is_its_own_nearest_reference(net, monkeypatch):
     given = ["C1CC", "c1ccccc1", "OCC", "CCCCN"]
     why = explain(net, "CCO", references=given, n_references=2, **QUICK)
     assert why.references[0].row == 2
     assert why.references[0].similarity == pytest.approx(1, abs=1e-5)
     assert why.references[0].prediction == pytest.approx(why.prediction, abs=1e-6)
     assert len(why.references) == 2  # and the unreadable one is none of them
+    with monkeypatch.context() as m:
+        known = read_references(net, given)
+        m.setattr(MMSAPredictor, "embed", None)  # they are not embedded once more
+        again = explain(net, "CCO", references=known, n_references=2, **QUICK)
+    assert again.references == why.references
