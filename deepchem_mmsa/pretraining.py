@@ -196,7 +196,7 @@ def _descriptor_loss(
 def _statistics(codes: Tensor, available: Tensor) -> dict[str, float]:
     """Return the spread of the codes and retrieval between modalities within the batch."""
     if not len(codes):
-        return {"code_std": math.nan, "retrieval": math.nan}
+        return dict.fromkeys(STATISTICS, math.nan)
     there = available.unsqueeze(-1)
     unit = nn.functional.normalize(codes, dim=-1).masked_fill(~there, 0.0)
     n = there.sum(0)  # [M, 1]
@@ -211,8 +211,7 @@ def _statistics(codes: Tensor, available: Tensor) -> dict[str, float]:
         share = ((likeness.argmax(1) == rows) & both).sum() / both.sum()
         found.append(torch.where(both.sum() > 1, share, torch.nan))
     # A GPU is waited for once.
-    code_std, retrieval = torch.stack([spread, torch.stack(found).nanmean()]).tolist()
-    return {"code_std": code_std, "retrieval": retrieval}
+    return dict(zip(STATISTICS, torch.stack([spread, torch.stack(found).nanmean()]).tolist()))
 
 
 def mask_atoms(graph: BatchedGraph, rate: float) -> tuple[BatchedGraph, Tensor, Tensor]:

@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from filelock import FileLock, Timeout
@@ -75,12 +74,7 @@ class RunFolder:
             leftover.unlink(missing_ok=True)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Let the folder go."""
         if self._current() == self._identity:
             (self.path / OWNER).unlink(missing_ok=True)

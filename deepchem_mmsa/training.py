@@ -151,7 +151,7 @@ def folder_held(model: MMSAModel, run: Run) -> Iterator[None]:
     finally:
         model._folder = None
         if distributed.rank() == 0:
-            folder.__exit__(None, None, None)
+            folder.__exit__()
 
 
 def train(

@@ -20,7 +20,7 @@ from functools import lru_cache
 from rdkit import Chem
 from rdkit import __version__ as RDKIT_VERSION
 
-from deepchem_mmsa.molecule import MoleculeViews
+from deepchem_mmsa.molecule import UNREADABLE, MoleculeViews
 from deepchem_mmsa.views.conformer import Conformer, ConformerError, supplied_conformer
 from deepchem_mmsa.views.conformer import conformer as make_conformer  # not to hide its module
 from deepchem_mmsa.views.depiction import DepictionError, draw
@@ -305,7 +305,7 @@ def _prepare(molecule: object, settings: ViewSettings) -> _Task:
             return _Task(molecule.smiles, record=molecule)
         # A row that its file could not even give as text or molecule: its reason is known.
         reason = next(iter(molecule.reasons.values()), "no molecule")
-        return _Task(molecule.smiles, reason=reason.removeprefix("unreadable: "))
+        return _Task(molecule.smiles, reason=reason.removeprefix(UNREADABLE))
     try:
         ordered, _ = canonical_order(molecule)
         assert isinstance(molecule, Chem.Mol)
