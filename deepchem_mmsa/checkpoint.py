@@ -28,7 +28,7 @@ from deepchem_mmsa import hub
 from deepchem_mmsa._version import __version__
 from deepchem_mmsa.atomic import sync_folder, write_atomically, write_together
 from deepchem_mmsa.config import ARCHITECTURE, MMSAConfig
-from deepchem_mmsa.views import FEATURE_VERSION
+from deepchem_mmsa.views import FEATURE_VERSION, compare_features
 
 logger = logging.getLogger(__name__)
 
@@ -348,6 +348,7 @@ def _read_export(folder: Path) -> Pretrained:
         raise CheckpointError(
             f"{folder} has format {described['format']}, this package reads {FORMAT}"
         )
+    compare_features(metadata.get("feature_version", FEATURE_VERSION), folder)
     # Read once: what was checked is what is loaded. (And `load_file` of safetensors 0.8.0 keeps
     # two objects of each tensor for good, which a service would feel.)
     weights = folder / "model.safetensors"

@@ -111,6 +111,14 @@ class PredictingModel(SavableModel):
             return outputs[:1]
         return [outputs[i] for i in self._loss_outputs]
 
+    def get_task_type(self) -> str:
+        """Return the mode: "classification", "regression" or "pretraining"."""
+        return self.config.mode
+
+    def get_num_tasks(self) -> int:
+        """Return the number of label columns; 0 for a model without a head."""
+        return 0 if self.config.mode == "pretraining" else self.config.n_tasks
+
     def validation_loss(self, dataset: Any) -> float:
         """Return the loss over a dataset in evaluation mode, weighted by the labels there.
 

@@ -29,6 +29,12 @@ def test_fine_tuning_leaves_the_memory_alone(make_model, dataset):
     assert torch.equal(model.model.memory.anchors, anchors)
 
 
+def test_deepchem_is_told_the_kind_and_number_of_tasks(make_model):
+    model = make_model(mode="classification", n_tasks=3)
+    assert (model.get_task_type(), model.get_num_tasks()) == ("classification", 3)
+    assert make_model(mode="pretraining").get_num_tasks() == 0
+
+
 # ---- what cannot be ---------------------------------------------------------------------
 
 

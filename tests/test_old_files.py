@@ -36,7 +36,9 @@ def test_there_are_some():
 
 
 def test_an_old_model_predicts_what_it_did(old, expected, records):
-    predictor = MMSAPredictor.from_pretrained(old / "model")
+    version = json.loads((old / "model" / "config.json").read_text())["metadata"]["feature_version"]
+    with pytest.warns(UserWarning, match=f"trained on features of version {version}, and"):
+        predictor = MMSAPredictor.from_pretrained(old / "model")
     for found, key in (
         (predictor.predict(records), "predictions"),
         (predictor.embed(records), "embeddings"),

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -172,8 +173,11 @@ def command(app: typer.Typer, example: str) -> Callable[[Callable[..., None]], C
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> None:
+            quiet = bool(kwargs.get("quiet") or kwargs.get("as_json"))
             try:
-                function(*args, **kwargs)
+                with warnings.catch_warnings():
+                    warnings.showwarning = functools.partial(_warned, Console(quiet))
+                    function(*args, **kwargs)
             except _EXPECTED as error:
                 if os.environ.get("MMSA_DEBUG"):
                     raise
@@ -185,6 +189,11 @@ def command(app: typer.Typer, example: str) -> Callable[[Callable[..., None]], C
         return app.command(epilog=f"Example: {example}")(guarded)
 
     return register
+
+
+def _warned(console: Console, message: Warning | str, *_: Any, **__: Any) -> None:
+    """Show a warning as a note: a chemist has no use for the line of code that it comes from."""
+    console.note(str(message))
 
 
 def _explained(error: BaseException) -> tuple[ExitCode, str]:

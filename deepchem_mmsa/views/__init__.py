@@ -12,10 +12,12 @@ import multiprocessing
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from rdkit import Chem
 from rdkit import __version__ as RDKIT_VERSION
@@ -55,6 +57,26 @@ _NICE = 10  # of workers in the background
 _SECONDS = 60.0  # of processor time for one molecule, beside those for its conformer
 _warming: list[threading.Thread] = []  # those that start processes
 _MAX_REASON = 500  # characters; RDKit's messages repeat the whole input
+
+
+def compare_features(version: Any, model: object) -> None:
+    """Warn of a model that was trained on records of another version than are made here.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> with warnings.catch_warnings(record=True) as told:
+    ...     compare_features(2, "runs/old")
+    >>> str(told[0].message)[:57]
+    'runs/old was trained on features of version 2, and those '
+    """
+    if version != FEATURE_VERSION:
+        warnings.warn(
+            f"{model} was trained on features of version {version}, and those made here are of "
+            f"version {FEATURE_VERSION}: it is asked about what it was not trained on; train it "
+            "again, or use the version of this package that made it",
+            stacklevel=2,
+        )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import pytest
 from deepchem_mmsa import __version__
 from deepchem_mmsa.cli import app, options
 from deepchem_mmsa.cli.console import ExitCode
+from tests.old_files import OLD
 
 COMMANDS = [c.callback.__name__ for c in app.registered_commands]
 
@@ -220,3 +221,14 @@ def test_wrong_options_are_json_where_that_was_asked_for(arguments, monkeypatch,
     said = json.loads(capsys.readouterr().err)
     assert said["exit_code"] == 2
     assert said["error"]
+
+
+def test_a_warning_is_a_note_without_lines_of_code(mmsa, tmp_path):
+    (tmp_path / "in.csv").write_text("smiles\nCCO\n")
+    model = next(OLD.iterdir()) / "model"
+    arguments = ("predict", tmp_path / "in.csv", "-m", model, "-o", tmp_path / "out.csv")
+    done = mmsa(*arguments)
+    assert done.exit_code == 0
+    assert f"{model} was trained on features of version" in done.stderr
+    assert ".py" not in done.stderr
+    assert mmsa(*arguments, "--quiet").stderr == ""
