@@ -12,11 +12,14 @@ from sklearn.base import BaseEstimator
 
 from deepchem_mmsa.molecule import MoleculeViews
 
+Failure = tuple[int, str, str]
+"""Row, SMILES and reason of a molecule that cannot be served."""
+
 
 class MoleculeReader(BaseEstimator):
     """What the estimators share: reading X, and telling which rows cannot be served."""
 
-    failures_: list[tuple[int, str, str]]
+    failures_: list[Failure]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -26,8 +29,8 @@ class MoleculeReader(BaseEstimator):
         tags.input_tags.allow_nan = True  # a missing molecule is a failure of its row
         return tags
 
-    def _molecules(self, X: Any) -> list[object]:
-        """Return the molecules of X."""
+    def _molecules(self, X: Any, reset: bool) -> list[object]:
+        """Return the molecules of X; `reset` says that an estimator is being fit."""
         if isinstance(X, (str, bytes)) or not hasattr(X, "__len__"):
             raise ValueError(
                 f"X={X!r} is not a sequence of molecules; give a list, an array, a Series or a "

@@ -75,7 +75,7 @@ class MMSATransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Molecul
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Load the model; `y` is ignored."""
-        self._molecules(X)
+        self._molecules(X, reset=True)
         self.predictor_ = MMSAPredictor.from_pretrained(self.model, self.device)
         self.failures_ = []
         return self
@@ -93,7 +93,7 @@ class MMSATransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Molecul
             float32 ``[N, d]``; NaN rows for unreadable molecules, of which a warning tells.
         """
         check_is_fitted(self)
-        molecules = self._molecules(X)
+        molecules = self._molecules(X, reset=False)
         values, reasons = self.predictor_.embed(molecules, self.batch_size, self.n_jobs)
         self._warn(reasons, molecules, "cannot be embedded and got NaN")
         return values
