@@ -126,7 +126,8 @@ def explain(
         names = ["prediction", "output", "baseline"]
         names += [f"share_{name}" for name in predictor.config.modalities]
         frame = pd.DataFrame(rows, columns=[*names, "page"])
-        return frame.astype(dict.fromkeys(names, float)), reasons
+        # In the precision of a network's answer, which is that of its digits.
+        return frame.astype(dict.fromkeys(names, "float32")), reasons
 
     compute_table(
         console, "explain", source, str(Path(output) / "explanations.csv"), lambda: compute,
