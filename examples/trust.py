@@ -120,8 +120,8 @@ def run(name: str, model: str, a: argparse.Namespace) -> dict[str, Any]:
     train, held = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
     kind = MMSARegressor if mode == "regression" else MMSAClassifier
     estimator = kind(
-        model, n_models=a.members, nb_epoch=a.epochs, on_error="drop", random_state=a.seed,
-        n_jobs=a.jobs,
+        model, n_models=a.members, nb_epoch=a.epochs, learning_rate=1e-3, on_error="drop",
+        random_state=a.seed, n_jobs=a.jobs,
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # unreadable molecules are counted below
