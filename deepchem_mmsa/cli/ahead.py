@@ -57,19 +57,19 @@ def described(folder: Path) -> tuple[MMSAConfig, ViewSettings] | None:
 
 @contextmanager
 def records_ahead(settings: ViewSettings | None, jobs: int) -> Iterator[Prepare | None]:
-    """Hold processes that make the records of a table.
+    """Hold processes that make the records of a table; a molecule that crashes one costs its row.
 
     Yields
     ------
     callable or None
-        Table → records; None for one process, which has nobody to work ahead for it.
+        Table → records; None where it is not known yet what a record holds.
     """
-    if jobs == 1 or settings is None:
+    if settings is None:
         yield None
         return
     from deepchem_mmsa.molecule import MoleculeViews
 
-    with record_maker(settings, jobs, background=True) as make:
+    with record_maker(settings, jobs, contained=True, background=jobs != 1) as make:
         yield lambda table: [MoleculeViews.from_bytes(data) for data in make(table.smiles)]
 
 

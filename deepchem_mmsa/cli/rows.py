@@ -209,10 +209,11 @@ def compute_table(
             all_made.set()
 
         made = chunks()
-        if prepare:
+        beside = ahead[1] if prepare and ahead[1] != 1 else 0  # processes at work meanwhile
+        if beside:
             made = stack.enter_context(closing(prefetched(chunks(), depth=4)))
         compute = load()
-        take_all_threads = stack.enter_context(threads_beside(ahead[1] if prepare else 0))
+        take_all_threads = stack.enter_context(threads_beside(beside))
         progress = stack.enter_context(console.progress(what, total))
 
         def frames() -> Iterator[pd.DataFrame]:

@@ -4,6 +4,8 @@ import csv
 import gzip
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +16,14 @@ import pytest
 from filelock import FileLock
 from joblib import cpu_count
 
-from deepchem_mmsa import MMSAPredictor
+from deepchem_mmsa import MMSAPredictor, views
 from deepchem_mmsa.applicability import ApplicabilityDomain
 from deepchem_mmsa.cli import ahead, rows
 from deepchem_mmsa.cli.console import ExitCode
 from deepchem_mmsa.cli.rows import read_part
 from deepchem_mmsa.ensemble import dropout_spread, ensemble_spread
 from deepchem_mmsa.tables import read_chunks, write_table
+from deepchem_mmsa.views.isolation import AVAILABLE
 from tests.conftest import DRUGS
 
 SMILES = ["CCO", "C1CC", "", "c1ccccc1", "CCN"]
@@ -159,7 +162,7 @@ def test_an_interrupted_run_goes_on_where_it_was(mmsa, models, table, tmp_path, 
     predict, asked = MMSAPredictor.predict, []
 
     def interrupted(self, molecules, *arguments):
-        asked.append(list(molecules))
+        asked.append([molecule.smiles for molecule in molecules])
         if len(asked) == 2:
             raise KeyboardInterrupt
         return predict(self, molecules, *arguments)
@@ -184,7 +187,7 @@ def test_what_was_kept_of_another_input_is_not_taken_up(mmsa, models, table, tmp
     asked = []
 
     def interrupted(self, molecules, *arguments):
-        asked.append(list(molecules))
+        asked.append([molecule.smiles for molecule in molecules])
         if len(asked) == 2:
             raise KeyboardInterrupt
         return predict(self, molecules, *arguments)
@@ -300,6 +303,34 @@ def test_a_fault_while_working_ahead_ends_the_run(mmsa, models, tmp_path):
     assert done.exit_code == 3
     assert "line 3 has 2 cells" in done.stderr
     assert not (tmp_path / "o.csv").exists()
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="needs fork")
+@pytest.mark.parametrize("command", ["predict", "embed", "neighbors"])
+def test_a_molecule_that_crashes_costs_its_row(mmsa, models, table, tmp_path, monkeypatch, command):
+    """In one process too, which is what a small table gets."""
+    make, here = views._make, os.getpid()
+
+    def deadly(task, settings):
+        if task.smiles == "CCN":
+            assert os.getpid() != here
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return make(task, settings)
+
+    model = models["regression" if command == "predict" else "pretraining"]
+    (tmp_path / "known.smi").write_text("CCO\nCCC\n")
+    more = ["-r", tmp_path / "known.smi", "-k", 1] if command == "neighbors" else []
+    arguments = [command, table, "-m", model, "--jobs", 1, *more]
+    assert mmsa(*arguments, "-o", tmp_path / "straight.csv").exit_code == 0
+    monkeypatch.setattr(views, "_make", deadly)
+    assert mmsa(*arguments, "-o", tmp_path / "out.csv").exit_code == 0
+    straight, found = (
+        pd.read_csv(tmp_path / name, dtype=str, keep_default_na=False)
+        for name in ("straight.csv", "out.csv")
+    )
+    pd.testing.assert_frame_equal(found[:4], straight[:4])
+    assert found["mmsa_status"].tolist()[4] == "failed"
+    assert "its process ended by SIGSEGV" in found["reason"].iloc[4]
 
 
 def test_few_molecules_start_no_processes(tmp_path, monkeypatch):
