@@ -42,7 +42,7 @@ def _from_file(ctx: typer.Context, value: Path | None) -> Path | None:
             hint = f"did you mean {close[0]!r}?" if close else f"known are: {known}"
             raise typer.BadParameter(f"{value}: unknown key {key!r}; {hint}")
         if isinstance(content, Mapping):
-            content = [f"{name}={json.dumps(item)}" for name, item in content.items()]
+            content = [f"{name}={json.dumps(item, default=str)}" for name, item in content.items()]
         if named.multiple and not isinstance(content, list):
             content = [content]
         defaults[str(named.name)] = content

@@ -273,7 +273,10 @@ def _rows_of(path: str | os.PathLike, smiles_column: str | None, format: str | N
         refuse_foreign(raw, name)
         kind = format or format_of(path) or sniff(raw, smiles_column)
         if kind in ("csv", "tsv", "smi") and sniff(raw, smiles_column) == "parquet":
-            raise TableError(f"{name} is Parquet: read it as such, by format='parquet'")
+            raise TableError(
+                f"{name} is Parquet, not {kind}: say --format parquet, or in Python read it by "
+                "pandas.read_parquet and dataset_from_smiles"
+            )
         if kind in ("sdf", "parquet") and str(path) == "-":
             raw = spooled(raw)  # both are gone through twice
         if kind == "jsonl":
