@@ -1,0 +1,99 @@
+"""Records made by other processes, or in a child process, beside the model."""
+
+import os
+import signal
+
+import pandas as pd
+import pytest
+from joblib import cpu_count
+
+from deepchem_mmsa import views
+from deepchem_mmsa.cli import ahead, rows
+from deepchem_mmsa.views.isolation import AVAILABLE
+
+
+@pytest.mark.parametrize("command", ["predict", "embed"])
+def test_processes_that_work_ahead_change_nothing(mmsa, models, tmp_path, monkeypatch, command):
+    monkeypatch.setattr(rows.compute_table, "__defaults__", (None, None, None, 3))
+    table = tmp_path / "many.csv"
+    smiles = ["CCO", "C1CC", "", "c1ccccc1O", "[Na+].[Cl-]", "C(", "OCC", "CC(=O)O"]
+    table.write_text("smiles\n" + "\n".join(f'"{s}"' for s in smiles) + "\n")
+    told = {}
+    for jobs in (1, 2):
+        out = tmp_path / f"{jobs}.csv"
+        done = mmsa(command, table, "-m", models["regression"], "-o", out, "--jobs", jobs)
+        assert done.exit_code == 0, done.output
+        told[jobs] = out.read_bytes()
+    assert told[1] == told[2]
+    assert told[1].count(b",failed,") == 3
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_fault_while_working_ahead_ends_the_run(mmsa, models, tmp_path):
+    table = tmp_path / "torn.csv"
+    table.write_text("smiles\nCCO\nCC,O\n")
+    done = mmsa("predict", table, "-m", models["regression"], "-o", tmp_path / "o.csv", "-j", "2")
+    assert done.exit_code == 3
+    assert "line 3 has 2 cells" in done.stderr
+    assert not (tmp_path / "o.csv").exists()
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="needs fork")
+@pytest.mark.parametrize("command", ["predict", "embed", "neighbors"])
+def test_a_molecule_that_crashes_costs_its_row(mmsa, models, table, tmp_path, monkeypatch, command):
+    """In one process too, which is what a small table gets."""
+    make, here = views._make, os.getpid()
+
+    def deadly(task, settings):
+        if task.smiles == "CCN":
+            assert os.getpid() != here
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return make(task, settings)
+
+    model = models["regression" if command == "predict" else "pretraining"]
+    (tmp_path / "known.smi").write_text("CCO\nCCC\n")
+    more = ["-r", tmp_path / "known.smi", "-k", 1] if command == "neighbors" else []
+    arguments = [command, table, "-m", model, "--jobs", 1, *more]
+    assert mmsa(*arguments, "-o", tmp_path / "straight.csv").exit_code == 0
+    monkeypatch.setattr(views, "_make", deadly)
+    assert mmsa(*arguments, "-o", tmp_path / "out.csv").exit_code == 0
+    straight, found = (
+        pd.read_csv(tmp_path / name, dtype=str, keep_default_na=False)
+        for name in ("straight.csv", "out.csv")
+    )
+    pd.testing.assert_frame_equal(found[:4], straight[:4])
+    assert found["mmsa_status"].tolist()[4] == "failed"
+    assert "its process ended by SIGSEGV" in found["reason"].iloc[4]
+
+
+def test_few_molecules_start_no_processes(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(ahead, "warm_up", started.append)
+    few, many = tmp_path / "few.smi", tmp_path / "many.smi"
+    few.write_text("CCO\n")
+    many.write_text("CCO\n" * (1 << 15))
+    assert ahead.processes(0, str(few)) == ahead.processes(0, "-") == 1
+    assert ahead.processes(0, str(many)) == ahead.processes(-1, str(few)) == cpu_count()
+    assert ahead.processes(3, str(few)) == 3
+    assert started == [1, 1, cpu_count(), cpu_count(), 3]
+
+
+def test_a_model_that_predicts_nothing_starts_no_processes(mmsa, models, table, monkeypatch):
+    monkeypatch.setattr(ahead, "warm_up", lambda jobs: pytest.fail("processes were started"))
+    done = mmsa("predict", table, "-m", models["pretraining"], "--jobs", 2)
+    assert done.exit_code == 4
+    assert "was pre-trained only" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "cores, jobs, threads", [(2, 2, 1), (2, 0, 2), (16, 16, 8), (16, 4, 12), (1, 2, 1)]
+)
+def test_torch_keeps_half_of_the_cores_beside_processes(monkeypatch, cores, jobs, threads):
+    asked = []
+    monkeypatch.setattr("joblib.cpu_count", lambda: cores)
+    monkeypatch.setattr("torch.get_num_threads", lambda: cores)
+    monkeypatch.setattr("torch.set_num_threads", asked.append)
+    with ahead.threads_beside(jobs) as take_all:
+        assert asked == [threads]
+        take_all()
+    assert asked == [threads, cores, cores]
