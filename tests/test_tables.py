@@ -254,6 +254,7 @@ def test_a_typo_in_a_column_or_file_gets_a_hint(tmp_path):
     [
         ("high", "write classes as 0 and 1"),
         ("Yes", "write classes as 0 and 1"),
+        ("infected", "write classes as 0 and 1"),
         ("<10", "a limit is no value"),
         ("≥ 5.5", "a limit is no value"),
         ("-11,01", "write the decimals after a point"),

@@ -15,7 +15,7 @@ from deepchem_mmsa.config import MMSAConfig
 from deepchem_mmsa.tables import Table
 from deepchem_mmsa.views import ViewSettings, record_maker, warm_up
 
-Prepare = Callable[[Table], Sequence[object]]
+Prepare = Callable[[Table, Callable[[int], None]], Sequence[object]]
 
 _FEW_BYTES = 1 << 16  # of input, about a thousand molecules: starting processes takes longer
 
@@ -62,7 +62,8 @@ def records_ahead(settings: ViewSettings | None, jobs: int) -> Iterator[Prepare 
     Yields
     ------
     callable or None
-        Table → records; None where it is not known yet what a record holds.
+        Table, and a function that is told how many are made → records; None where it is not
+        known yet what a record holds.
     """
     if settings is None:
         yield None
@@ -70,7 +71,15 @@ def records_ahead(settings: ViewSettings | None, jobs: int) -> Iterator[Prepare 
     from deepchem_mmsa.molecule import MoleculeViews
 
     with record_maker(settings, jobs, contained=True, background=jobs != 1) as make:
-        yield lambda table: [MoleculeViews.from_bytes(data) for data in make(table.smiles)]
+
+        def prepare(table: Table, tell: Callable[[int], None]) -> list[object]:
+            records: list[object] = []
+            for data in make(table.smiles):
+                records.append(MoleculeViews.from_bytes(data))
+                tell(len(records))
+            return records
+
+        yield prepare
 
 
 @contextmanager

@@ -199,22 +199,26 @@ def compute_table(
     with ExitStack() as stack:
         stack.enter_context(parts)
         prepare = stack.enter_context(records_ahead(*ahead))
+        beside = ahead[1] if prepare and ahead[1] != 1 else 0  # processes at work meanwhile
         all_made = threading.Event()
 
         def chunks() -> Iterator[_Chunk]:
             for index, table in enumerate(read_chunks(source, chunk, smiles_column, format)):
                 frame = parts.read(index)
-                molecules = prepare(table) if prepare and frame is None else table.smiles
+                molecules: Sequence[object] = table.smiles
+                if prepare and frame is None:
+                    molecules = prepare(table, silent if beside else shifted(progress, table.start))
                 yield index, table, frame, molecules
             all_made.set()
 
         made = chunks()
-        beside = ahead[1] if prepare and ahead[1] != 1 else 0  # processes at work meanwhile
         if beside:
             made = stack.enter_context(closing(prefetched(chunks(), depth=4)))
         compute = load()
         take_all_threads = stack.enter_context(threads_beside(beside))
         progress = stack.enter_context(console.progress(what, total))
+        # Without processes beside, making a record is what a row takes, and what is shown.
+        show = silent if prepare and not beside else progress
 
         def frames() -> Iterator[pd.DataFrame]:
             nonlocal failed, first
@@ -223,7 +227,7 @@ def compute_table(
                 if all_made.is_set():
                     take_all_threads()
                 if frame is None:
-                    columns, reasons = compute(table, molecules, shifted(progress, done))
+                    columns, reasons = compute(table, molecules, shifted(show, done))
                     frame = with_columns(table.frame, columns, reasons)
                     parts.keep(index, frame)
                 names = new_names(table.frame, ["status", "reason"])
@@ -255,6 +259,10 @@ def compute_table(
             "(--smiles-column)?",
             ExitCode.INPUT,
         )
+
+
+def silent(done: int) -> None:
+    """Show no progress."""
 
 
 def shifted(progress: Callable[[int], None], start: int) -> Callable[[int], None]:

@@ -198,7 +198,7 @@ def _remedy(text: str) -> str:
         return "a limit is no value: leave the cell empty, or make classes of the column"
     if re.fullmatch(r"[+-]?\d+,\d+(e[+-]?\d+)?", text, re.IGNORECASE):
         return "write the decimals after a point"
-    if re.fullmatch(r"[^\W\d]+", text) and not re.match("inf", text, re.IGNORECASE):
+    if re.fullmatch(r"[^\W\d]+", text) and not re.fullmatch("inf(inity)?", text, re.IGNORECASE):
         return "write classes as 0 and 1, and leave the cell empty where the label is missing"
     return "correct it, or leave the cell empty where the value is missing"
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import contextmanager
 
 import pandas as pd
 import pytest
@@ -9,6 +10,7 @@ from joblib import cpu_count
 
 from deepchem_mmsa import views
 from deepchem_mmsa.cli import ahead, rows
+from deepchem_mmsa.cli.console import Console
 from deepchem_mmsa.views.isolation import AVAILABLE
 
 
@@ -64,6 +66,26 @@ def test_a_molecule_that_crashes_costs_its_row(mmsa, models, table, tmp_path, mo
     pd.testing.assert_frame_equal(found[:4], straight[:4])
     assert found["mmsa_status"].tolist()[4] == "failed"
     assert "its process ended by SIGSEGV" in found["reason"].iloc[4]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_progress_is_shown_row_by_row_and_never_goes_back(
+    mmsa, models, table, tmp_path, monkeypatch, jobs
+):
+    shown = []
+
+    @contextmanager
+    def progress(console, what, total):
+        yield shown.append
+
+    monkeypatch.setattr(Console, "progress", progress)
+    monkeypatch.setattr(rows.compute_table, "__defaults__", (None, None, None, 3))
+    arguments = ("predict", table, "-m", models["regression"], "-o", tmp_path / "out.csv")
+    assert mmsa(*arguments, "--jobs", jobs).exit_code == 0
+    assert shown == sorted(shown)
+    assert shown[-1] == 5
+    if jobs == 1:
+        assert set(shown) == {1, 2, 3, 4, 5}
 
 
 def test_few_molecules_start_no_processes(tmp_path, monkeypatch):
