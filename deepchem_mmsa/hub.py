@@ -218,7 +218,7 @@ def download(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
 
 
 def upload(folder: str | os.PathLike, name: str, private: bool = False) -> str:
-    """Send an export, and its model card; see :func:`deepchem_mmsa.checkpoint.publish`.
+    """Send an export, and its model card; see :func:`deepchem_mmsa.exports.publish`.
 
     Raises
     ------

@@ -24,7 +24,7 @@ from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.prediction import OUTPUT_TYPES, PredictingModel
 from deepchem_mmsa.pretraining import total_loss
 from deepchem_mmsa.randomness import seeded
-from deepchem_mmsa.run_folder import RunFolder
+from deepchem_mmsa.run_state import RunState
 
 logger = logging.getLogger(__name__)
 
@@ -133,19 +133,10 @@ wandb_logger, loss
         self.history: list[dict[str, float]] = []
         self.failures: list[tuple[int, str, str]] = []
         self.stop_training = False
-        # Place in the run: epochs since the model was made, batches of the current one.
-        self._epoch = self._batch = self._fit_start = self._fit_step = 0
-        self._averages = [training.Averages(), training.Averages()]
-        self._logged: list[float] = []
-        self._skipped = 0
-        self._ended = False
+        self._state = RunState()
         self._run_now: training.Run | None = None
-        self._folder: RunFolder | None = None
-        self._callback_states: list[dict[str, Any]] = []
-        self._optimizer_states: list[Any] | None = None
         self._labels_seen = False
         self._told: set[str] = set()  # warnings that were given
-        self._sizes: list[int | None] | None = None
         self._resting: set[str] = set()
         self._ensure_built()
 
@@ -276,19 +267,20 @@ callbacks, all_losses
         steps = nb_epoch * len(batch_bounds(n, self.batch_size))
         with training.folder_held(self, run):
             self._begin(restore, run)
-            order = None if deterministic else self.config.seed
-            self._check_sizes([n, self.batch_size, order])
-            if self._ended and (self.stop_training or self._epoch >= self._fit_start + nb_epoch):
+            state, order = self._state, None if deterministic else self.config.seed
+            state.check_sizes([n, self.batch_size, order], self.model_dir)
+            last = state.first_epoch + nb_epoch
+            if state.ended and (self.stop_training or state.epoch >= last):
                 logger.info("the run in %s has ended: there is nothing to do", self.model_dir)
                 self.model.eval()
-                return self._logged[-1] if self._logged else 0.0
-            self._ended = False
+                return state.last_logged
+            state.ended = False
             if self.config.mode == "pretraining":
                 run.callbacks = [*run.callbacks, Recalibration(dataset)]
             if self.model.update_memory and self.model.memory is not None:
                 self.model.memory.warmup = min(self.config.memory_warmup, n)
-            numbers = range(self._epoch, self._fit_start + nb_epoch)
-            batches = partial(epoch_batches, dataset, self.batch_size, numbers, order, self._batch)
+            numbers = range(state.epoch, last)
+            batches = partial(epoch_batches, dataset, self.batch_size, numbers, order, state.batch)
             if n_workers:
                 return self._run(prepared_by_workers(batches, self._prepare, n_workers), run, steps)
             return self._run(prepared(batches(), self._prepare), run, steps)
@@ -316,7 +308,7 @@ callbacks, all_losses
         )  # fmt: skip
         with training.folder_held(self, run):
             self._begin(restore, run)
-            self._note_start()
+            self._start()
             labels.do_without(self.model, self._labels_seen)
             return self._run(prepared(generator, self._prepare), run, None)
 
@@ -333,33 +325,32 @@ callbacks, all_losses
 
     def _begin(self, restore: bool, run: training.Run) -> None:
         """Take up the newest checkpoint, or note where a new run starts."""
-        self._callback_states, self._optimizer_states = [], None
         run.call("on_fit_start", self)
         found = restore and bool(self.get_checkpoints())
         if found:
-            self.restore()
+            saved = self._take_up()
             if run.all_losses is not None and not run.all_losses:
-                run.all_losses.extend(self._logged)
-            for callback, state in zip(run.callbacks, self._callback_states):
+                run.all_losses.extend(self._state.logged)
+            for callback, state in zip(run.callbacks, saved["callbacks"]):
                 if hasattr(callback, "load_state_dict"):
                     callback.load_state_dict(state)
-            if run.variables is not None and self._optimizer_states is not None:
-                saving.take_up(*self.optimizer_for(run.variables), *self._optimizer_states)
+            of_variables = saved.get("of_variables")  # older checkpoints lack them
+            if run.variables is not None and of_variables is not None:
+                saving.take_up(*self.optimizer_for(run.variables), *of_variables)
         else:
-            self._note_start()
-            self._logged, self._skipped = [], 0
+            self._start()
+            self._state.logged, self._state.skipped = [], 0
         distributed.agree("the step at which they stand", [found, self._global_step])
 
-    def _note_start(self) -> None:
-        self._fit_start, self._fit_step, self._batch = self._epoch, self._global_step, 0
-        self._averages = [training.Averages(), training.Averages()]
-        self._ended = self.stop_training = False
+    def _start(self) -> None:
+        self._state.begin(self._global_step)
+        self.stop_training = False
 
     def _run(self, batches: Generator, run: training.Run, steps: int | None) -> float:
         self.model.train()
         self.model.training_dtype = training_precision(self.config, self.device)
         try:
-            return training.train(self, batches, run, steps, self._fit_step)
+            return training.train(self, batches, run, steps, self._state.first_step)
         finally:
             self._run_now = None  # with its callbacks and their data
             self._resting = set()
@@ -371,7 +362,8 @@ callbacks, all_losses
         if self.config.mode == "pretraining":
             staged = self.config.schedule == "staged" and total is not None
             self.model.structure_on = not staged or step >= (total or 0) // 2
-        frozen = getattr(batch, "epoch", math.inf) - self._fit_start < self.config.freeze_epochs
+        epoch = getattr(batch, "epoch", math.inf) - self._state.first_epoch
+        frozen = epoch < self.config.freeze_epochs
         rests = set(self.model.encoders) if frozen else set()
         if rests != self._resting:
             self._resting = rests
@@ -413,7 +405,7 @@ callbacks, all_losses
             Ignored: repeating molecules would be wrong for contrast and hypergraph.
         """
         if mode == "fit":
-            numbers = range(self._epoch, self._epoch + epochs)
+            numbers = range(self._state.epoch, self._state.epoch + epochs)
             seed = None if deterministic else self.config.seed
             yield from epoch_batches(dataset, self.batch_size, numbers, seed)
             return

@@ -20,13 +20,9 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from deepchem_mmsa.batching import Collator, MoleculeBatch
-from deepchem_mmsa.checkpoint import (
-    CheckpointError,
-    copy_tensors,
-    load_pretrained,
-    tensors_of,
-)
+from deepchem_mmsa.checkpoint import CheckpointError
 from deepchem_mmsa.config import CUSTOM, MMSAConfig
+from deepchem_mmsa.exports import copy_tensors, load_pretrained, tensors_of
 from deepchem_mmsa.hub import DEFAULT_MODEL, FILES
 from deepchem_mmsa.inference import NOT_FINITE, missing_reason
 from deepchem_mmsa.molecule import MoleculeViews

@@ -14,12 +14,12 @@ from deepchem.models.torch_models.torch_model import TorchModel
 from torch import nn
 
 from deepchem_mmsa import checkpoint as files
-from deepchem_mmsa import distributed
+from deepchem_mmsa import distributed, exports
 from deepchem_mmsa.config import ARCHITECTURE, MMSAConfig
 from deepchem_mmsa.molecule import MODALITIES
 from deepchem_mmsa.network import MMSANetwork
-from deepchem_mmsa.run_folder import RunFolder
-from deepchem_mmsa.training import Averages, Run
+from deepchem_mmsa.run_state import RunState
+from deepchem_mmsa.training import Run
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +43,6 @@ def take_up(optimizer: Any, schedule: Any, of_optimizer: Any, of_schedule: Any) 
             group["weight_decay"] = decay
 
 
-def _order(sizes: list[int | None]) -> str:
-    if len(sizes) < 3:
-        return ""
-    return " in the dataset's order" if sizes[2] is None else f" in the order of seed {sizes[2]}"
-
-
 class SavableModel(TorchModel):
     """A ``TorchModel`` whose checkpoints hold the whole run, and whose weights go by name.
 
@@ -61,30 +55,20 @@ class SavableModel(TorchModel):
     tasks: list[str] | None
     history: list[dict[str, float]]
     device: torch.device
-    _built: bool
-    _global_step: int
-    _epoch: int
-    _batch: int
-    _fit_start: int
-    _fit_step: int
     classes: list[str] | None = None
+    stop_training: bool
+    _state: RunState
+    _run_now: Run | None
     _labels_seen: bool
     _from_labels: bool = False
-    _sizes: list[int | None] | None
     _resting: set[str]
     _held: frozenset[str] | set[str] = frozenset()
-    _averages: list[Averages]
-    _logged: list[float]
-    _skipped: int
-    _ended: bool
-    stop_training: bool
-    _run_now: Run | None
+    # Of TorchModel.
+    _built: bool
+    _global_step: int
     _loss_fn: Callable
     _default_loss: Callable
     _loss_outputs: list[int]
-    _folder: RunFolder | None
-    _callback_states: list[dict[str, Any]]
-    _optimizer_states: list[Any] | None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Give a copy a temporary folder of its own: with a model goes its temporary folder."""
@@ -147,10 +131,11 @@ class SavableModel(TorchModel):
         if max_checkpoints_to_keep == 0 or distributed.rank() > 0:
             return
         folder = Path(model_dir or self.model_dir)
-        if self._folder is not None and folder == self._folder.path:
-            self._folder.check()
+        run = self._run_now
+        if run is not None and run.folder is not None and folder == run.folder.path:
+            run.folder.check()
         folder.mkdir(parents=True, exist_ok=True)
-        callbacks = [] if self._run_now is None else self._run_now.callbacks
+        callbacks = [] if run is None else run.callbacks
         state = {
             "config": self.config.to_dict(),
             "tasks": self.tasks,
@@ -158,15 +143,10 @@ class SavableModel(TorchModel):
             "optimizer_state_dict": self._pytorch_optimizer.state_dict(),
             "schedule": self._lr_schedule.state_dict() if self._lr_schedule else None,
             "global_step": self._global_step,
-            "place": [self._epoch, self._batch, self._fit_start, self._fit_step],
+            **self._state.to_dict(),
             "labels_seen": self._labels_seen,
             "from_labels": self._from_labels,
-            "sizes": self._sizes,
             "history": self.history,
-            "averages": [[a.sums, a.counts] for a in self._averages],
-            "logged": self._logged,
-            "skipped": self._skipped,
-            "ended": self._ended,
             "stopped": self.stop_training,
             "of_variables": self._state_of_variables(),
             "callbacks": [c.state_dict() if hasattr(c, "state_dict") else {} for c in callbacks],
@@ -204,11 +184,17 @@ class SavableModel(TorchModel):
         ValueError
             If there is none.
         """
+        self._take_up(checkpoint, model_dir, bool(strict))
+
+    def _take_up(
+        self, checkpoint: str | None = None, model_dir: str | None = None, strict: bool = True
+    ) -> dict[str, Any]:
+        """Restore, and return the whole state: a run that goes on has more to take from it."""
         paths = [checkpoint] if checkpoint is not None else self.get_checkpoints(model_dir)
         path, state = files.load_newest(paths)
         theirs = MMSAConfig.from_dict(state["config"])
         files.check_architecture(self.config, theirs, path)
-        self.model.load_state_dict(state["model_state_dict"], strict=bool(strict))
+        self.model.load_state_dict(state["model_state_dict"], strict=strict)
         others = [f.name for f in fields(theirs) if f.name not in ARCHITECTURE]
         if changed := self.config.differences(theirs, others):
             logger.warning(
@@ -218,34 +204,12 @@ class SavableModel(TorchModel):
         states = state["optimizer_state_dict"], state["schedule"]
         take_up(self._pytorch_optimizer, self._lr_schedule, *states)
         self._global_step = state["global_step"]
-        self._epoch, self._batch, self._fit_start, self._fit_step = state["place"]
+        self._state = RunState.from_dict(state)
         self._labels_seen = state["labels_seen"]
         self._from_labels = state.get("from_labels", False)
         self.tasks, self.history = state["tasks"], state["history"]
-        self._averages = [Averages(*sums) for sums in state["averages"]]
-        self._callback_states = state["callbacks"]
-        # Older checkpoints lack these.
-        self._logged, self._skipped = state.get("logged", []), state.get("skipped", 0)
-        self._ended, self.stop_training = state.get("ended", False), state.get("stopped", False)
-        self._optimizer_states = state.get("of_variables")
-        self._sizes = state.get("sizes")
-
-    def _check_sizes(self, sizes: list[int | None]) -> None:
-        """Make sure that the batch at which a run stands is a batch of this run.
-
-        ``sizes`` are molecules, those of a batch, and the seed of their order, None for the
-        dataset's own.
-        """
-        before, self._sizes = self._sizes, sizes
-        if before is not None:  # older checkpoints lack the seed
-            before = [*before, *sizes[len(before) :]]
-        if self._batch and before is not None and before != sizes:
-            raise ValueError(
-                f"the run in {self.model_dir} stands at batch {self._batch} of an epoch of "
-                f"{before[0]} molecules in batches of {before[1]}{_order(before)}, and cannot go "
-                f"on with {sizes[0]} in batches of {sizes[1]}{_order(sizes)}: give it the same "
-                f"data, batch_size={before[1]} and order, or begin anew with restore=False"
-            )
+        self.stop_training = state.get("stopped", False)  # older checkpoints lack it
+        return state
 
     def save(self) -> None:
         """Write the model to ``model_dir``, for :meth:`reload`."""
@@ -282,7 +246,7 @@ class SavableModel(TorchModel):
             "classes": self.classes,
             **(metadata or {}),
         }
-        files.export(folder, self.model, self.config, remembered, notes, precision)
+        exports.export(folder, self.model, self.config, remembered, notes, precision)
 
     @classmethod
     def from_pretrained(
@@ -311,7 +275,7 @@ class SavableModel(TorchModel):
         ------
         FileNotFoundError, CheckpointError
         """
-        source = files.load_pretrained(folder_or_name)
+        source = exports.load_pretrained(folder_or_name)
         wanted = arguments.get("modalities") or ()
         absent = [m for m in ([wanted] if isinstance(wanted, str) else wanted)
                   if m in MODALITIES and m not in source.config.modalities]  # fmt: skip
@@ -322,7 +286,7 @@ class SavableModel(TorchModel):
             )
         changes = {k: v for k, v in (("mode", mode), ("n_tasks", n_tasks)) if v is not None}
         model = cls(source.config, **changes, **arguments)
-        same = not model.config.differences(source.config, files.ARCHITECTURE)
+        same = not model.config.differences(source.config, ARCHITECTURE)
         if changes and model.config.mode != "pretraining":
             same = False
         if same:
@@ -377,9 +341,9 @@ class SavableModel(TorchModel):
             if checkpoint is not None or model_dir is not None:
                 source_model.restore(checkpoint, model_dir)
             memory = source_model.model.memory
-            source = files.Pretrained(
+            source = exports.Pretrained(
                 source_model.config,
-                files.tensors_of(source_model.model),
+                exports.tensors_of(source_model.model),
                 memory.exemplars if memory is not None else [],
                 {
                     "labels_seen": source_model._labels_seen,
@@ -393,13 +357,15 @@ class SavableModel(TorchModel):
                     f"{source_model} is an exported model, which has no checkpoints: leave "
                     "checkpoint and model_dir away"
                 )
-            source, name = files.load_pretrained(source_model), str(source_model)
+            source, name = exports.load_pretrained(source_model), str(source_model)
         if components is None:
             top = TOP[1:] if include_top else TOP
             components = [n for n in self.model.components() if n not in top]
         self._take(source, components, name)
 
-    def _take(self, source: files.Pretrained, components: Sequence[str] | None, name: str) -> None:
+    def _take(
+        self, source: exports.Pretrained, components: Sequence[str] | None, name: str
+    ) -> None:
         self._from_labels |= source.from_labels
         if components is None:
             prefixes = [""]
@@ -413,7 +379,7 @@ class SavableModel(TorchModel):
         if components is not None and "head" in components and self.config.mode == "regression":
             prefixes += ["label_mean", "label_scale"]
             self._labels_seen = bool(source.metadata.get("labels_seen"))
-        files.copy_tensors(self.model, source.tensors, prefixes, name)
+        exports.copy_tensors(self.model, source.tensors, prefixes, name)
         if self.model.memory is not None and (components is None or "memory" in components):
             self.model.memory.exemplars = source.exemplars
 

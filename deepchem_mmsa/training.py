@@ -56,42 +56,6 @@ def cosine_factor(step: int, total: int) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-class Averages:
-    """Running means of named figures since they were last read.
-
-    Parameters
-    ----------
-    sums, counts : dict, optional
-        What was summed before, to go on from a checkpoint.
-
-    Examples
-    --------
-    >>> averages = Averages()
-    >>> averages.add({"loss": 1.0})
-    >>> averages.add({"loss": 3.0, "mask": math.nan})
-    >>> averages.read()
-    {'loss': 2.0}
-    """
-
-    def __init__(
-        self, sums: dict[str, float] | None = None, counts: dict[str, int] | None = None
-    ) -> None:
-        self.sums, self.counts = dict(sums or {}), dict(counts or {})
-
-    def add(self, values: dict[str, float]) -> None:
-        """Count figures in; NaN ones are passed over."""
-        for name, value in values.items():
-            if not math.isnan(value):
-                self.sums[name] = self.sums.get(name, 0.0) + value
-                self.counts[name] = self.counts.get(name, 0) + 1
-
-    def read(self) -> dict[str, float]:
-        """Return the means, and begin anew."""
-        means = {name: total / self.counts[name] for name, total in self.sums.items()}
-        self.sums, self.counts = {}, {}
-        return means
-
-
 @dataclass
 class Run:
     """What was asked of one call of ``fit``.
@@ -107,6 +71,8 @@ class Run:
     skip_bad_batches : bool
         Whether a batch whose loss or gradient is not finite is left out instead of ending the
         run.
+    folder : RunFolder, optional
+        Where checkpoints are written, while the run holds it (:func:`folder_held`).
     """
 
     loss: Callable[[list, list, list], Tensor]
@@ -116,6 +82,7 @@ class Run:
     checkpoint_interval: int = 1000
     all_losses: list[float] | None = None
     skip_bad_batches: bool = False
+    folder: RunFolder | None = None
 
     @property
     def writes(self) -> bool:
@@ -145,11 +112,11 @@ def folder_held(model: MMSAModel, run: Run) -> Iterator[None]:
         return
     folder = RunFolder(model.model_dir)
     distributed.on_first(folder.__enter__)
-    model._folder = folder if distributed.rank() == 0 else None
+    run.folder = folder if distributed.rank() == 0 else None
     try:
         yield
     finally:
-        model._folder = None
+        run.folder = None
         if distributed.rank() == 0:
             folder.__exit__()
 
@@ -197,7 +164,8 @@ def train(
     done = model._global_step - first_step
     distributed.equalize(model.model)
     model._run_now = run
-    served = int(model._batch > 0)  # the earlier part of an epoch was
+    state = model._state
+    served = int(state.batch > 0)  # the earlier part of an epoch was
     batch: Any = None
     with (
         closing(prepared),
@@ -217,7 +185,7 @@ def train(
                 served += int(inputs.available.any(1).sum())
                 bar.update(1)
                 if isinstance(batch, EpochBatch):
-                    model._epoch, model._batch = batch.epoch, batch.position + 1
+                    state.epoch, state.batch = batch.epoch, batch.position + 1
                 for callback in run.callbacks:
                     callback(model, step + 1)
                 if isinstance(batch, EpochBatch) and batch.last:
@@ -245,13 +213,13 @@ def train(
         distributed.equalize(model.model)
         if model.model.update_memory and model.model.memory is not None:
             model.model.memory.start()  # a run shorter than the warm-up starts with what it saw
-        model._ended = True
+        state.ended = True
         if run.writes:
             _save(model, run)
     logger.info("TIMING: model fitting took %0.3f s", time.time() - started)
     if interruption.signal:
         raise exception_of(interruption.signal, "stopped; the run had just ended, and is saved")
-    return model._logged[-1] if model._logged else 0.0
+    return state.last_logged
 
 
 def _seed_of_step(model: MMSAModel) -> int:
@@ -281,13 +249,13 @@ def _learn(
             raise
         logger.warning("skipped a batch: %s", error)
         _give_back(network, before)
-        model._skipped += 1
+        model._state.skipped += 1
         # The others' wish to stop travels with the gradients: the next step will tell.
         return stop and not distributed.is_shared()
     if model.config.mode == "pretraining":
         figures.update(network.statistics)
-    for averages in model._averages:
-        averages.add(figures)
+    model._state.since_log.add(figures)
+    model._state.of_epoch.add(figures)
     return stop
 
 
@@ -370,13 +338,14 @@ def _check_served(model: MMSAModel, served: int) -> int:
 
 def _close_epoch(model: MMSAModel, run: Run, epoch: int) -> None:
     """Write the epoch's row of history, and tell the callbacks."""
-    means = model._averages[1].read()
+    state = model._state
+    means = state.of_epoch.read()
     if "loss" not in means:
         raise FloatingPointError(
             f"every batch of epoch {epoch + 1} was skipped: the weights of the model, or the "
             "data, are not finite; go back to a good checkpoint and lower the learning rate"
         )
-    model._epoch, model._batch = epoch + 1, 0
+    state.epoch, state.batch = epoch + 1, 0
     optimizer, _ = model.optimizer_for(run.variables)
     model.history.append(
         {
@@ -387,8 +356,8 @@ def _close_epoch(model: MMSAModel, run: Run, epoch: int) -> None:
         }
     )
     if run.skip_bad_batches:
-        model.history[-1]["skipped_batches"] = model._skipped
-        model._skipped = 0
+        model.history[-1]["skipped_batches"] = state.skipped
+        state.skipped = 0
     if model.config.mode == "pretraining" and model.model.memory is not None:
         model.history[-1]["anchors_in_use"] = model.model.memory.share_in_use()
     run.call("on_epoch_end", model, epoch + 1)
@@ -416,10 +385,10 @@ def _stop(model: MMSAModel, run: Run, number: int) -> None:
 
 def _log(model: MMSAModel, run: Run) -> None:
     """Report mean figures since the last time, under their names, to whoever asked for them."""
-    means, step = model._averages[0].read(), model._global_step
+    means, step = model._state.since_log.read(), model._global_step
     if "loss" not in means:
         return
-    model._logged.append(means["loss"])
+    model._state.logged.append(means["loss"])
     if run.all_losses is not None:
         run.all_losses.append(means["loss"])
     if distributed.rank() > 0:

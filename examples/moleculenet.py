@@ -29,7 +29,7 @@ from deepchem_mmsa.benchmark import (
     metric_of,
     score,
 )
-from deepchem_mmsa.checkpoint import load_pretrained
+from deepchem_mmsa.exports import load_pretrained
 from deepchem_mmsa.hub import starting_model
 
 

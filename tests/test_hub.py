@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from deepchem_mmsa import MMSAModel, MMSAPredictor, embed, hub
-from deepchem_mmsa.checkpoint import CheckpointError, load_pretrained, publish
+from deepchem_mmsa.checkpoint import CheckpointError
+from deepchem_mmsa.exports import load_pretrained, publish
 from tests.fixtures import SMILES
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

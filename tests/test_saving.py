@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from deepchem_mmsa import MMSAModel
-from deepchem_mmsa.checkpoint import load_pretrained
+from deepchem_mmsa.exports import load_pretrained
 from tests.fixtures import labelled
 
 

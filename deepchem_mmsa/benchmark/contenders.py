@@ -21,9 +21,9 @@ from deepchem_mmsa.benchmark.baselines import (
 )
 from deepchem_mmsa.benchmark.scores import metric_of
 from deepchem_mmsa.benchmark.sets import LeakError, Split, check_apart
-from deepchem_mmsa.checkpoint import load_pretrained
 from deepchem_mmsa.config import MMSAConfig
 from deepchem_mmsa.early_stopping import EarlyStopping
+from deepchem_mmsa.exports import load_pretrained
 from deepchem_mmsa.hub import find_model
 from deepchem_mmsa.model import MMSAModel
 

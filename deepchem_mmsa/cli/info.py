@@ -77,7 +77,7 @@ def _surroundings() -> dict[str, Any]:
 
 def _model(folder_or_name: str) -> dict[str, Any]:
     """Return what an exported model says of itself."""
-    from deepchem_mmsa.checkpoint import load_pretrained
+    from deepchem_mmsa.exports import load_pretrained
 
     try:
         found = load_pretrained(folder_or_name)

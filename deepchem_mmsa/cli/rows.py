@@ -119,7 +119,7 @@ def model_identity(folder_or_name: str) -> str:
     """Return a checksum of a model that changes when its weights do."""
     path = find_model(folder_or_name) / "config.json"  # it holds the checksum of the weights
     if not path.is_file():
-        from deepchem_mmsa.checkpoint import load_pretrained
+        from deepchem_mmsa.exports import load_pretrained
 
         load_pretrained(folder_or_name)  # which says what is wrong
     return file_identity(path)

@@ -11,12 +11,13 @@ from typing import Any
 
 import pandas as pd
 
-from deepchem_mmsa.checkpoint import CheckpointError, load_pretrained
+from deepchem_mmsa.checkpoint import CheckpointError
 from deepchem_mmsa.cli.console import Console, ExitCode, Failure, Interrupted
 from deepchem_mmsa.cli.records import fate_of_rows, make_records, note_failures, rows_table
 from deepchem_mmsa.cli.rows import new_names
 from deepchem_mmsa.config import PRESETS, MMSAConfig
 from deepchem_mmsa.datasets import dataset_from_shards
+from deepchem_mmsa.exports import load_pretrained
 from deepchem_mmsa.hub import member_folders, starting_model
 from deepchem_mmsa.model import MMSAModel
 from deepchem_mmsa.run_folder import RunFolder

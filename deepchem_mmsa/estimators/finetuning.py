@@ -16,7 +16,7 @@ from sklearn.utils.validation import (
     check_is_fitted,
 )
 
-from deepchem_mmsa import checkpoint
+from deepchem_mmsa import exports
 from deepchem_mmsa.ensemble import Spread, dropout_spread, ensemble_spread
 from deepchem_mmsa.estimators.molecules import MoleculeReader, smiles_of
 from deepchem_mmsa.hub import member_folders, starting_model
@@ -240,7 +240,7 @@ class FineTunedEstimator(MoleculeReader):
                 )
         for place, p in zip(mine, self.predictors_):
             memory = p.network.memory
-            checkpoint.export(
+            exports.export(
                 place,
                 p.network,
                 p.config,

@@ -38,7 +38,7 @@ from deepchem_mmsa.benchmark.contenders import (
     from_scratch,
 )
 from deepchem_mmsa.benchmark.peers import AttentiveFP, Chemprop
-from deepchem_mmsa.checkpoint import load_pretrained
+from deepchem_mmsa.exports import load_pretrained
 
 MODELS = ("mmsa", "mmsa-scratch", "gin", "mlp", "forest", "attentivefp", "chemprop", "mean")
 

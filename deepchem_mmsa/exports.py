@@ -1,0 +1,324 @@
+"""Exported models: safetensors and JSON, by folder or name. Nothing in them is executed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from deepchem_mmsa import hub
+from deepchem_mmsa._version import __version__
+from deepchem_mmsa.atomic import write_together
+from deepchem_mmsa.checkpoint import CheckpointError
+from deepchem_mmsa.config import MMSAConfig
+from deepchem_mmsa.views import FEATURE_VERSION, compare_features
+
+FORMAT = 1
+EXTRA_STATE = "_extra_state"
+
+_MALFORMED = (
+    OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError,
+    SafetensorError,
+)  # fmt: skip
+"""What reading a file that is no export may raise."""
+
+
+PREVIOUS = ".previous"
+"""Where an export lies while it is replaced."""
+
+_ATTEMPTS = 4
+
+
+class _TornError(CheckpointError):
+    """Files of an export that do not belong together."""
+
+
+@dataclass
+class Pretrained:
+    """An exported model as read from its folder.
+
+    Parameters
+    ----------
+    config : MMSAConfig
+    tensors : dict of str to torch.Tensor
+        Parameters and buffers by name.
+    exemplars : list
+        The memory's exemplars per anchor, ``[(smiles, similarity), ...]``; empty where the
+        export left them out.
+    metadata : dict
+        Package and feature version, tasks, and whatever the author added.
+    """
+
+    config: MMSAConfig
+    tensors: dict[str, Tensor]
+    exemplars: list[list[tuple[str, float]]] = field(default_factory=list)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def from_labels(self) -> bool:
+        """Whether the weights, or those that they began with, were trained on labels."""
+        return bool(self.metadata.get("from_labels") or self.metadata.get("labels_seen"))
+
+
+def tensors_of(network: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by name, without the extra state of modules."""
+    return {k: v for k, v in network.state_dict().items() if not k.endswith(EXTRA_STATE)}
+
+
+def export(
+    folder: str | os.PathLike,
+    network: nn.Module,
+    config: MMSAConfig,
+    exemplars: list[list[tuple[str, float]]],
+    metadata: Mapping[str, Any],
+    precision: str = "fp32",
+) -> None:
+    """Write ``model.safetensors``, ``config.json`` and, unless empty, ``exemplars.json``.
+
+    With ``precision="bf16"`` weight matrices are rounded to bf16; norms, statistics and the
+    memory stay as they are. An export that is there already can be read until this one is whole:
+    its files are kept in ``.previous`` while they are replaced, one after the other.
+
+    Raises
+    ------
+    TypeError
+        If the metadata are not JSON.
+    OSError
+        If it cannot be written.
+    """
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision={precision!r}: choose 'fp32' or 'bf16'")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors_of(network).items()}
+    if precision == "bf16":
+        matrices = {
+            name
+            for name, p in network.named_parameters()
+            if p.dim() > 1 and not name.startswith("memory.")
+        }
+        tensors = {k: v.bfloat16() if k in matrices else v for k, v in tensors.items()}
+    weights = save(tensors)
+    described = {
+        "format": FORMAT,
+        "package_version": __version__,
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "config": config.to_dict(),
+        "metadata": {"feature_version": FEATURE_VERSION, **metadata},
+    }
+    contents = {"model.safetensors": weights}
+    described["exemplars_sha256"] = None
+    if any(exemplars):
+        contents["exemplars.json"] = _json(exemplars)
+        described["exemplars_sha256"] = hashlib.sha256(contents["exemplars.json"]).hexdigest()
+    contents["config.json"] = _json(described)
+    writes = {folder / name: partial(_fill, data) for name, data in contents.items()}
+    write_together(writes, partial(_keep_previous, folder))
+    if not any(exemplars):
+        (folder / "exemplars.json").unlink(missing_ok=True)  # they would be another model's
+    shutil.rmtree(folder / PREVIOUS, ignore_errors=True)
+
+
+def _keep_previous(folder: Path) -> None:
+    """Keep the files of an export, without a copy where the file system can."""
+    kept = folder / PREVIOUS
+    try:
+        _read_export(folder)
+    except _MALFORMED:
+        return  # after a kill in the middle the one before is still the one to read
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir()
+    for name in hub.FILES:
+        if (folder / name).is_file():
+            try:
+                os.link(folder / name, kept / name)
+            except OSError:
+                shutil.copyfile(folder / name, kept / name)
+
+
+def _fill(data: bytes, name: str) -> None:
+    Path(name).write_bytes(data)
+
+
+def _json(value: Any) -> bytes:
+    """Return JSON text; numbers of NumPy and torch become plain ones."""
+
+    def plain(other: Any) -> Any:
+        if getattr(other, "ndim", None) == 0:
+            return other.item()
+        raise TypeError(
+            f"metadata must be JSON, but {other!r} is {type(other).__name__}: give numbers, texts, "
+            "lists and dictionaries"
+        )
+
+    return json.dumps(value, indent=1, default=plain).encode()
+
+
+def load_pretrained(folder_or_name: str | os.PathLike) -> Pretrained:
+    """Read an exported model; its checksum is verified and nothing in it is executed.
+
+    Parameters
+    ----------
+    folder_or_name : path-like
+        A folder that ``save_pretrained`` wrote, the name of a shipped model, or one on the
+        Hugging Face hub (``hf:owner/model``, see :mod:`deepchem_mmsa.hub`).
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is neither such a folder nor such a model.
+    CheckpointError
+        If its files are damaged, incomplete or of another format.
+    """
+    folder = hub.find_model(folder_or_name)
+    if several := hub.members(folder):
+        raise CheckpointError(
+            f"{folder} holds {len(several)} models, {several[0].name} to {several[-1].name}: name "
+            f"one of them ({several[0]}); mmsa predict averages them all"
+        )
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _read_export(folder)
+        except _TornError as error:
+            # An export is being replaced, or was when its process died: the one before is there.
+            if (folder / PREVIOUS).is_dir():
+                try:
+                    return _read_export(folder / PREVIOUS)
+                except _MALFORMED:
+                    pass
+            if attempt + 1 == _ATTEMPTS:
+                raise CheckpointError(str(error)) from None
+            time.sleep(0.05)
+        except CheckpointError:
+            raise
+        except _MALFORMED as error:
+            traces = (folder / "checkpoints").is_dir() or (folder / "run.json").is_file()
+            begun = traces and not (folder / "config.json").is_file()
+            raise CheckpointError(
+                f"{folder} is not an exported MMSA model ({type(error).__name__}: {error})"
+                + ("; its run is not finished: go on with it by --resume" if begun else "")
+            ) from error
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _read_export(folder: Path) -> Pretrained:
+    described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = MMSAConfig.from_dict(described["config"])
+    metadata = described.get("metadata", {})
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"the metadata in {folder / 'config.json'} are no object of names")
+    if described["format"] != FORMAT:
+        raise CheckpointError(
+            f"{folder} has format {described['format']}, this package reads {FORMAT}"
+        )
+    compare_features(metadata.get("feature_version", FEATURE_VERSION), folder)
+    # Read once: what was checked is what is loaded. (And `load_file` of safetensors 0.8.0 keeps
+    # two objects of each tensor for good, which a service would feel.)
+    weights = folder / "model.safetensors"
+    data = _checked(weights, described["sha256"])
+    exemplars = _read_exemplars(folder / "exemplars.json", described)
+    return Pretrained(config, load(data), exemplars, metadata)
+
+
+def _read_exemplars(path: Path, described: Mapping[str, Any]) -> list[list[tuple[str, float]]]:
+    if "exemplars_sha256" not in described:  # an export of an earlier version
+        data = path.read_bytes() if path.is_file() else b"[]"
+    elif described["exemplars_sha256"] is None:  # a file that is there is another model's
+        data = b"[]"
+    elif path.is_file():
+        data = _checked(path, described["exemplars_sha256"])
+    else:
+        raise _TornError(f"{path} is not there")
+    return [[(str(s), float(x)) for s, x in row] for row in json.loads(data)]
+
+
+def _checked(path: Path, digest: str) -> bytes:
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise _TornError(f"{path} does not match the checksum in config.json")
+    return data
+
+
+def publish(folder: str | os.PathLike, name: str, private: bool = False) -> str:
+    """Upload an exported model to the Hugging Face hub; ``README.md`` goes along as its card.
+
+    Parameters
+    ----------
+    folder : path-like
+        Of ``save_pretrained``. It is read, and its checksum verified, before anything is sent.
+    name : str
+        ``hf:owner/model``; the repository is created where there is none yet.
+    private : bool
+
+    Returns
+    -------
+    str
+        Where it stands now.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        Without ``huggingface_hub`` (the extra ``hub``).
+    FileNotFoundError, CheckpointError
+        If the folder holds no whole export.
+    """
+    load_pretrained(Path(folder).resolve())
+    return hub.upload(folder, name, private)
+
+
+def copy_tensors(
+    network: nn.Module, tensors: Mapping[str, Tensor], prefixes: Iterable[str], source: str
+) -> list[str]:
+    """Copy parameters and buffers by name; each chosen one must be there, in its shape.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Where to copy to, in place.
+    tensors : mapping
+        Where to copy from.
+    prefixes : iterable of str
+        Copy the names that begin with one of these.
+    source : str
+        Named in errors.
+
+    Returns
+    -------
+    list of str
+        The names copied.
+
+    Raises
+    ------
+    CheckpointError
+        If a name is missing in the source or has another shape; nothing is copied then.
+    """
+    starts = tuple(prefixes)
+    mine = {k: v for k, v in tensors_of(network).items() if k.startswith(starts)}
+    missing = [k for k in mine if k not in tensors]
+    shapes = [
+        f"{k} {tuple(tensors[k].shape)} there, {tuple(v.shape)} here"
+        for k, v in mine.items()
+        if k in tensors and tensors[k].shape != v.shape
+    ]
+    if missing or shapes:
+        raise CheckpointError(
+            f"{source} does not fit: "
+            + "; ".join((["missing " + ", ".join(missing[:5])] if missing else []) + shapes[:5])
+            + "; use the same architecture, or copy fewer components"
+        )
+    with torch.no_grad():
+        for name, value in mine.items():
+            value.copy_(tensors[name])
+    return list(mine)
