@@ -14,7 +14,6 @@ from deepchem_mmsa.cli.console import Console, ExitCode, Failure
 if TYPE_CHECKING:
     import pandas as pd
 
-    from deepchem_mmsa.molecule import MoleculeViews
     from deepchem_mmsa.tables import Table
 
 
@@ -57,10 +56,11 @@ def explain(
         file_identity,
         load_model,
         model_identity,
-        other_table,
+        other_records,
     )
     from deepchem_mmsa.explain import explain as explain_molecule
     from deepchem_mmsa.explain import read_references
+    from deepchem_mmsa.views import many_views
 
     console = Console(quiet, as_json)
     if reference == "-":
@@ -83,12 +83,13 @@ def explain(
             f"--target {target}: the classes of {model} are 0 to {predictor.config.n_classes - 1}",
             ExitCode.USAGE,
         )
-    records: list[MoleculeViews] = []
+    settings = predictor.settings
+    others: list[object] = []
     if reference:
-        option = "--reference-column"
-        for table in other_table(reference, reference_column, smiles_column, option):
-            records += predictor.records(table.smiles)
-    known = read_references(predictor, records)
+        columns = (reference_column, smiles_column, "--reference-column")
+        for _, records in other_records(reference, *columns, settings):
+            others += records
+    known = read_references(predictor, others)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -99,11 +100,13 @@ def explain(
     ) -> tuple[pd.DataFrame, list[str]]:
         rows: list[dict[str, object]] = []
         reasons = []
-        for index, molecule in enumerate(molecules):
+        # Each is read in a child process first, in which a crash costs its row.
+        records = many_views(molecules, settings, contained=True)
+        for index, (molecule, record) in enumerate(zip(molecules, records)):
             try:
                 why = explain_molecule(
                     predictor,
-                    molecule,
+                    molecule if record.readable else record,
                     task or 0,
                     target,
                     references=known,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,10 +13,17 @@ from deepchem_mmsa.cli import options
 from deepchem_mmsa.cli.console import Console, ExitCode, Failure
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
+    import pandas as pd
+    from deepchem.data import Dataset
 
     from deepchem_mmsa.config import MMSAConfig
     from deepchem_mmsa.early_stopping import EarlyStopping
+    from deepchem_mmsa.model import MMSAModel
+    from deepchem_mmsa.shards import ShardSet
+    from deepchem_mmsa.tables import Table
 
 
 def finetune(
@@ -80,15 +89,11 @@ def finetune(
     fields = options.network_fields(settings)
     console = Console(quiet, as_json)
     import numpy as np
-    import pandas as pd
 
     from deepchem_mmsa.cli import labels, training
-    from deepchem_mmsa.cli.predict import prediction_columns
     from deepchem_mmsa.cli.rows import checked_device
-    from deepchem_mmsa.datasets import dataset_from_shards
     from deepchem_mmsa.hub import member_folders
-    from deepchem_mmsa.predictor import MMSAPredictor
-    from deepchem_mmsa.tables import read_table, write_table
+    from deepchem_mmsa.tables import read_table
 
     device = checked_device(device)
     from_model = training.first_weights(from_model, preset)
@@ -109,39 +114,14 @@ def finetune(
         asked["--n-models"] = n_models
     began = training.began_with(network, from_model, table, columns, **asked)
     training.open_run(output, resume, began, n_models)
-    shards, rows = training.featurized(table, network, output, jobs, console)
-    data = dataset_from_shards(shards, y, tasks)
-    usable = (rows["status"] == "ok").to_numpy() & ~np.isnan(y).all(axis=1)
-    parts = labels.split_rows(table, data.ids, usable, split, valid, test, seed)
-    rows["split"] = parts
-    rows = rows.join(pd.DataFrame(y, columns=[f"label {task}" for task in tasks]))
-    sets = {part: data.select(np.flatnonzero(parts == part)) for part in ("train", "valid", "test")}
-    sizes = {part: len(of_part) for part, of_part in sets.items()}
-    console.note(
-        f"{kind} of {', '.join(tasks)}: "
-        + ", ".join(f"{n} {part}" for part, n in sizes.items())
-        + f" molecules ({split} split)"
-    )
-    for task, values in zip(tasks, y[parts == "train"].T):
-        if len(set(values[~np.isnan(values)])) < 2:
-            console.note(
-                f"the labels of {task} are all the same in training: there is nothing to learn"
-            )
-    if mode == "auto" and kind == "regression":
-        for task, values in zip(tasks, y.T):
-            if set(values[~np.isnan(values)]) == {0, 1}:
-                console.note(
-                    f"{task} holds 0 and 1 only and is learnt as a value, beside others; for "
-                    "probabilities train it in a run of its own"
-                )
-    if not sizes["test"] and test:
-        console.note(f"the {split} split left no row for test: there is no test score")
+    records = training.featurized(table, network, output, jobs, console)
+    data = _in_parts(table, tasks, y, records, split, valid, test, seed)
     described: dict[str, Any] = {
-        "data": table.name, "labels": tasks, "mode": kind, "split": split, "molecules": sizes,
+        "data": table.name, "labels": tasks, "mode": kind, "split": split, "molecules": data.sizes,
     }  # fmt: skip
+    for note in _notes(data, kind, split, guessed=mode == "auto", tested=test > 0):
+        console.note(note)
 
-    train_set = sets.pop("train")
-    held_out = {part: of_part for part, of_part in sets.items() if len(of_part)}
     metrics = _metrics(kind)
     answers: list[dict[str, np.ndarray]] = []
     trained: list[dict[str, Any]] = []
@@ -151,13 +131,13 @@ def finetune(
         of_seed = network.replace(seed=seed + number)
         model = training.make_model(of_seed, from_model, folder, device, console)
         model.tasks = tasks
-        stopping = _early_stopping(held_out["valid"], metrics[0], network, patience, averaging)
+        stopping = _early_stopping(data.held_out["valid"], metrics[0], network, patience, averaging)
         with training.resumable(output):
             model.fit(
-                train_set, nb_epoch=epochs, restore=resume and training.has_begun(folder),
+                data.train, nb_epoch=epochs, restore=resume and training.has_begun(folder),
                 callbacks=[stopping], n_workers=workers,
             )  # fmt: skip
-        answers.append({part: model.predict(of_part) for part, of_part in held_out.items()})
+        answers.append({part: model.predict(of_part) for part, of_part in data.held_out.items()})
         if np.isnan(answers[-1]["valid"]).all():
             raise Failure(
                 "training diverged: the model predicts nothing but NaN; lower --learning-rate "
@@ -166,32 +146,110 @@ def finetune(
             )
         trained.append(
             {"epochs": len(model.history), "best_epoch": stopping.best_epoch,
-             "scores": _scores(held_out, answers[-1], metrics, network.n_classes)}
+             "scores": _scores(data.held_out, answers[-1], metrics, network.n_classes)}
         )  # fmt: skip
-        training.write_run(folder, model, rows, {**described, **trained[-1]})
+        training.write_run(folder, model, data.rows, {**described, **trained[-1]})
 
-    means = {
-        part: np.mean([answer[part] for answer in answers], axis=0, dtype=float)
-        for part in held_out
-    }
+    summary = {**described, **trained[0]}
+    best = f"the model (best epoch {trained[0]['best_epoch']}) is in {output}"
     if n_models > 1:
-        scores = _scores(held_out, means, metrics, network.n_classes)
+        means = {part: _over([answer[part] for answer in answers])[0] for part in data.held_out}
+        scores = _scores(data.held_out, means, metrics, network.n_classes)
         summary = {**described, "models": trained, "scores": scores}
-        training.write_summary(output, rows, summary)
+        training.write_summary(output, data.rows, summary)
         best = f"{n_models} models are in {output}; the scores are those of their mean"
-    else:
-        summary = {**described, **trained[0]}
-        best = f"the model (best epoch {trained[0]['best_epoch']}) is in {output}"
-    if "test" in held_out:
-        last = MMSAPredictor(model.model, {"tasks": tasks})
-        named = prediction_columns(last, means["test"])
-        if n_models > 1:
-            spread = np.std([answer["test"] for answer in answers], axis=0, dtype=float)
-            named = named.join(prediction_columns(last, spread, "std"))
-        chosen = table.frame[parts == "test"].reset_index(drop=True)
-        write_table(chosen.join(named, rsuffix="_"), output / "test_predictions.csv")
-    failed = int((rows["status"] == "failed").sum())
+    if "test" in data.held_out:
+        _write_test_predictions(output, table, data, [answer["test"] for answer in answers], model)
+    failed = int((data.rows["status"] == "failed").sum())
     _tell(console, {"output": str(output), "failed": failed, **summary}, best)
+
+
+@dataclass
+class _Parts:
+    """Labelled molecules, split: the table's rows with their fate, and the sets."""
+
+    rows: pd.DataFrame
+    part: np.ndarray
+    labels: dict[str, np.ndarray]
+    train: Dataset
+    held_out: dict[str, Dataset]
+    sizes: dict[str, int]
+
+
+def _in_parts(
+    table: Table,
+    tasks: list[str],
+    y: np.ndarray,
+    records: tuple[ShardSet, pd.DataFrame],
+    split: str,
+    valid: float,
+    test: float,
+    seed: int,
+) -> _Parts:
+    """Split the rows that hold a molecule and a label."""
+    import numpy as np
+    import pandas as pd
+
+    from deepchem_mmsa.cli.labels import split_rows
+    from deepchem_mmsa.datasets import dataset_from_shards
+
+    shards, rows = records
+    data = dataset_from_shards(shards, y, tasks)
+    usable = (rows["status"] == "ok").to_numpy() & ~np.isnan(y).all(axis=1)
+    part = split_rows(table, data.ids, usable, split, valid, test, seed)
+    rows["split"] = part
+    rows = rows.join(pd.DataFrame(y, columns=[f"label {task}" for task in tasks]))
+    sets = {name: data.select(np.flatnonzero(part == name)) for name in ("train", "valid", "test")}
+    sizes = {name: len(of_part) for name, of_part in sets.items()}
+    train = sets.pop("train")
+    held_out = {name: of_part for name, of_part in sets.items() if len(of_part)}
+    return _Parts(rows, part, dict(zip(tasks, y.T)), train, held_out, sizes)
+
+
+def _notes(data: _Parts, kind: str, split: str, guessed: bool, tested: bool) -> Iterator[str]:
+    """Say what is learnt from how much, and what is odd about it."""
+    sizes = ", ".join(f"{n} {part}" for part, n in data.sizes.items())
+    yield f"{kind} of {', '.join(data.labels)}: {sizes} molecules ({split} split)"
+    for task, values in data.labels.items():
+        if len(_distinct(values[data.part == "train"])) < 2:
+            yield f"the labels of {task} are all the same in training: there is nothing to learn"
+    for task, values in data.labels.items():
+        if guessed and kind == "regression" and _distinct(values) == {0, 1}:
+            yield (
+                f"{task} holds 0 and 1 only and is learnt as a value, beside others; for "
+                "probabilities train it in a run of its own"
+            )
+    if not data.sizes["test"] and tested:
+        yield f"the {split} split left no row for test: there is no test score"
+
+
+def _distinct(values: np.ndarray) -> set[float]:
+    """Return the labels that are there."""
+    return {value for value in values.tolist() if value == value}
+
+
+def _over(answers: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation over networks."""
+    import numpy as np
+
+    return np.mean(answers, axis=0, dtype=float), np.std(answers, axis=0, dtype=float)
+
+
+def _write_test_predictions(
+    output: Path, table: Table, data: _Parts, answers: list[np.ndarray], model: MMSAModel
+) -> None:
+    """Write the test rows of the table with what the networks say of them, and their spread."""
+    from deepchem_mmsa.cli.predict import prediction_columns
+    from deepchem_mmsa.predictor import MMSAPredictor
+    from deepchem_mmsa.tables import write_table
+
+    last = MMSAPredictor(model.model, {"tasks": model.tasks})
+    mean, spread = _over(answers)
+    named = prediction_columns(last, mean)
+    if len(answers) > 1:
+        named = named.join(prediction_columns(last, spread, "std"))
+    chosen = table.frame[data.part == "test"].reset_index(drop=True)
+    write_table(chosen.join(named, rsuffix="_"), output / "test_predictions.csv")
 
 
 def _early_stopping(

@@ -48,8 +48,7 @@ def neighbors(
         file_identity,
         load_model,
         model_identity,
-        other_table,
-        shifted,
+        other_records,
     )
     from deepchem_mmsa.tables import count_rows
 
@@ -63,12 +62,12 @@ def neighbors(
     vectors = []
     with console.progress("reference", count_rows(reference)) as progress:
         option = "--reference-column"
-        for table in other_table(reference, reference_column, smiles_column, option):
-            values, _ = predictor.embed(
-                table.smiles, batch_size, jobs, shifted(progress, len(texts))
-            )
-            vectors.append(values)
-            texts.extend(table.frame[table.smiles_column].fillna("").astype(str))
+        columns = (reference_column, smiles_column, option)
+        for names, records in other_records(
+            reference, *columns, predictor.settings, jobs, progress
+        ):
+            vectors.append(predictor.embed(records, batch_size).values)
+            texts.extend(names)
     known = np.concatenate(vectors)
     rows = np.flatnonzero(~np.isnan(known).any(axis=1))
     if len(rows) == 0:

@@ -160,14 +160,15 @@ def _domain(
 ) -> ApplicabilityDomain:  # fmt: skip
     """Return the domain of the molecules of a file; errors name it."""
     from deepchem_mmsa.applicability import ApplicabilityDomain
-    from deepchem_mmsa.cli.rows import other_table
+    from deepchem_mmsa.cli.rows import other_records
     from deepchem_mmsa.tables import count_rows
 
-    molecules = []
+    molecules: list[object] = []
     with console.progress("domain", count_rows(training)) as progress:
-        for table in other_table(training, *columns, "--domain-column"):
-            molecules += predictor.records(table.smiles, jobs)
-            progress(len(molecules))
+        for _, records in other_records(
+            training, *columns, "--domain-column", predictor.settings, jobs, progress
+        ):
+            molecules += records
     try:
         return ApplicabilityDomain(predictor, "training", batch_size).fit(molecules)
     except ValueError as error:

@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -70,10 +70,18 @@ def checked_device(device: str) -> str:
     return device
 
 
-def other_table(
-    path: str, column: str | None, of_input: str | None, option: str
-) -> Iterator[Table]:
-    """Yield the chunks of a second table of molecules, a reference or a training set.
+def other_records(
+    path: str,
+    column: str | None,
+    of_input: str | None,
+    option: str,
+    settings: ViewSettings,
+    jobs: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[list[str], Sequence[object]]]:
+    """Yield texts and records of a second table of molecules, a reference or a training set.
+
+    A molecule that crashes RDKit costs its row there too.
 
     Parameters
     ----------
@@ -84,7 +92,28 @@ def other_table(
         The column of the input, which serves where the table has it too.
     option : str
         Named in errors.
+    settings : ViewSettings
+    jobs : int
+        Processes that make records, those of the next chunk while one is used.
+    progress : callable, optional
+        Told how many are made.
     """
+
+    def chunks() -> Generator[tuple[list[str], Sequence[object]], None, None]:
+        with records_ahead(settings, jobs) as prepare:
+            assert prepare is not None  # the settings are known
+            for table in _other_table(path, column, of_input, option):
+                records = prepare(table, shifted(progress or silent, table.start))
+                yield table.frame[table.smiles_column].fillna("").astype(str).tolist(), records
+
+    made = chunks() if jobs == 1 else prefetched(chunks())
+    with closing(made):
+        yield from made
+
+
+def _other_table(
+    path: str, column: str | None, of_input: str | None, option: str
+) -> Iterator[Table]:
     if column is None and of_input is not None:
         try:
             next(read_chunks(path, 1, of_input))

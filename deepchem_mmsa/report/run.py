@@ -23,6 +23,7 @@ from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.predictor import MMSAPredictor
 from deepchem_mmsa.shards import ShardSet
+from deepchem_mmsa.views import many_views
 
 _CHUNK = 4096  # records in memory at a time
 PARTS = ("train", "valid", "test")
@@ -190,7 +191,8 @@ def _rows_of(folder: Path, predictor: MMSAPredictor, summary: Mapping[str, Any])
                 return _Source(np.arange(1, len(table) + 1), smiles, parts, y, read)
 
     def made(places: np.ndarray) -> Iterator[MoleculeViews]:
-        yield from predictor.records([smiles[place] for place in places])
+        chosen = [smiles[place] for place in places]
+        yield from many_views(chosen, predictor.settings, contained=True)
 
     return _Source(np.arange(1, len(table) + 1), smiles, parts, y, made)
 

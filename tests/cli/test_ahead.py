@@ -40,32 +40,63 @@ def test_a_fault_while_working_ahead_ends_the_run(mmsa, models, tmp_path):
     assert not (tmp_path / "o.csv").exists()
 
 
-@pytest.mark.skipif(not AVAILABLE, reason="needs fork")
-@pytest.mark.parametrize("command", ["predict", "embed", "neighbors"])
-def test_a_molecule_that_crashes_costs_its_row(mmsa, models, table, tmp_path, monkeypatch, command):
-    """In one process too, which is what a small table gets."""
+def deadly_for(smiles):
+    """Return what makes views, and ends the process that comes to `smiles`."""
     make, here = views._make, os.getpid()
 
     def deadly(task, settings):
-        if task.smiles == "CCN":
+        if task.smiles == smiles:
             assert os.getpid() != here
             os.kill(os.getpid(), signal.SIGSEGV)
         return make(task, settings)
 
-    model = models["regression" if command == "predict" else "pretraining"]
+    return deadly
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="needs fork")
+@pytest.mark.parametrize("command", ["predict", "embed", "neighbors", "explain"])
+def test_a_molecule_that_crashes_costs_its_row(mmsa, models, table, tmp_path, monkeypatch, command):
+    """In one process too, which is what a small table gets."""
+    if command == "explain":
+        pytest.importorskip("captum")
+    model = models["regression" if command in ("predict", "explain") else "pretraining"]
     (tmp_path / "known.smi").write_text("CCO\nCCC\n")
     more = ["-r", tmp_path / "known.smi", "-k", 1] if command == "neighbors" else []
-    arguments = [command, table, "-m", model, "--jobs", 1, *more]
+    arguments = [command, table, "-m", model, *more]
+    written = "explanations.csv" if command == "explain" else ""
+    if not written:
+        arguments += ["--jobs", 1]
     assert mmsa(*arguments, "-o", tmp_path / "straight.csv").exit_code == 0
-    monkeypatch.setattr(views, "_make", deadly)
+    monkeypatch.setattr(views, "_make", deadly_for("CCN"))
     assert mmsa(*arguments, "-o", tmp_path / "out.csv").exit_code == 0
     straight, found = (
-        pd.read_csv(tmp_path / name, dtype=str, keep_default_na=False)
+        pd.read_csv(tmp_path / name / written, dtype=str, keep_default_na=False)
         for name in ("straight.csv", "out.csv")
     )
     pd.testing.assert_frame_equal(found[:4], straight[:4])
     assert found["mmsa_status"].tolist()[4] == "failed"
     assert "its process ended by SIGSEGV" in found["reason"].iloc[4]
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="needs fork")
+@pytest.mark.parametrize("command", ["neighbors", "predict"])
+def test_a_reference_that_crashes_costs_itself(mmsa, models, table, tmp_path, monkeypatch, command):
+    others = [n * "C" + "O" for n in range(2, 18)]
+    (tmp_path / "known.smi").write_text("\n".join([others[0], "COC", *others[1:]]))
+    (tmp_path / "alive.smi").write_text("\n".join(others))
+    model = models["regression" if command == "predict" else "pretraining"]
+    option = "-r" if command == "neighbors" else "--domain"
+    arguments = [command, table, "-m", model, "--jobs", 1, *(["-k", 1] if option == "-r" else [])]
+    straight = mmsa(*arguments, option, tmp_path / "alive.smi", "-o", tmp_path / "straight.csv")
+    assert straight.exit_code == 0, straight.output
+    monkeypatch.setattr(views, "_make", deadly_for("COC"))
+    done = mmsa(*arguments, option, tmp_path / "known.smi", "-o", tmp_path / "out.csv")
+    assert done.exit_code == 0, done.output
+    straight, found = (
+        pd.read_csv(tmp_path / name, dtype=str) for name in ("straight.csv", "out.csv")
+    )
+    same = [name for name in found if name != "row_1"]  # of the reference, where one is more
+    pd.testing.assert_frame_equal(found[same], straight[same])
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
