@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def explain(
     source: options.Input,
-    model: options.Model,
+    model: Annotated[str, typer.Option("--model", "-m", help="Folder of a fine-tuned model.")],
     output: options.OutputFolder,
     task: Annotated[
         str | None, typer.Option(help="Name of the label to explain; the first if left out.")

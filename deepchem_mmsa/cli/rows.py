@@ -372,8 +372,8 @@ class _Parts:
         """Take the place, and forget what was kept of another run."""
         if self.folder is None:
             return self
-        self.folder.mkdir(exist_ok=True)
         try:
+            self.folder.mkdir(exist_ok=True)
             self._lock.acquire(blocking=False)
         except Timeout:
             raise Failure(
@@ -381,6 +381,9 @@ class _Parts:
                 "another --output",
                 ExitCode.OUTPUT,
             ) from None
+        except OSError as error:
+            told = f"cannot write to {self.folder}: {error.strerror}; give another --output"
+            raise Failure(told, ExitCode.OUTPUT) from error
         described = self.folder / "run.json"
         if not described.is_file() or described.read_text(encoding="utf-8") != self._text:
             for part in self.folder.glob("*.parquet"):

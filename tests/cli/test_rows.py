@@ -343,6 +343,15 @@ def test_two_runs_do_not_write_to_one_output(mmsa, models, table, tmp_path):
     assert not place.exists()
 
 
+def test_a_place_where_nothing_can_be_kept_is_told(mmsa, models, table, tmp_path):
+    out = tmp_path / "out.csv"
+    (tmp_path / "out.csv.partial").touch()
+    done = mmsa("predict", table, "-m", models["regression"], "-o", out)
+    assert done.exit_code == 5
+    assert "cannot write to" in done.stderr
+    assert "File exists; give another --output" in done.stderr.replace("\n", " ")
+
+
 def test_parts_hold_every_type_of_parquet(tmp_path):
     frame = pd.DataFrame(
         {
