@@ -15,38 +15,35 @@ from torch import Tensor, nn
 from deepchem_mmsa import distributed, losses
 from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.config import CUSTOM, MMSAConfig
-from deepchem_mmsa.layers.fingerprint_encoder import make_fingerprint_encoder
+from deepchem_mmsa.layers.encoders import make_encoder
 from deepchem_mmsa.layers.fusion import Fusion
-from deepchem_mmsa.layers.geometry_encoder import make_geometry_encoder
-from deepchem_mmsa.layers.graph_encoder import make_graph_encoder
 from deepchem_mmsa.layers.hypergraph import (
     Hypergraph,
     HypergraphConv,
     anchor_hypergraph,
     nearest_nodes_hypergraph,
 )
-from deepchem_mmsa.layers.image_encoder import make_image_encoder
 from deepchem_mmsa.layers.memory_bank import MemoryBank, MemoryReadout
 from deepchem_mmsa.layers.message_passing import BatchedGraph
 from deepchem_mmsa.molecule import FINGERPRINT_SIZE, N_DESCRIPTORS
 from deepchem_mmsa.pretraining import LOSS_TERMS, MASK_TOKEN, pretraining_terms
 
-_ENCODER_MAKERS: dict[str, Callable[[MMSAConfig], nn.Module]] = {
-    "image": lambda c: make_image_encoder(c.image, width=c.image_width),
-    "graph": lambda c: make_graph_encoder(
-        c.graph, features=c.features, width=c.graph_width, n_layers=c.graph_layers,
-        dropout=c.graph_dropout,
+_ENCODER_OPTIONS: dict[str, Callable[[MMSAConfig], dict[str, Any]]] = {
+    "image": lambda c: {"width": c.image_width},
+    "graph": lambda c: {
+        "features": c.features, "width": c.graph_width, "n_layers": c.graph_layers,
+        "dropout": c.graph_dropout,
         # Those that an encoder does not know have to be at their defaults.
         **({} if c.graph_readout == "mean" else {"readout": c.graph_readout}),
         **({} if c.graph_jk == "last" else {"jk": c.graph_jk}),
-    ),
-    "geometry": lambda c: make_geometry_encoder(
-        c.geometry, cutoff=c.cutoff, width=c.geometry_width, n_layers=c.geometry_layers
-    ),
-    "fingerprint": lambda c: make_fingerprint_encoder(
-        c.fingerprint, width=c.fingerprint_width, n_layers=c.fingerprint_layers,
-        dropout=c.fingerprint_dropout,
-    ),
+    },
+    "geometry": lambda c: {
+        "cutoff": c.cutoff, "width": c.geometry_width, "n_layers": c.geometry_layers
+    },
+    "fingerprint": lambda c: {
+        "width": c.fingerprint_width, "n_layers": c.fingerprint_layers,
+        "dropout": c.fingerprint_dropout,
+    },
 }  # fmt: skip
 
 
@@ -190,7 +187,8 @@ class MMSANetwork(nn.Module):
                     f"the {modality} encoder of this configuration is a module of the user's: "
                     f"pass it again, {modality}=<nn.Module>"
                 )
-            return _ENCODER_MAKERS[modality](self.config)
+            options = _ENCODER_OPTIONS[modality](self.config)
+            return make_encoder(modality, name, **options)
         encoder = given[modality]
         if not isinstance(getattr(encoder, "out_dim", None), int):
             raise ValueError(

@@ -10,7 +10,6 @@ whole and a prediction depends on nothing else.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,10 +21,8 @@ from torch import Tensor, nn
 from deepchem_mmsa.molecule import FINGERPRINT_SIZE, N_DESCRIPTORS
 
 __all__ = [
-    "FINGERPRINT_ENCODERS",
     "BatchedFingerprints",
     "FingerprintMLP",
-    "make_fingerprint_encoder",
     "normal_scores",
     "reference_quantiles",
 ]
@@ -194,42 +191,3 @@ class FingerprintMLP(nn.Module):
         """
         counts = inputs.counts.to(self.quantiles.dtype).log1p()
         return self.layers(torch.cat([counts, self.scaled_descriptors(inputs)], dim=1))
-
-
-FINGERPRINT_ENCODERS: dict[str, Callable[..., nn.Module]] = {"mlp": FingerprintMLP}
-
-
-def make_fingerprint_encoder(
-    name: str, width: int = 512, n_layers: int = 2, dropout: float = 0.2
-) -> nn.Module:
-    """Build a fingerprint encoder by name.
-
-    Parameters
-    ----------
-    name : str
-        A key of ``FINGERPRINT_ENCODERS``.
-    width, n_layers, dropout
-        As in :class:`FingerprintMLP`.
-
-    Returns
-    -------
-    nn.Module
-        With ``out_dim``, mapping :class:`BatchedFingerprints` to ``[n, out_dim]``.
-
-    Raises
-    ------
-    ValueError
-        When the name is unknown.
-
-    Examples
-    --------
-    >>> make_fingerprint_encoder("mlp", width=32).out_dim
-    32
-    """
-    if name not in FINGERPRINT_ENCODERS:
-        raise ValueError(
-            f"fingerprint encoder {name!r} is unknown; known are "
-            f"{', '.join(sorted(FINGERPRINT_ENCODERS))}. "
-            "An nn.Module object with out_dim can be passed instead of a name."
-        )
-    return FINGERPRINT_ENCODERS[name](width=width, n_layers=n_layers, dropout=dropout)

@@ -7,8 +7,6 @@ non-linearity it holds their product as one matrix, which is the same function a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -29,7 +27,7 @@ from deepchem_mmsa.layers.message_passing import (
     pool,
 )
 
-__all__ = ["GEOMETRY_ENCODERS", "ComENet", "SchNet", "make_geometry_encoder", "radius_graph"]
+__all__ = ["ComENet", "SchNet", "radius_graph"]
 
 N_ELEMENTS = 120  # Z = 0 (dummy atom) to 118, and one spare
 
@@ -365,56 +363,3 @@ class SchNet(GeometryEncoder):
         distances = (vectors.square().sum(1, keepdim=True) + 1e-12).sqrt()
         graph = EdgeList(src, dst, len(conformers.atomic_numbers)).dgl()
         return run_dgllife(self.gnn, graph, conformers.atomic_numbers, distances)
-
-
-GEOMETRY_ENCODERS: dict[str, Callable[..., GeometryEncoder]] = {
-    "comenet": ComENet,
-    "schnet": SchNet,
-}
-
-
-def make_geometry_encoder(
-    name: str,
-    cutoff: float = 8.0,
-    width: int = 256,
-    n_layers: int = 4,
-    readout: str = "mean",
-    max_neighbors: int | None = None,
-) -> GeometryEncoder:
-    """Build a geometry encoder by name.
-
-    Parameters
-    ----------
-    name : str
-        A key of ``GEOMETRY_ENCODERS``.
-    cutoff, width, n_layers, readout, max_neighbors
-        As of :class:`ComENet`.
-
-    Returns
-    -------
-    GeometryEncoder
-        With ``out_dim``, mapping :class:`BatchedConformers` to ``[G, out_dim]``.
-
-    Raises
-    ------
-    ValueError
-        When the name or an option is unknown.
-
-    Examples
-    --------
-    >>> make_geometry_encoder("comenet", width=32).out_dim
-    32
-    """
-    if name not in GEOMETRY_ENCODERS:
-        raise ValueError(
-            f"geometry encoder {name!r} is unknown; known are "
-            f"{', '.join(sorted(GEOMETRY_ENCODERS))}. "
-            "An nn.Module object with out_dim can be passed instead of a name."
-        )
-    return GEOMETRY_ENCODERS[name](
-        cutoff=cutoff,
-        width=width,
-        n_layers=n_layers,
-        readout=readout,
-        max_neighbors=max_neighbors,
-    )

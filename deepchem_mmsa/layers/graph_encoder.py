@@ -6,8 +6,6 @@ dgllife's. All of them read categorical features, which are embedded and summed.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -29,10 +27,8 @@ __all__ = [
     "GAT",
     "GCN",
     "GIN",
-    "GRAPH_ENCODERS",
     "AttentiveFP",
     "GraphEncoder",
-    "make_graph_encoder",
 ]
 
 
@@ -204,56 +200,3 @@ class AttentiveFP(_DGLLifeEncoder):
         if len(atoms) == 0:
             return atoms.new_zeros((graph.n_molecules, self.out_dim))
         return run_dgllife(self.attentive_readout, graph.dgl(), atoms)
-
-
-GRAPH_ENCODERS: dict[str, Callable[..., GraphEncoder]] = {
-    "gin": GIN,
-    "gcn": GCN,
-    "gat": GAT,
-    "attentivefp": AttentiveFP,
-}
-
-
-def make_graph_encoder(
-    name: str,
-    features: str = "basic",
-    width: int = 300,
-    n_layers: int = 5,
-    dropout: float = 0.0,
-    **further: str,
-) -> GraphEncoder:
-    """Build a graph encoder by name.
-
-    Parameters
-    ----------
-    name : str
-        A key of ``GRAPH_ENCODERS``.
-    features, width, n_layers, dropout
-        As of :class:`GIN`.
-    **further
-        ``readout`` (not of AttentiveFP, which has its own) and ``jk`` (of GIN).
-
-    Returns
-    -------
-    GraphEncoder
-        With ``out_dim``, mapping a :class:`BatchedGraph` to ``[G, out_dim]``.
-
-    Raises
-    ------
-    ValueError
-        When the name or an option is unknown.
-
-    Examples
-    --------
-    >>> make_graph_encoder("gin", width=64).out_dim
-    64
-    """
-    if name not in GRAPH_ENCODERS:
-        raise ValueError(
-            f"graph encoder {name!r} is unknown; known are {', '.join(sorted(GRAPH_ENCODERS))}. "
-            "An nn.Module object with out_dim can be passed instead of a name."
-        )
-    made = GRAPH_ENCODERS[name]
-    if unknown := set(further) - set(inspect.signature(made).parameters):
-        raise ValueError(f"graph encoder {name!r} does not know {', '.join(sorted(unknown))}")
-    return made(features=features, width=width, n_layers=n_layers, dropout=dropout, **further)

@@ -8,14 +8,14 @@ without a GPU needs the leaner ``width=32``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from deepchem_mmsa.layers.single_row import running_statistics
 
-__all__ = ["IMAGE_ENCODERS", "ResNet18", "make_image_encoder"]
+__all__ = ["ResNet18"]
 
 # Mean and standard deviation of ImageNet's channels, which torchvision's weights expect.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -223,39 +223,3 @@ def _without_prefixes(name: str) -> str:
             if name.startswith(prefix):
                 name, stripped = name[len(prefix) :], True
     return name
-
-
-IMAGE_ENCODERS: dict[str, Callable[..., nn.Module]] = {"resnet18": ResNet18}
-
-
-def make_image_encoder(name: str, width: int = 64) -> nn.Module:
-    """Build an image encoder by name.
-
-    Parameters
-    ----------
-    name : str
-        A key of ``IMAGE_ENCODERS``.
-    width : int
-        Channels of the first stage.
-
-    Returns
-    -------
-    nn.Module
-        With ``out_dim``, mapping ``[G, 3, S, S]`` to ``[G, out_dim]``.
-
-    Raises
-    ------
-    ValueError
-        When the name is unknown.
-
-    Examples
-    --------
-    >>> make_image_encoder("resnet18", width=32).out_dim
-    256
-    """
-    if name not in IMAGE_ENCODERS:
-        raise ValueError(
-            f"image encoder {name!r} is unknown; known are {', '.join(sorted(IMAGE_ENCODERS))}. "
-            "An nn.Module object with out_dim can be passed instead of a name."
-        )
-    return IMAGE_ENCODERS[name](width=width)

@@ -51,7 +51,7 @@ from deepchem_mmsa.datasets import example_table
 from deepchem_mmsa.epochs import epoch_batches
 from deepchem_mmsa.inference import training_precision
 from deepchem_mmsa.layers.dgl_backend import import_dgllife
-from deepchem_mmsa.layers.geometry_encoder import make_geometry_encoder
+from deepchem_mmsa.layers.encoders import make_encoder
 from deepchem_mmsa.layers.gin import GIN
 from deepchem_mmsa.layers.image_encoder import ResNet18
 from deepchem_mmsa.layers.message_passing import EdgeList, pool
@@ -214,7 +214,7 @@ def geometry(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[s
     conformers = Collator(("geometry",))(data.X[: config.batch_size]).inputs["geometry"].to(device)
     steps = {}
     for name in ("comenet", "schnet"):
-        encoder = make_geometry_encoder(name, cutoff=8.0, width=256, n_layers=4).to(device)
+        encoder = make_encoder("geometry", name, cutoff=8.0, width=256, n_layers=4).to(device)
         steps[name] = stepper(encoder, lambda encoder=encoder: encoder(conformers))
         if name == "comenet" and native_bf16(device):
             forward = in_bf16(lambda encoder=encoder: encoder(conformers), device)

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import QuantileTransformer
 
 from deepchem_mmsa.batching import Collator
+from deepchem_mmsa.layers.encoders import make_encoder
 from deepchem_mmsa.layers.fingerprint_encoder import (
     BatchedFingerprints,
     FingerprintMLP,
-    make_fingerprint_encoder,
     normal_scores,
     reference_quantiles,
 )
@@ -121,6 +121,6 @@ def test_the_scaling_travels_in_the_state():
 
 def test_names_are_checked():
     with pytest.raises(ValueError, match="'perceptron' is unknown; known are mlp"):
-        make_fingerprint_encoder("perceptron")
+        make_encoder("fingerprint", "perceptron")
     with pytest.raises(ValueError, match="must be at least 1"):
         FingerprintMLP(width=0)

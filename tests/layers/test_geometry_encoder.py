@@ -7,13 +7,12 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from deepchem_mmsa.layers.encoders import ENCODERS, make_encoder
 from deepchem_mmsa.layers.geometry_basis import (
     radius_graph,
 )
 from deepchem_mmsa.layers.geometry_encoder import (
-    GEOMETRY_ENCODERS,
     ComENet,
-    make_geometry_encoder,
 )
 from deepchem_mmsa.layers.message_passing import BatchedConformers
 
@@ -26,10 +25,10 @@ SEEDS = st.integers(0, 999)
 
 def small(name: str, **options) -> torch.nn.Module:
     torch.manual_seed(0)
-    return make_geometry_encoder(name, width=32, n_layers=2, **options)
+    return make_encoder("geometry", name, width=32, n_layers=2, **options)
 
 
-@pytest.fixture(scope="module", params=sorted(GEOMETRY_ENCODERS))
+@pytest.fixture(scope="module", params=sorted(ENCODERS["geometry"]))
 def encoder(request):
     return small(request.param).eval()
 
@@ -214,7 +213,7 @@ def test_an_atom_that_crosses_the_cutoff_changes_nothing_suddenly(comenet):
 # ---------------------------------------------------------------- training, options
 
 
-@pytest.mark.parametrize("name", sorted(GEOMETRY_ENCODERS))
+@pytest.mark.parametrize("name", sorted(ENCODERS["geometry"]))
 def test_two_equal_trainings_are_equal_bit_for_bit(name):
     conformers = random_conformers(0, [12, 9, 9, 12, 3, 1] * 2)
 
@@ -292,7 +291,7 @@ def test_readouts_and_out_dim(readout):
 )
 def test_bad_options_are_named(options, text):
     with pytest.raises(ValueError, match=text):
-        make_geometry_encoder(**options)
+        make_encoder("geometry", **options)
 
 
 def test_bad_basis_and_graph_options_are_named():
@@ -301,7 +300,7 @@ def test_bad_basis_and_graph_options_are_named():
     with pytest.raises(ValueError, match="n_radial=0"):
         ComENet(n_radial=0)
     with pytest.raises(ValueError, match="out_dim=5"):
-        GEOMETRY_ENCODERS["schnet"](width=16, out_dim=5)
+        ENCODERS["geometry"]["schnet"](width=16, out_dim=5)
     with pytest.raises(ValueError, match="max_neighbors=0"):
         radius_graph(random_conformers(0, [2]), 8.0, max_neighbors=0)
     with pytest.raises(ValueError, match="cutoff=-1"):

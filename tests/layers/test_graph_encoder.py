@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepchem_mmsa.layers.dgl_backend import import_dgl, import_dgllife
+from deepchem_mmsa.layers.encoders import ENCODERS, make_encoder
 from deepchem_mmsa.layers.gin import shared_rows
-from deepchem_mmsa.layers.graph_encoder import GIN, GRAPH_ENCODERS, make_graph_encoder
+from deepchem_mmsa.layers.graph_encoder import GIN
 from deepchem_mmsa.layers.message_passing import BatchedGraph, pool
 
 from .batches import order_within_molecules, permute_graph, random_graph, take_graph
@@ -22,10 +23,10 @@ SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=5)
 
 def small(name: str, features: str = "basic", **options) -> torch.nn.Module:
     torch.manual_seed(0)
-    return make_graph_encoder(name, features=features, width=16, n_layers=3, **options)
+    return make_encoder("graph", name, features=features, width=16, n_layers=3, **options)
 
 
-@pytest.fixture(scope="module", params=sorted(GRAPH_ENCODERS))
+@pytest.fixture(scope="module", params=sorted(ENCODERS["graph"]))
 def encoder(request):
     return small(request.param, features="full").eval()
 
@@ -279,7 +280,7 @@ def test_no_molecules_and_single_atoms(encoder):
     assert torch.equal(encoder(random_graph(0, [0, 0])), torch.zeros(2, encoder.out_dim))
 
 
-@pytest.mark.parametrize("name", sorted(GRAPH_ENCODERS))
+@pytest.mark.parametrize("name", sorted(ENCODERS["graph"]))
 def test_two_equal_trainings_are_equal_bit_for_bit(name):
     graph = random_graph(0, [20] * 8)
 
@@ -366,7 +367,7 @@ def test_what_an_encoder_does_not_know_is_named(name, options, text):
 )
 def test_bad_options_are_named(options, text):
     with pytest.raises(ValueError, match=text):
-        make_graph_encoder(**options)
+        make_encoder("graph", **options)
 
 
 def test_bad_readout_is_named():

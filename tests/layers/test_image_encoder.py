@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from deepchem_mmsa.layers.encoders import make_encoder
 from deepchem_mmsa.layers.image_encoder import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     ResNet18,
-    make_image_encoder,
 )
 
 
@@ -137,7 +137,7 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=r"\[2, 64, 64\]"):
         ResNet18(width=8)(torch.zeros(2, 64, 64))
     with pytest.raises(ValueError, match=r"'vit'.*resnet18.*nn.Module"):
-        make_image_encoder("vit")
+        make_encoder("image", "vit")
 
 
 @pytest.mark.parametrize("size", [32, 64])
