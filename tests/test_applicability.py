@@ -189,3 +189,21 @@ def test_an_interval_holds_nineteen_of_twenty():
     random = np.random.default_rng(0)
     found = [error_ordering(*random.normal(size=(2, 40)), n_resamples=200) for _ in range(100)]
     assert 0.87 <= np.mean([one.low <= 0 <= one.high for one in found]) <= 1
+
+
+def test_as_far_out_as_a_training_molecule_is_no_farther(remembering, monkeypatch):
+    domain = ApplicabilityDomain(remembering)
+    domain.training_distance = np.array([0.1, 0.2, 0.2, 0.4])
+    monkeypatch.setattr(domain, "distance", lambda molecules: np.array(molecules))
+    assert domain.score([0.0, 0.2, 0.3, 0.4, 0.5]).tolist() == [1, 0.75, 0.25, 0.25, 0]
+
+
+def test_the_yardstick_has_no_share_in_its_own_anchors(remembering):
+    domain = ApplicabilityDomain(remembering, "training").fit(CHAINS)
+    assert domain.training_distance.mean() > 1.05 * domain.distance(CHAINS).mean()
+
+
+def test_a_random_order_that_does_as_well_counts_against_the_order_found():
+    """Of three molecules one order in six is perfect; and none is impossible."""
+    assert error_ordering([1, 2, 3], [1, 2, 3]).p_value == pytest.approx(1 / 6, abs=0.05)
+    assert error_ordering(range(50), range(50), n_resamples=99).p_value == 0.01

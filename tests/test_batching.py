@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepchem_mmsa.batching import Collator
+from deepchem_mmsa.config import MMSAConfig
 from deepchem_mmsa.molecule import MODALITIES
 from deepchem_mmsa.views import ViewSettings, molecule_views
 from deepchem_mmsa.views.depiction import decode
@@ -98,3 +99,28 @@ def test_every_view_is_the_records_own(molecules):
     bare = Collator(("geometry",))(chosen).inputs["geometry"]
     assert (bare.atomic_numbers.numpy() == numbers[numbers != 1]).all()
     np.testing.assert_array_equal(bare.coordinates, points[numbers != 1])
+
+
+def test_rows_move_with_the_inputs(molecules):
+    batch = Collator(MODALITIES, image_size=32)(molecules[:3]).to("meta")
+    assert {rows.device.type for rows in batch.rows.values()} == {"meta"}
+
+
+def test_a_molecule_of_hydrogen_keeps_its_atoms():
+    record = molecule_views("[H][H]", ViewSettings(("graph", "geometry")))
+    conformers = Collator(("geometry",))([record]).inputs["geometry"]
+    assert conformers.atomic_numbers.tolist() == [1, 1]
+
+
+def test_a_network_is_fed_as_it_was_configured(molecules):
+    config = MMSAConfig(modalities=("image", "geometry"), image_size=48, hydrogens=True)
+    inputs = Collator.of(config)(molecules[:3]).inputs
+    assert set(inputs) == {"image", "geometry"}
+    assert inputs["image"].shape == (3, 3, 48, 48)
+    assert (inputs["geometry"].atomic_numbers == 1).any()
+
+
+def test_a_batch_of_nothing_is_well_formed():
+    batch = Collator(MODALITIES, image_size=32)([])
+    assert len(batch) == 0
+    assert batch.available.shape == (0, len(MODALITIES))

@@ -148,3 +148,34 @@ def test_a_call_that_does_not_go_with_the_fit_is_refused(method):
         with pytest.raises(ValueError, match="not those of"):
             fitted(wrong)
     assert fitted(np.zeros((0, 2))).shape == (0, 2)
+
+
+def test_who_is_wholly_sure_and_sometimes_wrong_is_softened():
+    sure, y = np.tile([1.0, 0.0], (100, 1)), [0] * 90 + [1] * 10
+    scaled = TemperatureScaling().fit(sure, y)(sure)
+    np.testing.assert_allclose(scaled, np.tile([0.9, 0.1], (100, 1)), atol=1e-3)
+
+
+def test_beyond_what_it_was_fit_on_an_isotonic_map_goes_on_level():
+    p = np.linspace(0.3, 0.7, 40)
+    fitted = IsotonicCalibration().fit(np.stack([1 - p, p], 1), np.arange(40) >= 20)
+    found = fitted([[0.95, 0.05], [0.7, 0.3], [0.3, 0.7], [0.05, 0.95]])[:, 1]
+    assert found.tolist() == [found[1], 0, 1, found[2]]
+
+
+def test_where_every_class_is_ruled_out_all_are_equally_likely():
+    p = np.array([[0.4, 0.35, 0.25], [0.25, 0.4, 0.35], [0.35, 0.25, 0.4]])
+    even = IsotonicCalibration().fit(p, [0, 1, 2])([[1 / 3, 1 / 3, 1 / 3]])
+    np.testing.assert_allclose(even, 1 / 3)
+
+
+@pytest.mark.parametrize("method", [TemperatureScaling, IsotonicCalibration])
+def test_a_weight_says_only_that_a_label_is_there(method):
+    y, p, _ = classes(5, 100)
+    weighed = method().fit(p, y, np.where(np.arange(100) < 50, 0.2, 3.0))
+    np.testing.assert_array_equal(weighed(p), method().fit(p, y)(p))
+
+
+def test_intervals_of_a_share_are_wilsons():
+    curve = reliability([1] * 8 + [0] * 2, [0.5] * 10, n_bins=1)
+    assert (curve.low[0], curve.high[0]) == pytest.approx((0.4902, 0.9433), abs=1e-4)

@@ -177,3 +177,68 @@ def test_ties_at_the_end_of_an_interval_are_inside(seed, scaled):
     scale = np.full(30, random.uniform(0.1, 3)) if scaled else None
     intervals = ConformalIntervals(0.9).fit(np.full(30, y), np.full(30, value), scale)
     assert intervals.covers(np.full(30, y), np.full(30, value), scale).all()
+
+
+def test_ranks_are_counted_in_decimals():
+    """55 % of a hundred are 55, though 100 * 0.55 is a little more in binary."""
+    errors = np.arange(1.0, 100)
+    assert ConformalIntervals(0.55).fit(errors, np.zeros(99)).quantile[0] == 55
+
+
+def test_scales_stay_with_their_rows_and_tasks():
+    random = np.random.default_rng(0)
+    y, predicted, scale = random.uniform(0.5, 1, size=(3, 30, 2))
+    both = ConformalIntervals(0.8).fit(y, predicted, scale).size(predicted, scale)
+    for task in range(2):
+        of_task = predicted[:, task], scale[:, task]
+        alone = ConformalIntervals(0.8).fit(y[:, task], *of_task).size(*of_task)
+        np.testing.assert_allclose(both[:, task], alone)
+
+
+def test_a_row_without_prediction_needs_no_scale():
+    known = ConformalIntervals(0.5).fit([1, 2, 4], [1, 1, 1], [1, 1, 1])
+    gap = ConformalIntervals(0.5).fit([1, 2, 3, 4], [1, 1, np.nan, 1], [1, 1, np.nan, 1])
+    assert gap.quantile == known.quantile
+
+
+class Halves:
+    """Notes which molecules a method is fit on, and which are counted."""
+
+    def __init__(self):
+        self.known, self.counted = [], []
+
+    def fit(self, y, predicted):
+        self.known.append(set(y))
+
+    def covers(self, y, predicted):
+        self.counted.append(set(y))
+        return np.ones(len(y), bool)
+
+    def size(self, predicted):
+        return predicted
+
+
+def test_no_molecule_is_counted_that_was_fit_on():
+    halves, y = Halves(), np.arange(9.0)
+    coverage_over_splits(halves, y, y, n_splits=5)
+    for known, counted in zip(halves.known, halves.counted):
+        assert (len(known), len(counted)) == (4, 5)
+        assert known | counted == set(y)
+
+
+def test_splits_are_those_of_the_seed():
+    y, drawn = np.arange(20.0), []
+    for seed in (0, 0, 1):
+        halves = Halves()
+        coverage_over_splits(halves, y, y, n_splits=3, seed=seed)
+        drawn.append(halves.known)
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_rows_that_say_nothing_do_not_count_as_covered():
+    random = np.random.default_rng(0)
+    y, predicted = random.normal(size=(2, 40))
+    whole = coverage_over_splits(ConformalIntervals(0.8), y, predicted, n_splits=5)
+    gaps = [np.insert(y, 3, [0, np.nan]), np.insert(predicted, 3, [np.nan, 0])]
+    found = coverage_over_splits(ConformalIntervals(0.8), *gaps, n_splits=5)
+    np.testing.assert_array_equal(found, whole)

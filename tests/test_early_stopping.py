@@ -224,6 +224,7 @@ def test_epochs_without_a_score_are_remembered():
         ([0.5, 0.1, 0.9, 0.4, 0.3], False, 3),
         ([0.5, 0.5, 0.5, 0.5], True, 1),  # as good is not better
         ([0.5, 0.5, 0.5, 0.5], False, 1),
+        ([np.nan, 0.5, np.nan, 0.4, 0.9, 0.9], True, 4),  # epochs without a score, not in a row
     ],
 )
 def test_the_best_epoch_is_that_of_the_best_score(
@@ -279,3 +280,22 @@ def test_averaging_does_not_change_the_training(make_model, graph_dataset):
         model.fit(graph_dataset, nb_epoch=3, checkpoint_interval=0, callbacks=stopping)
         found.append([row["loss"] for row in model.history])
     assert found[0] == found[1]
+
+
+def test_patience_is_counted_anew_for_another_model(make_model, graph_dataset, monkeypatch):
+    metric = dc.metrics.Metric(dc.metrics.mae_score, name="told")
+    stopping = EarlyStopping(graph_dataset, metric, patience=3)
+    first, second = (make_model(mode="regression") for _ in range(2))
+    second.fit(graph_dataset, nb_epoch=4, checkpoint_interval=0)
+    for model, epochs in ((first, 2), (second, 9)):
+        monkeypatch.setattr(model, "evaluate", lambda *_: {"told": np.nan})
+        model.fit(graph_dataset, nb_epoch=epochs, callbacks=stopping, checkpoint_interval=0)
+    assert (len(first.history), len(second.history)) == (2, 4 + 3)
+
+
+def test_a_run_that_has_only_its_end_to_do_needs_no_epoch(make_model, graph_dataset, caplog):
+    model, stopping = make_model(mode="regression"), EarlyStopping(graph_dataset)
+    model.fit(graph_dataset, nb_epoch=1, callbacks=stopping, checkpoint_interval=0)
+    stopping.on_fit_start(model)
+    stopping.on_fit_end(model)
+    assert "this run had none" not in caplog.text

@@ -3,6 +3,7 @@
 import deepchem as dc
 import numpy as np
 import pytest
+from deepchem.trans import undo_transforms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import mean_squared_error, roc_auc_score
@@ -107,3 +108,46 @@ def test_a_metric_of_ones_own_mean_over_tasks():
     worst = dc.metrics.Metric(dc.metrics.rms_score, task_averager=np.max, name="worst")
     y, p = np.zeros((2, 2)), np.array([[1.0, 3.0], [1.0, 3.0]])
     assert mean_scores(y, None, p, worst)["worst"] == pytest.approx(3)
+
+
+def test_predictions_are_brought_to_label_units():
+    data = dc.data.NumpyDataset(np.zeros(3), np.array([[1.0], [5.0], [9.0]]))
+    normal = dc.trans.NormalizationTransformer(transform_y=True, dataset=data)
+    scaled = normal.transform(data)
+    model = Fixed(None)
+    model.predict = lambda dataset, transformers=(): undo_transforms(scaled.y, transformers)
+    assert evaluate(model, scaled, [RMSE], [normal])["rmse"] == pytest.approx(0, abs=1e-6)
+
+
+def test_weights_weigh_each_task_by_its_own():
+    mse = dc.metrics.Metric(mean_squared_error, name="mse", mode="regression")
+    w, p = np.array([[1.0, 3.0], [3.0, 1.0]]), np.array([[0.0, 0.0], [2.0, 2.0]])
+    data = dc.data.NumpyDataset(np.zeros(2), np.zeros((2, 2)), w)
+    asked = {"use_sample_weights": True, "per_task_metrics": True}
+    assert evaluate(Fixed(p), data, mse, **asked)[1]["mse"] == pytest.approx([3, 1])
+
+
+def test_a_weight_for_each_molecule_is_that_of_all_its_tasks():
+    y, p = np.zeros((3, 2)), np.array([[1.0, 2.0], [1.0, 2.0], [9.0, 9.0]])
+    assert masked_scores(y, np.array([1, 1, 0]), p, RMSE)["rmse"].tolist() == [1, 2]
+
+
+def test_one_value_for_each_molecule_is_one_task():
+    assert masked_scores(np.zeros(2), None, np.array([1.0, 1.0]), RMSE)["rmse"] == [1]
+
+
+def test_a_label_of_nan_is_missing_and_needs_no_prediction(caplog):
+    y = np.array([[1.0], [np.nan], [np.nan], [3.0], [4.0]])
+    p = np.array([[1.0], [np.nan], [2.0], [5.0], [np.nan]])
+    assert masked_scores(y, None, p, RMSE)["rmse"][0] == pytest.approx(np.sqrt(2))
+    assert "1 of 5 molecules have no prediction" in caplog.text
+
+
+def test_more_than_two_classes_are_scored():
+    kind = {"mode": "classification", "classification_handling_mode": "threshold-one-hot"}
+    accuracy = dc.metrics.Metric(
+        dc.metrics.accuracy_score, name="accuracy", threshold_value=0.5, **kind
+    )
+    data = dc.data.NumpyDataset(np.zeros(4), np.array([[0.0], [1.0], [2.0], [2.0]]))
+    p = np.eye(3)[[0, 1, 2, 1]][:, None]
+    assert evaluate(Fixed(p), data, [accuracy], n_classes=3)["accuracy"] == pytest.approx(0.75)

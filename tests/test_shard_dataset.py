@@ -1,5 +1,7 @@
 """A DeepChem dataset over shards: each row once with its own label, in flat memory."""
 
+from types import SimpleNamespace
+
 import deepchem as dc
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepchem_mmsa.datasets import dataset_from_shards
+from deepchem_mmsa.shard_dataset import ShardDataset
 from deepchem_mmsa.shards import featurize_to_shards
 from deepchem_mmsa.views import ViewSettings
 from tests.fixtures import SMILES
@@ -111,3 +114,80 @@ def test_select_takes_what_numpy_takes(dataset, data):
     for wrong in (np.ones(n + 1, bool), [n]):
         with pytest.raises(IndexError):
             dataset.select(wrong)
+
+
+def multitask(made):
+    """Two labels of each row, that of the second task a hundred larger."""
+    y = np.arange(len(ROWS))[:, None] + np.array([[0.0, 100.0]])
+    return ShardDataset(made, y, np.ones_like(y), ["near", "far"])
+
+
+@pytest.mark.parametrize("rows", [[34], [-1, 0], [3, 2]])
+def test_rows_that_are_none_are_refused(made, rows):
+    with pytest.raises(ValueError, match="rows must ascend from 0 to 33"):
+        ShardDataset(made, rows=np.array(rows))
+
+
+@pytest.mark.parametrize(
+    "parts, message",
+    [
+        ({"w": np.ones((3, 2))}, "w has 3 rows, the shards hold 34"),
+        ({"tasks": ["near"]}, "1 task names for 2 labels"),
+    ],
+)
+def test_parts_that_do_not_belong_together_are_refused(made, parts, message):
+    with pytest.raises(ValueError, match=message):
+        ShardDataset(made, np.zeros((34, 2)), **parts)
+
+
+class Doubled(ShardDataset):
+    def get_shard(self, i):
+        X, y, w, ids = super().get_shard(i)
+        return X, None if y is None else 2 * y, w, ids
+
+
+@pytest.mark.parametrize("kind, factor", [(ShardDataset, 1), (Doubled, 2)])
+def test_training_reads_what_a_shard_gives_and_ones_and_zeros_for_the_rest(made, kind, factor):
+    rows = np.array([3, 0])
+    n, take = kind(made).shard_reader(1)
+    X, y, w = take(rows)
+    assert n == 5
+    assert list(X) == [made.records(1)[3], made.records(1)[0]]
+    assert (y.tolist(), w.tolist()) == ([[0], [0]], [[1], [1]])
+    labelled = kind(made, np.arange(34.0)[:, None])
+    assert labelled.shard_reader(1)[1](rows)[1].tolist() == [[8 * factor], [5 * factor]]
+
+
+def test_workers_share_the_rows_of_every_epoch(dataset, monkeypatch):
+    seen = []
+    for number in range(3):
+        told = SimpleNamespace(id=number, num_workers=3)
+        monkeypatch.setattr("torch.utils.data.get_worker_info", lambda told=told: told)
+        seen += places(dataset.make_pytorch_dataset(epochs=2, batch_size=4))
+    assert sorted(seen) == sorted(2 * dataset.y[:, 0].astype(int).tolist())
+
+
+def test_a_choice_of_rows_keeps_its_names_and_weights_when_it_is_transformed(made):
+    thrice = SimpleNamespace(
+        transform_X=False, transform_array=lambda X, y, w, ids: (X, 2 * y, 3 * w, ids)
+    )
+    part = multitask(made).select([20, 3]).transform(thrice)
+    assert part.get_task_names().tolist() == ["near", "far"]
+    assert part.ids.tolist() == [ROWS[3], ROWS[20]]
+    assert part.y.tolist() == [[6, 206], [40, 240]]
+    assert part.w.tolist() == [[3, 3], [3, 3]]
+
+
+def test_each_task_has_statistics_of_its_own(made):
+    mean, _ = multitask(made).get_statistics(X_stats=False)
+    assert mean.tolist() == [16.5, 116.5]
+
+
+def test_without_a_size_a_batch_is_a_shard(dataset):
+    batches = list(dataset.iterbatches(deterministic=True))
+    assert [len(X) for X, *_ in batches] == dataset.shards.sizes.tolist()
+
+
+def test_batches_of_unlabelled_rows_have_no_labels(made):
+    batches = list(ShardDataset(made).iterbatches(8, deterministic=True))
+    assert [(len(X), y, w) for X, y, w, _ in batches] == [(8, None, None)] * 4 + [(2, None, None)]

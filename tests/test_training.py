@@ -1,5 +1,7 @@
 """Training: order, schedules, early stopping, and runs that go on as if uninterrupted."""
 
+from types import SimpleNamespace
+
 import deepchem as dc
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from deepchem_mmsa import EarlyStopping, MMSAFeaturizer
 from deepchem_mmsa.epochs import batch_bounds, epoch_batches, step_seed
 from deepchem_mmsa.molecule import MODALITIES, MoleculeViews
+from deepchem_mmsa.training import cosine_factor
 from tests.fixtures import labelled
 
 
@@ -341,3 +344,93 @@ def test_memory_learns_in_fine_tuning_if_it_is_asked_to(
     again = model(True)
     again.restore()
     assert torch.equal(again.model.memory.anchors, before)
+
+
+@pytest.mark.parametrize("total", [1, 3, 25, 100])
+def test_a_cosine_schedule_rises_to_one_and_falls_for_good(total):
+    factors = [cosine_factor(step, total) for step in range(total + 9)]
+    top = factors.index(1.0)
+    assert max(factors) == 1
+    assert factors[: top + 1] == sorted(factors[: top + 1])
+    assert factors[top:] == sorted(factors[top:], reverse=True)
+    assert factors[-1] == pytest.approx(0.01)
+
+
+def test_what_is_logged_is_the_mean_since_the_last_time(make_model, graph_dataset):
+    logged, told = {}, {}
+    for frequency in (1, 2):
+        model = make_model(mode="regression", log_frequency=frequency)
+        told[frequency] = model.fit(graph_dataset, 1, all_losses=logged.setdefault(frequency, []))
+    a, b, c, d, e = logged[1]
+    assert logged[2] == pytest.approx([(a + b) / 2, (c + d) / 2, e])
+    assert told == {1: e, 2: e}
+
+
+def test_where_none_is_to_be_kept_no_checkpoint_is_written(make_model, graph_dataset, tmp_path):
+    model = make_model(mode="regression", model_dir=str(tmp_path / "run"))
+    model.fit(graph_dataset, 1, max_checkpoints_to_keep=0, checkpoint_interval=1)
+    assert list(tmp_path.rglob("*.pt")) == []
+    assert list(tmp_path.rglob("*lock*")) == []
+
+
+def test_the_gradient_of_what_is_trained_is_clipped_and_no_other(make_model, graph_dataset):
+    model, norms = make_model(mode="regression", clip_norm=1e-3), []
+    chosen = list(model.model.head.parameters())
+
+    def note(optimizer, *rest):
+        norms.append(float(torch.cat([p.grad.flatten() for p in chosen]).norm()))
+
+    model.optimizer_for(chosen)[0].register_step_pre_hook(note)
+    model.fit(graph_dataset, 1, checkpoint_interval=0, variables=chosen)
+    assert norms == pytest.approx([1e-3] * 5, rel=1e-3)
+
+
+def test_every_part_follows_the_schedule_from_its_own_rate(make_model, graph_dataset):
+    model = make_model(
+        mode="regression", learning_rate=1e-2, encoder_learning_rate=1e-4, lr_schedule="cosine"
+    )
+    model.fit(graph_dataset, 1, checkpoint_interval=0)
+    rates = [group["lr"] for group in model._pytorch_optimizer.param_groups]
+    assert rates == pytest.approx([1e-6, 1e-4])
+    assert model.history[-1]["learning_rate"] == rates[1]
+
+
+def test_checkpoints_come_after_so_many_steps(make_model, graph_dataset, tmp_path):
+    model, seen = make_model(mode="regression", model_dir=str(tmp_path)), []
+    model.fit(
+        graph_dataset, 1, max_checkpoints_to_keep=9, checkpoint_interval=2,
+        callbacks=lambda model, step: seen.append(len(model.get_checkpoints())),
+    )  # fmt: skip
+    assert seen == [0, 0, 1, 1, 2]
+    assert len(model.get_checkpoints()) == 3
+
+
+def test_a_schedule_of_ones_own_goes_before_the_cosine(make_model, graph_dataset):
+    halving = dc.models.optimizers.ExponentialDecay(1e-2, 0.5, 1)
+    model = make_model(mode="regression", learning_rate=halving, lr_schedule="cosine")
+    model.fit(graph_dataset, 1, checkpoint_interval=0)
+    assert model.history[-1]["learning_rate"] == pytest.approx(1e-2 / 2**5)
+
+
+def test_the_rest_of_an_epoch_may_have_nothing_to_read(make_model, graph_dataset, tmp_path):
+    X = np.empty(16, dtype=object)
+    X[:] = [*graph_dataset.X[:8], *[MoleculeViews.unreadable("?", "no", ("graph",))] * 8]
+    arguments = {"nb_epoch": 1, "deterministic": True, "checkpoint_interval": 1}
+    for restore, callbacks in ((False, [stop_at(2)]), (True, [])):
+        model = make_model(mode="pretraining", model_dir=str(tmp_path))
+        try:
+            model.fit(dc.data.NumpyDataset(X), restore=restore, callbacks=callbacks, **arguments)
+        except Interrupt:
+            assert model.get_global_step() == 2
+    assert len(model.history) == 1
+
+
+def test_a_logger_hears_of_every_step_by_its_number(make_model, graph_dataset):
+    model, heard = make_model(mode="regression", log_frequency=2), []
+
+    def log_data(values, step):
+        heard.append((step, set(values)))
+
+    model.wandb_logger = SimpleNamespace(log_data=log_data)
+    model.fit(graph_dataset, nb_epoch=1, checkpoint_interval=0)
+    assert heard == [(step, {"train/loss"}) for step in (2, 4, 5)]

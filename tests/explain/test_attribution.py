@@ -9,8 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
 
+from deepchem_mmsa.batching import Collator
 from deepchem_mmsa.explain import explain
+from deepchem_mmsa.explain.attribution import view_paths
+from deepchem_mmsa.explain.average import average_atom, average_bond, average_element
+from deepchem_mmsa.molecule import MODALITIES
 from deepchem_mmsa.predictor import MMSAPredictor
+from deepchem_mmsa.views import ViewSettings, molecule_views
 from tests.explain.small import IBUPROFEN, QUICK, VIEWS, network
 
 
@@ -118,3 +123,64 @@ def test_frozen_encoders_are_explained_too(net):
     frozen.frozen = set(VIEWS)
     a, b = explain(frozen, "CCO", **QUICK), explain(net, "CCO", **QUICK)
     np.testing.assert_array_equal(a.total, b.total)
+
+
+# ---- the ends of the path -----------------------------------------------------------------
+
+
+def batch_of(net):
+    record = molecule_views(IBUPROFEN, ViewSettings(net.config.modalities, 32))
+    return Collator.of(net.config)([record])
+
+
+def test_at_the_end_of_its_path_a_view_is_what_the_network_sees():
+    net = network(modalities=MODALITIES, fingerprint_width=16)
+    batch = batch_of(net)
+    seen = {view: net.encoders[view](batch.inputs[view]) for view in MODALITIES}
+    paths, _ = view_paths(net, batch)
+    assert set(paths) == set(MODALITIES)
+    for view, path in paths.items():
+        torch.testing.assert_close(path.encode(*path.whole), seen[view], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gin", "attentivefp"])
+def test_the_blank_graph_is_of_average_atoms_and_bonds(kind):
+    net = network(modalities=("graph",), graph=kind)
+    batch = batch_of(net)
+
+    def tables(net):
+        encoder = net.encoders["graph"]
+        layers = encoder.gnn_layers if kind == "gin" else [encoder]
+        return encoder.node_embeddings, *(layer.edge_embeddings for layer in layers)
+
+    with torch.no_grad():
+        for _, *rest in tables(net)[1:]:  # a loop of GIN has a type of its own, and shares these
+            for table in rest:
+                table.weight.zero_()
+        averaged = copy.deepcopy(net)
+        atoms, *bonds = tables(averaged)
+        for found, shares in ((atoms, average_atom()), *((b, average_bond()) for b in bonds)):
+            for table, share in zip(found, shares):
+                table.weight[share > 0] = share @ table.weight
+        path = view_paths(net, batch)[0]["graph"]
+        expected = averaged.encoders["graph"](batch.inputs["graph"])
+        torch.testing.assert_close(path.encode(*path.blank), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("hydrogens", [False, True])
+def test_the_blank_conformer_is_of_average_elements(hydrogens):
+    net = network(modalities=("geometry",), hydrogens=hydrogens)
+    batch, averaged = batch_of(net), copy.deepcopy(net)
+    with torch.no_grad():
+        table = averaged.encoders["geometry"].embedding.weight
+        table[:] = average_element(len(table), hydrogens) @ table
+        path = view_paths(net, batch)[0]["geometry"]
+        expected = averaged.encoders["geometry"](batch.inputs["geometry"])
+        torch.testing.assert_close(path.encode(*path.blank), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_log_odds_of_a_class_are_those_of_its_task_against_all_others():
+    net = network(modalities=("graph",), n_tasks=2, n_classes=3)
+    p = MMSAPredictor(net).predict([IBUPROFEN]).values[0, 1, 1]
+    why = explain(net, IBUPROFEN, task=1, target=1, **QUICK)
+    assert why.output == pytest.approx(np.log(p / (1 - p)), abs=1e-4)

@@ -5,7 +5,7 @@ import pytest
 from rdkit import Chem
 
 from deepchem_mmsa.explain import explain
-from deepchem_mmsa.explain.mapping import bits_to_atoms
+from deepchem_mmsa.explain.mapping import bits_to_atoms, pixels_to_atoms, points_to_atoms
 from deepchem_mmsa.views import ViewSettings, molecule_views
 from deepchem_mmsa.views.depiction import atom_positions, decode, draw
 from deepchem_mmsa.views.topology import canonical
@@ -45,3 +45,33 @@ def test_bits_are_shared_between_the_atoms_of_their_environments():
     why = explain(network(modalities=("fingerprint",), fingerprint_width=16), smiles)
     assert len(why.descriptors) == 217
     assert "Descriptors, " in why.to_html()
+
+
+def test_a_pixel_belongs_to_the_atom_drawn_there_whatever_the_sizes():
+    record = molecule_views("OC(=O)c1ccccc1Br", ViewSettings(("image",), image_size=64))
+    positions = atom_positions(canonical(record.smiles), 64)
+    for atom, (x, y) in enumerate(positions):
+        pixels = np.zeros((32, 32))
+        pixels[int(y / 2), int(x / 2)] = 1
+        assert pixels_to_atoms(pixels, record)[atom] == 1
+
+
+def test_a_hydrogen_counts_for_the_atom_that_it_sits_on():
+    record = molecule_views("CCO", ViewSettings(("geometry",)))
+    assert points_to_atoms(np.ones(9), record, 3, hydrogens=True).tolist() == [4, 3, 2]
+    assert points_to_atoms(np.arange(3.0), record, 3, hydrogens=False).tolist() == [0, 1, 2]
+
+
+def test_atoms_of_hydrogen_alone_count_for_themselves():
+    record = molecule_views("[H][H]", ViewSettings(("graph", "geometry")))
+    assert points_to_atoms(np.array([1.0, 2.0]), record, 2, hydrogens=False).tolist() == [1, 2]
+
+
+def test_a_bit_is_shared_between_all_atoms_around_its_centre():
+    """Ethanol has six: each of its three atoms alone, and with the neighbours."""
+    record = molecule_views("CCO", ViewSettings(("fingerprint",)))
+    bits = np.zeros(2048)
+    bits[record.fingerprint_bits] = 1
+    pair, three = 1 / 2, 1 / 3
+    shares = [1 + pair + three, 1 + pair + three + pair, 1 + three + pair]
+    assert bits_to_atoms(bits, "CCO").tolist() == pytest.approx(shares)

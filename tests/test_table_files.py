@@ -1,0 +1,181 @@
+"""Rarer files of molecules: told apart, read and written as the common ones."""
+
+import gzip
+import io
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from rdkit import Chem
+
+from deepchem_mmsa.tables import (
+    TableError,
+    check_output,
+    label_array,
+    numbers,
+    read_chunks,
+    read_table,
+    write_chunks,
+    write_table,
+)
+from deepchem_mmsa.tables.files import opened
+
+# ---- reading ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "column", "name"),
+    [
+        (b"id\t smiles\na\tCCO\n", None, "data"),
+        (b"Drug\ty\nCCO\t1\n", "Drug", "data"),
+        (b"Drug\nCCO\n", "Drug", "data"),
+        ("\ufeffsmiles,id\nCCO,1\n".encode("utf-16-be"), None, "x.csv"),
+        (b"id, mol ,n\n1,CCO,2\n", None, "x.csv"),
+        (b'"n, x";"SMILES"\n1;CCO\n', None, "x.csv"),
+        (b"SMILES,smiles\nCCO,CCN\n", None, "x.csv"),
+        (b"smiles,a\nCCO," + b"a" * 200_000 + b"\n", None, "x.csv"),
+    ],
+)
+def test_the_molecules_are_found(tmp_path, content, column, name):
+    (tmp_path / name).write_bytes(content)
+    assert read_table(tmp_path / name, column).smiles == ["CCO"]
+
+
+def test_a_word_of_a_header_is_a_row_further_down(tmp_path):
+    (tmp_path / "x.smi").write_text("smiles name\nCCO a\nsmiles b\n")
+    assert read_table(tmp_path / "x.smi").smiles == ["CCO", "smiles"]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_a_chunk_knows_how_many_rows_were_before_it(tmp_path, ending):
+    write_table(pd.DataFrame({"smiles": list("CNOFS")}), tmp_path / f"x{ending}")
+    assert [c.start for c in read_chunks(tmp_path / f"x{ending}", 2)] == [0, 2, 4]
+
+
+def test_a_file_is_closed_and_standard_input_is_not(tmp_path, monkeypatch):
+    (tmp_path / "x.csv").write_text("smiles\nCCO\n")
+    with opened(tmp_path / "x.csv") as raw:
+        assert not raw.closed
+    assert raw.closed
+    given = io.BytesIO(b"smiles\nCCO\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(given)))
+    assert read_table("-").smiles == ["CCO"]
+    assert not sys.stdin.closed
+
+
+def test_a_record_of_an_sdf_may_be_broken_and_lack_its_end(tmp_path):
+    whole = Chem.MolToMolBlock(Chem.MolFromSmiles("CCO"))
+    broken = "a\nbroken\n\n 99 xx\n$$$$\n"
+    (tmp_path / "data").write_text(broken)
+    assert read_table(tmp_path / "data").frame["name"].tolist() == ["a"]
+    (tmp_path / "data").write_text(f"{broken}>  <b>{whole}>  <x>\n1\n")
+    table = read_table(tmp_path / "data")
+    assert table.frame["name"].tolist() == ["a", ">  <b>"]
+    assert table.frame["smiles"].tolist() == ["", "CCO"]
+    assert table.frame["x"].tolist() == ["", "1"]
+
+
+# ---- what is refused ----------------------------------------------------------------------
+
+
+def test_two_columns_that_may_hold_the_smiles_are_not_guessed_between(tmp_path):
+    (tmp_path / "x.csv").write_text("smiles of salt,smiles of parent\nC.Cl,C\n")
+    with pytest.raises(TableError, match="cannot tell which column"):
+        read_table(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.smi"])
+def test_parquet_under_another_name_is_told(tmp_path, name):
+    write_table(pd.DataFrame({"smiles": ["C"]}), tmp_path / name, "parquet")
+    with pytest.raises(TableError, match="is Parquet, not .*: say --format parquet"):
+        read_table(tmp_path / name)
+
+
+def test_a_smiles_file_has_no_columns_to_choose_from(tmp_path):
+    (tmp_path / "x.smi").write_text("CCO ethanol\n")
+    with pytest.raises(TableError, match="has no column 'name'"):
+        read_table(tmp_path / "x.smi", "name")
+    assert read_table(tmp_path / "x.smi", "smiles").smiles == ["CCO"]
+
+
+def test_a_gzip_file_that_is_damaged_inside_is_told(tmp_path):
+    packed = bytearray(gzip.compress(b"smiles\n" + b"CCO\nCCN\n" * 99, mtime=0))
+    packed[10:20] = b"\xff" * 10
+    (tmp_path / "x.csv.gz").write_bytes(packed)
+    with pytest.raises(TableError, match="damaged or incomplete gzip"):
+        read_table(tmp_path / "x.csv.gz")
+
+
+def test_the_line_of_an_open_quote_counts_those_inside_of_cells(tmp_path):
+    (tmp_path / "x.csv").write_text('smiles,name\nC,"a\nb"\nN,"open\n')
+    with pytest.raises(TableError, match="line 4: a quote"):
+        read_table(tmp_path / "x.csv")
+
+
+# ---- labels -------------------------------------------------------------------------------
+
+
+def test_cells_hold_no_value_in_any_case_and_between_blanks():
+    column = pd.Series(["NaN", "na", "N/A", "NULL", "None", " NA ", ""])
+    assert np.isnan(numbers(column, "x.csv")).all()
+    assert numbers(pd.Series([" 1.5 "]), "x.csv") == [1.5]
+
+
+def test_a_label_without_a_limit_is_no_label():
+    with pytest.raises(TableError, match="row 2, column None: 'inf' is not a finite number"):
+        numbers(pd.Series(["1", "inf"]), "x.csv")
+
+
+def test_durations_are_no_labels():
+    with pytest.raises(ValueError, match="dates or durations"):
+        label_array(pd.Series(pd.to_timedelta([1, 2], "D")))
+
+
+def test_labels_of_several_tasks_keep_their_places():
+    frame = pd.DataFrame({"a": ["1", "NA", "3"], "b": ["4", "5", ""]})
+    np.testing.assert_array_equal(label_array(frame), [[1, 4], [np.nan, 5], [3, np.nan]])
+
+
+# ---- writing ------------------------------------------------------------------------------
+
+
+def test_endings_may_be_capital_letters(tmp_path):
+    path = tmp_path / "X.CSV.GZ"
+    write_table(pd.DataFrame({"smiles": ["CCO"]}), path)
+    assert gzip.decompress(path.read_bytes()) == b"smiles\nCCO\n"
+    assert read_table(path).smiles == ["CCO"]
+
+
+def test_what_is_packed_does_not_depend_on_the_time(tmp_path, monkeypatch):
+    written = []
+    for seconds in (1e9, 2e9):
+        monkeypatch.setattr("time.time", lambda seconds=seconds: seconds)
+        write_table(pd.DataFrame({"smiles": ["CCO"]}), tmp_path / "x.csv.gz")
+        written.append((tmp_path / "x.csv.gz").read_bytes())
+    assert written[0] == written[1]
+
+
+def test_json_keeps_the_digits_of_a_number(tmp_path):
+    write_table(pd.DataFrame({"x": [0.123456789012345]}), tmp_path / "x.jsonl")
+    assert json.loads((tmp_path / "x.jsonl").read_text()) == {"x": 0.123456789012345}
+
+
+def test_parquet_has_the_columns_and_types_of_its_first_chunk(tmp_path):
+    frames = [pd.DataFrame({"x": x}, index=[7, 9]) for x in ([0.5, 1.5], [2, 3])]
+    assert write_chunks(frames, tmp_path / "x.parquet") == 4
+    assert pq.read_table(tmp_path / "x.parquet").to_pydict() == {"x": [0.5, 1.5, 2.0, 3.0]}
+
+
+@pytest.mark.parametrize("name", ["x.smi", "x.sdf"])
+def test_formats_that_are_only_read_are_not_written(tmp_path, name):
+    with pytest.raises(TableError, match="end the name in"):
+        check_output(tmp_path / name)
+
+
+def test_a_folder_is_no_output(tmp_path):
+    (tmp_path / "x.csv").mkdir()
+    with pytest.raises(PermissionError, match="it is a folder"):
+        check_output(tmp_path / "x.csv")
