@@ -14,6 +14,7 @@ from rdkit import Chem
 from deepchem_mmsa.tables import (
     TableError,
     check_output,
+    count_rows,
     label_array,
     numbers,
     read_chunks,
@@ -24,6 +25,57 @@ from deepchem_mmsa.tables import (
 from deepchem_mmsa.tables.files import opened
 
 # ---- reading ------------------------------------------------------------------------------
+
+
+class Trickle(io.RawIOBase):
+    """A pipe that gives one byte at a time."""
+
+    def __init__(self, content):
+        self.content = io.BytesIO(content)
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        part = self.content.read(1)
+        buffer[: len(part)] = part
+        return len(part)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"id,smiles\na,CCO\nb,CCN\n",
+        b"CCO a\nCCN b\n",
+        "id\tsmiles\na\tCCO\nb\tCCN".encode("utf-16"),
+    ],
+)
+def test_a_slow_pipe_is_told_as_a_quick_one(monkeypatch, content, packed):
+    pipe = Trickle(gzip.compress(content) if packed else content)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(pipe)))
+    assert read_table("-").smiles == ["CCO", "CCN"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "column"),
+    [
+        ("x.csv", b'"Drug","a;b;c;d",y\n"CCO",1,2\n"CCN",1,2\n', "Drug"),
+        ("x.smi", "smiles name\nCCO a\nCCN b\n".encode("utf-16"), None),
+        ("x.smi", b"CCO a\rCCN b\r", None),
+    ],
+)
+def test_rows_are_counted_as_they_are_read(tmp_path, name, content, column):
+    (tmp_path / name).write_bytes(content)
+    assert read_table(tmp_path / name, column).smiles == ["CCO", "CCN"]
+    assert count_rows(tmp_path / name, column) == 2
+
+
+def test_true_and_false_are_labels():
+    column = pd.Series([True, "false", None, "True", " 0 "], name="active")
+    np.testing.assert_array_equal(numbers(column, "x"), [1, 0, np.nan, 1, 0])
+    with pytest.raises(TableError, match="'untrue' is not a number"):
+        numbers(pd.Series(["true", "untrue"]), "x")
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_the_format_is_told_by_the_content(stdin, tmp_path, kind, packed):
     assert count_rows("-") is None
     (tmp_path / "data").write_bytes(content)
     assert read_table(tmp_path / "data", format=format).smiles == ["CCO", "", "CCN"]
-    assert count_rows(tmp_path / "data", format) == 3
+    assert count_rows(tmp_path / "data", format=format) == 3
 
 
 def test_a_pipe_of_sdf_or_parquet_is_read(stdin, tmp_path):

@@ -74,7 +74,7 @@ def _mostly_numbers(table: Table, column: str) -> bool:
 
 
 def read_labels(table: Table, tasks: Sequence[str]) -> np.ndarray:
-    """Return label columns as numbers ``[N, T]``; true and false are 1 and 0."""
+    """Return label columns as numbers ``[N, T]``."""
     import numpy as np
 
     from deepchem_mmsa.tables import column_named, numbers
@@ -85,9 +85,7 @@ def read_labels(table: Table, tasks: Sequence[str]) -> np.ndarray:
     columns = []
     for task in tasks:
         column = table.frame[column_named(list(table.frame.columns), task, table.name)]
-        as_text = column.astype("object").map(lambda cell: str(cell).strip().lower())
-        truth = as_text.map({"true": "1", "false": "0"})
-        columns.append(numbers(truth.fillna(column.astype("object")).rename(task), table.name))
+        columns.append(numbers(column, table.name))
     return np.stack(columns, axis=1)
 
 

@@ -60,7 +60,7 @@ def neighbors(
     predictor = load_model(model, device)
     texts: list[str] = []
     vectors = []
-    with console.progress("reference", count_rows(reference)) as progress:
+    with console.progress("reference", count_rows(reference, reference_column)) as progress:
         option = "--reference-column"
         columns = (reference_column, smiles_column, option)
         for names, records in other_records(

@@ -164,7 +164,7 @@ def _domain(
     from deepchem_mmsa.tables import count_rows
 
     molecules: list[object] = []
-    with console.progress("domain", count_rows(training)) as progress:
+    with console.progress("domain", count_rows(training, columns[0])) as progress:
         for _, records in other_records(
             training, *columns, "--domain-column", predictor.settings, jobs, progress
         ):

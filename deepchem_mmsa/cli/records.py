@@ -31,7 +31,7 @@ class Molecules:
     def __init__(self, source: str, smiles_column: str | None, format: str | None) -> None:
         self._arguments = smiles_column, format
         self._source = source
-        self._n = count_rows(source, format) or 0
+        self._n = count_rows(source, smiles_column, format) or 0
 
     def __len__(self) -> int:
         return self._n

@@ -217,7 +217,7 @@ def compute_table(
     kind = checked_output(output)
     if output == "-" and console.as_json:
         kind = "jsonl"
-    total = count_rows(source, format)
+    total = count_rows(source, smiles_column, format)
     began = time.monotonic()
     parts = _Parts(
         source, output, {"what": what, "format": format, "chunk": chunk, **(identity or {})}

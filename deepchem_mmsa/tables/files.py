@@ -75,10 +75,11 @@ def opened(path: str | os.PathLike) -> Iterator[io.BufferedReader]:
         if file.is_dir():
             raise TableError(f"{path} is a folder, not a table of molecules")
         source = file.open("rb")
-    raw = source if hasattr(source, "peek") else io.BufferedReader(source)
     try:
+        raw = source if source is not sys.stdin.buffer else _with_head(source)
         if raw.peek(2)[:2] == b"\x1f\x8b":
-            raw = io.BufferedReader(gzip.GzipFile(fileobj=raw))
+            unpacked = gzip.GzipFile(fileobj=raw)
+            raw = io.BufferedReader(unpacked) if raw is source else _with_head(unpacked)
         yield raw
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise TableError(
@@ -87,6 +88,29 @@ def opened(path: str | os.PathLike) -> Iterator[io.BufferedReader]:
     finally:
         if source is not sys.stdin.buffer:
             source.close()
+
+
+class _Rejoined(io.RawIOBase):
+    """What was taken from the head of a stream, and then the stream."""
+
+    def __init__(self, head: bytes, rest: Any) -> None:
+        self._head, self._rest = head, rest
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer from the head, as long as there is any of it."""
+        part = self._head[: len(buffer)] or self._rest.read(len(buffer))
+        self._head = self._head[len(buffer) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+
+def _with_head(stream: Any) -> io.BufferedReader:
+    """Return a reader that can peek at the head, however slowly a pipe gives it."""
+    return io.BufferedReader(_Rejoined(stream.read(_SNIFFED), stream), _SNIFFED)
 
 
 def spooled(raw: io.BufferedReader) -> io.BufferedReader:
@@ -104,10 +128,10 @@ def first_line(raw: io.BufferedReader) -> str:
     return head.decode(encoding, "replace").split("\n", 1)[0].strip()
 
 
-def is_header(line: str, smiles_column: str | None) -> bool:
+def is_header(line: str) -> bool:
     """Tell whether the first line of a SMILES file names its columns."""
     words = line.lower().split()
-    return bool(words) and words[0] in (*SMILES_COLUMNS, (smiles_column or "smiles").lower())
+    return bool(words) and words[0] in SMILES_COLUMNS
 
 
 def sniff(raw: io.BufferedReader, smiles_column: str | None) -> str:

@@ -19,9 +19,7 @@ from deepchem_mmsa.tables.files import (
     MISSING,
     SMILES_COLUMNS,
     TableError,
-    first_line,
     format_of,
-    is_header,
     name_of,
     opened,
     refuse_foreign,
@@ -31,6 +29,7 @@ from deepchem_mmsa.tables.files import (
 from deepchem_mmsa.tables.text import cells_of, csv_rows, smi_rows, unique
 
 _READ_AT_ONCE = 10_000
+_TRUTH = {"true": "1", "false": "0"}
 
 
 @dataclass
@@ -138,12 +137,14 @@ def read_chunks(
         raise TableError(f"{name} has no row; it needs a row per molecule")
 
 
-def count_rows(path: str | os.PathLike, format: str | None = None) -> int | None:
-    """Return how many rows a file has, for a time that is left; None for standard input."""
+def count_rows(
+    path: str | os.PathLike, smiles_column: str | None = None, format: str | None = None
+) -> int | None:
+    """Return how many rows a file has, read as :func:`read_chunks`; None for standard input."""
     if str(path) == "-":
         return None
     with opened(path) as raw:
-        kind = format or format_of(path) or sniff(raw, None)
+        kind = format or format_of(path) or sniff(raw, smiles_column)
         if kind == "jsonl":
             return None  # whoever reads it says that it is not read
         if kind == "parquet":
@@ -153,13 +154,12 @@ def count_rows(path: str | os.PathLike, format: str | None = None) -> int | None
 
             return sum(1 for _ in sdf_records(raw, name_of(path)))
         if kind == "smi":
-            header = is_header(first_line(raw), None)
-            return sum(1 for _ in raw) - int(header)
-        return sum(1 for _ in cells_of(raw, name_of(path), kind)) - 1
+            return sum(1 for _ in smi_rows(raw, name_of(path)))
+        return sum(1 for _ in cells_of(raw, name_of(path), kind, smiles_column)) - 1
 
 
 def numbers(column: pd.Series, name: str, first: int = 1) -> np.ndarray:
-    """Return a column as numbers, NaN where it is empty.
+    """Return a column as numbers, NaN where it is empty; true and false are 1 and 0.
 
     Parameters
     ----------
@@ -180,8 +180,10 @@ def numbers(column: pd.Series, name: str, first: int = 1) -> np.ndarray:
     array([1.5, nan, nan])
     """
     text = column.astype("object").map(lambda cell: "" if pd.isna(cell) else str(cell).strip())
-    values = pd.to_numeric(text.where(~text.str.lower().isin(MISSING)), errors="coerce")
-    wrong = ~np.isfinite(values) & ~text.str.lower().isin(MISSING)
+    missing = text.str.lower().isin(MISSING)
+    truth = text.str.lower().map(_TRUTH)
+    values = pd.to_numeric(truth.fillna(text.mask(missing)), errors="coerce")
+    wrong = ~np.isfinite(values) & ~missing
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         finite = "" if pd.isna(values.iloc[row]) else "finite "

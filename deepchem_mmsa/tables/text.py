@@ -71,7 +71,7 @@ def smi_rows(raw: io.BufferedReader, name: str) -> Iterator[tuple[list[str], obj
     """Yield ([SMILES, name], SMILES) of each line but the header."""
     with as_text(raw, name) as text:
         for number, line in enumerate(text):
-            if number == 0 and is_header(line, None):
+            if number == 0 and is_header(line):
                 continue
             words = [*line.split(None, 1), "", ""]
             yield [words[0], words[1].strip()], words[0]
