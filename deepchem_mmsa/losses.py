@@ -1,4 +1,4 @@
-"""Losses of pre-training (METHOD.md, sections 2 and 3) and of supervised tasks with missing labels.
+"""Losses of pre-training (docs/method.md) and of supervised tasks with missing labels.
 
 Every loss is a scalar. Where nothing contributes (no pair, no anchor, no label) it is 0 and still
 part of the graph, so that ``backward`` works on any batch. Filler values (NaN labels of weight 0,

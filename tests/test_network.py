@@ -340,7 +340,7 @@ def test_a_batch_of_one_makes_the_two_scopes_equal(norm):
 
 @pytest.mark.parametrize("hypergraph", [True, False])
 def test_the_embedding_is_the_code_and_what_the_memory_says_to_it(hypergraph):
-    """As METHOD.md writes it: addresses of the raw anchors, values convolved."""
+    """As docs/method.md writes it: addresses of the raw anchors, values convolved."""
     net = opened(with_memory(network(hypergraph=hypergraph, memory_temperature=0.2))).eval()
     c, anchors = torch.randn(5, 16), net.active_anchors()
     z = net.hypergraph.forward_memory(c, anchors, 4) if hypergraph else c

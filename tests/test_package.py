@@ -204,3 +204,11 @@ def test_no_dependency_older_than_is_safe():
     assert len(rows) >= 10
     for name, least in rows:
         assert all(floor >= Version(least) for floor in floors[name]), name
+
+
+def test_the_map_for_contributors_has_a_place_for_every_module():
+    page = (ROOT / "docs" / "contributing.md").read_text()
+    rooms = page.partition("| room | files |")[2].partition("\n## ")[0]
+    files = "\n".join(line.split("|")[2] for line in rooms.splitlines() if line.count("|") == 3)
+    named = re.findall(r"`([a-z_]+)/?`", files)
+    assert sorted(named) == sorted(FLOORS)

@@ -1,6 +1,6 @@
 """Fusion: the embeddings of the modalities become one molecule embedding.
 
-Per modality ``m`` (METHOD.md, section 2)::
+Per modality ``m`` (docs/method.md)::
 
     u_m = head_m(h_m)        LayerNorm and MLP, from the encoder's width to d
     c_m = E_m(u_m)           the code, in the space that all modalities share

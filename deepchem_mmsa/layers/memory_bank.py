@@ -1,6 +1,6 @@
 """The memory bank: anchors, typical representations that molecules are compared with.
 
-``K`` anchors ``M_j`` live in the space of the unified codes (METHOD.md, section 3). They start from
+``K`` anchors ``M_j`` live in the space of the unified codes (docs/method.md). They start from
 k-means of the codes seen in a warm-up, and then follow the codes whose *nearest* anchor they are
 (hard assignment: soft updates pull all anchors into one direction). A molecule reads them by::
 

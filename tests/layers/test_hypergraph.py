@@ -42,7 +42,7 @@ def random_hypergraph(n_nodes, n_hyperedges, nnz, seed, dtype=torch.float64):
 
 
 def dense(conv, x, hypergraph):
-    """The formula as METHOD.md writes it."""
+    """The formula as docs/method.md writes it."""
     h, w = hypergraph.incidence(), torch.diag(hypergraph.weight)
     d_v, d_e = (h @ w).sum(1), h.sum(0)
     inverse_e = torch.diag(torch.where(d_e > 0, 1 / d_e, 0))
