@@ -23,23 +23,9 @@ from deepchem_mmsa.tables import (
     write_table,
 )
 from deepchem_mmsa.tables.files import opened
+from tests.test_tables import Pipe
 
 # ---- reading ------------------------------------------------------------------------------
-
-
-class Trickle(io.RawIOBase):
-    """A pipe that gives one byte at a time."""
-
-    def __init__(self, content):
-        self.content = io.BytesIO(content)
-
-    def readable(self):
-        return True
-
-    def readinto(self, buffer):
-        part = self.content.read(1)
-        buffer[: len(part)] = part
-        return len(part)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -52,7 +38,7 @@ class Trickle(io.RawIOBase):
     ],
 )
 def test_a_slow_pipe_is_told_as_a_quick_one(monkeypatch, content, packed):
-    pipe = Trickle(gzip.compress(content) if packed else content)
+    pipe = Pipe(gzip.compress(content) if packed else content, at_once=1)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(pipe)))
     assert read_table("-").smiles == ["CCO", "CCN"]
 

@@ -52,14 +52,14 @@ def sdf(*records):
 class Pipe(io.RawIOBase):
     """Bytes that come a few at a time and cannot be gone back in, as from another process."""
 
-    def __init__(self, content):
-        self.rest = io.BytesIO(content)
+    def __init__(self, content, at_once=4096):
+        self.rest, self.at_once = io.BytesIO(content), at_once
 
     def readable(self):
         return True
 
     def readinto(self, buffer):
-        part = self.rest.read(min(len(buffer), 4096))
+        part = self.rest.read(min(len(buffer), self.at_once))
         buffer[: len(part)] = part
         return len(part)
 
