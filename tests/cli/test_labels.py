@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from rdkit import Chem
 from sklearn.metrics import average_precision_score
 
 from deepchem_mmsa.cli.console import Failure
@@ -57,15 +56,6 @@ def test_a_split_places_each_usable_row_once(split):
     shares = [(parts == p).sum() / usable.sum() for p in ("train", "valid", "test")]
     assert np.allclose(shares, [0.6, 0.2, 0.2], atol=0.05)
     assert (split_rows(table, ids, usable, split, 0.2, 0.2, 0) == parts).all()
-
-
-def test_a_scaffold_split_leaves_rdkit_nothing_to_say(capfd):
-    smiles = ["[H+].CCO", *SMILES]  # of which RDKit warns, on its own stream
-    Chem.MolFromSmiles(smiles[0])
-    assert "not removing hydrogen" in capfd.readouterr().err
-    split_rows(tabled(smiles=smiles), np.array(smiles, dtype=object), np.ones(len(smiles), bool),
-               "scaffold", 0.2, 0.2, 0)  # fmt: skip
-    assert "WARNING" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
