@@ -104,6 +104,9 @@ class MMSAConfig:
         ``"staged"`` turns structure awareness on after half of the steps of a ``fit``.
     head_width, head_layers, head_dropout : int, int, float
         The supervised head, an MLP.
+    atom_sum : bool
+        Whether outputs have a second term beside the head's, linear in the sum over the graph's
+        atoms: for labels that grow with the molecule, such as energies.
     class_weights : "balanced", sequence of float, or None
         Weights of the classes in the loss.
     scale_labels : bool
@@ -204,6 +207,7 @@ class MMSAConfig:
     head_width: int = 256
     head_layers: int = 2
     head_dropout: float = 0.2
+    atom_sum: bool = False
     class_weights: str | tuple[float, ...] | None = None
     scale_labels: bool = True
 
@@ -282,6 +286,11 @@ class MMSAConfig:
                 f"n_neighbors={self.n_neighbors} (k) is larger than n_anchors={self.n_anchors} "
                 "(K): a hyperedge cannot hold more anchors than there are; lower n_neighbors "
                 "or raise n_anchors"
+            )
+        if self.atom_sum and "graph" not in self.modalities:
+            raise ValueError(
+                f"atom_sum=True: the atoms are the graph's, and modalities={self.modalities!r} "
+                "has no graph; read it too, or leave the sum out"
             )
         if isinstance(self.class_weights, str):
             self._one_of("class_weights", ("balanced",))
@@ -390,6 +399,7 @@ ARCHITECTURE = (
     "geometry_layers",
     "fingerprint", "fingerprint_width", "fingerprint_layers", "embedding_dim", "fusion",
     "hypergraph", "memory", "n_anchors", "memory_update", "head_width", "head_layers",
+    "atom_sum",
 )  # fmt: skip
 """Fields that decide which parameters exist: a checkpoint must agree in these."""
 

@@ -146,9 +146,8 @@ def sample_dropout(
                 part.train()
             for _ in range(masks):
                 h = {**known, **network.modality_embeddings(batch, only=stochastic)}
-                codes = network.fusion.project(h)[1]
-                embedding = network.embed_codes(codes, batch.available)
-                value = network.supervised_outputs(embedding)[0].double()
+                embedding = network.embed_codes(network.project(h), batch.available)
+                value = network.supervised_outputs(embedding, h, batch.available)[0].double()
                 # Around the first sample, so that equal values differ by nothing at all.
                 if total is None or squares is None:
                     origin = value

@@ -17,6 +17,7 @@ from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.config import CUSTOM, MMSAConfig
 from deepchem_mmsa.layers.encoders import make_encoder
 from deepchem_mmsa.layers.fusion import Fusion
+from deepchem_mmsa.layers.heads import AtomSum, Head
 from deepchem_mmsa.layers.hypergraph import (
     Hypergraph,
     HypergraphConv,
@@ -24,7 +25,7 @@ from deepchem_mmsa.layers.hypergraph import (
     nearest_nodes_hypergraph,
 )
 from deepchem_mmsa.layers.memory_bank import MemoryBank, MemoryReadout
-from deepchem_mmsa.layers.message_passing import BatchedGraph
+from deepchem_mmsa.layers.message_passing import BatchedGraph, pool
 from deepchem_mmsa.molecule import FINGERPRINT_SIZE, N_DESCRIPTORS
 from deepchem_mmsa.pretraining import LOSS_TERMS, MASK_TOKEN, pretraining_terms
 
@@ -45,32 +46,6 @@ _ENCODER_OPTIONS: dict[str, Callable[[MMSAConfig], dict[str, Any]]] = {
         "dropout": c.fingerprint_dropout,
     },
 }  # fmt: skip
-
-
-class Head(nn.Sequential):
-    """The supervised head: an MLP on the molecule embedding.
-
-    Parameters
-    ----------
-    in_dim, out_dim : int
-    width, n_layers : int
-        Hidden width; number of linear layers.
-    dropout : float
-
-    Examples
-    --------
-    >>> Head(8, 3)(torch.zeros(2, 8)).shape
-    torch.Size([2, 3])
-    """
-
-    def __init__(
-        self, in_dim: int, out_dim: int, width: int = 256, n_layers: int = 2, dropout: float = 0.2
-    ) -> None:
-        layers: list[nn.Module] = []
-        for _ in range(n_layers - 1):
-            layers += [nn.Linear(in_dim, width), nn.ReLU(), nn.Dropout(dropout)]
-            in_dim = width
-        super().__init__(*layers, nn.Linear(in_dim, out_dim))
 
 
 class MMSANetwork(nn.Module):
@@ -165,6 +140,7 @@ class MMSANetwork(nn.Module):
             if config.mode == "pretraining" and shows_descriptors and len(config.modalities) > 1
             else None
         )
+        self.atom_sum: AtomSum | None = None
         if config.mode != "pretraining":
             width = config.n_classes if config.mode == "classification" else 1
             self.head = Head(
@@ -174,6 +150,13 @@ class MMSANetwork(nn.Module):
                 config.head_layers,
                 config.head_dropout,
             )
+            if config.atom_sum and not shows_atoms:
+                raise ValueError(
+                    f"atom_sum=True: {type(made['graph']).__name__} does not show its atoms, by "
+                    "`atom_dim`, `atom_embeddings(graph)` and `readout(graph, atoms)`"
+                )
+            if config.atom_sum:
+                self.atom_sum = AtomSum(made["graph"].atom_dim, config.n_tasks * width)
             self.register_buffer("label_mean", torch.zeros(config.n_tasks))
             self.register_buffer("label_scale", torch.ones(config.n_tasks))
             self.register_buffer("class_weight", torch.ones(config.n_tasks, config.n_classes))
@@ -204,6 +187,8 @@ class MMSANetwork(nn.Module):
     ) -> dict[str, Tensor]:
         """Return h_m of each modality, ``[B, out_dim]``; zeros where a molecule lacks it.
 
+        With ``config.atom_sum`` the sum over the atoms' embeddings stands behind the graph's.
+
         Parameters
         ----------
         batch : MoleculeBatch
@@ -227,10 +212,18 @@ class MMSANetwork(nn.Module):
         atoms : torch.Tensor, optional
             Atom embeddings of the graph encoder, where they are known already.
         """
-        encoder: Any = self.encoders[modality]
         with self._encoding(modality, batch.available.device):
-            h = encoder(inputs) if atoms is None else encoder.readout(inputs, atoms)
+            h = self.read(modality, inputs, atoms)
         return self._in_batch(h, batch.rows[modality], len(batch))
+
+    def read(self, modality: str, inputs: Any, atoms: Tensor | None = None) -> Tensor:
+        """Return h_m of a modality's inputs, ``[n, out_dim]``, whatever rows they belong to."""
+        encoder: Any = self.encoders[modality]
+        if modality != "graph" or self.atom_sum is None:
+            return encoder(inputs) if atoms is None else encoder.readout(inputs, atoms)
+        atoms = encoder.atom_embeddings(inputs) if atoms is None else atoms
+        sums = pool(atoms.float(), inputs.n_atoms, "sum", inputs.molecule_of_atom)
+        return torch.cat([encoder.readout(inputs, atoms).float(), sums], dim=1)
 
     def atom_embeddings(self, graph: BatchedGraph) -> Tensor:
         """Return the graph encoder's atom embeddings, ``[N, atom_dim]``."""
@@ -261,7 +254,12 @@ class MMSANetwork(nn.Module):
 
     def codes(self, batch: MoleculeBatch) -> Tensor:
         """Return the codes c_m, ``[B, M, d]``; rows of missing modalities are meaningless."""
-        return self.fusion.project(self.modality_embeddings(batch))[1]
+        return self.project(self.modality_embeddings(batch))
+
+    def project(self, h: Mapping[str, Tensor]) -> Tensor:
+        """Return the codes c_m, ``[B, M, d]``, of :meth:`modality_embeddings`."""
+        widths: dict[str, Any] = {m: encoder.out_dim for m, encoder in self.encoders.items()}
+        return self.fusion.project({m: x[:, : widths[m]] for m, x in h.items()})[1]
 
     def active_anchors(self) -> Tensor:
         """Return the anchors in use, ``[K_active, d]``; none before the warm-up is over."""
@@ -350,8 +348,9 @@ class MMSANetwork(nn.Module):
                 return [embedding, torch.stack([terms[name] for name in LOSS_TERMS])]
             embedding = self.embed(batch)
             return [embedding, embedding.new_zeros(0)]
-        c = self.fusion.fuse(self.codes(batch), batch.available)
-        outputs = self.supervised_outputs(self.structure_aware(c))
+        h = self.modality_embeddings(batch)
+        c = self.fusion.fuse(self.project(h), batch.available)
+        outputs = self.supervised_outputs(self.structure_aware(c), h, batch.available)
         if self.training and self.update_memory:
             self.remember(c, batch.smiles)
         return outputs
@@ -369,9 +368,26 @@ class MMSANetwork(nn.Module):
         if bool(c.isfinite().all()):  # otherwise the loss is not finite either, and says so
             self.memory.update(c, smiles)
 
-    def supervised_outputs(self, embedding: Tensor) -> list[Tensor]:
-        """Return ``[prediction, raw output, embedding]`` from embeddings ``[B, d]``."""
+    def supervised_outputs(
+        self, embedding: Tensor, h: Mapping[str, Tensor], available: Tensor
+    ) -> list[Tensor]:
+        """Return ``[prediction, raw output, embedding]``.
+
+        Parameters
+        ----------
+        embedding : torch.Tensor
+            ``[B, d]``.
+        h : dict of str to torch.Tensor
+            :meth:`modality_embeddings`, of which the sum over atoms is read, if there is one.
+        available : torch.Tensor
+            Bool ``[B, M]``; a view that is not there adds nothing.
+        """
         raw = self.head(embedding)
+        if self.atom_sum is not None and "graph" in h:
+            encoder: Any = self.encoders["graph"]
+            term = self.atom_sum(h["graph"][:, encoder.out_dim :])
+            there = available[:, self.config.modalities.index("graph"), None]
+            raw = raw + torch.where(there, term, torch.zeros_like(term))
         if self.config.mode == "classification":
             logits = raw.view(len(raw), self.config.n_tasks, self.config.n_classes)
             return [logits.softmax(-1), logits, embedding]

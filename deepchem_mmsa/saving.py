@@ -23,7 +23,7 @@ from deepchem_mmsa.training import Run
 
 logger = logging.getLogger(__name__)
 
-TOP = ("head", "atom_head", "descriptor_head")
+TOP = ("head", "atom_sum", "atom_head", "descriptor_head")
 """Components that belong to a task, not to the representation."""
 
 

@@ -64,6 +64,7 @@ def test_numpy_integers_become_plain():
         ({"features": "all"}, "features='all'"),
         ({"graph_readout": "mean+median"}, "choose of mean, sum and max"),
         ({"graph_readout": "max+max"}, "choose of mean, sum and max"),
+        ({"atom_sum": True, "modalities": ("image",)}, "atom_sum=True.*has no graph; read it too"),
         ({"graph_jk": "sum"}, "graph_jk='sum'"),
     ],
 )

@@ -15,9 +15,10 @@ from deepchem_mmsa.checkpoint import CheckpointError
 from deepchem_mmsa.exports import load_pretrained
 
 
+@pytest.mark.parametrize("atom_sum", [False, True])
 @pytest.mark.parametrize("mode", ["regression", "classification", "pretraining"])
-def test_export_round_trip(make_model, graph_dataset, tmp_path, mode):
-    model = make_model(mode=mode, memory_warmup=16)
+def test_export_round_trip(make_model, graph_dataset, tmp_path, mode, atom_sum):
+    model = make_model(mode=mode, memory_warmup=16, atom_sum=atom_sum)
     data = graph_dataset if mode != "classification" else binary(graph_dataset)
     model.fit(data, nb_epoch=2)
     model.save_pretrained(tmp_path / "out", metadata={"licence": "none"})

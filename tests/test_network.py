@@ -10,6 +10,7 @@ from deepchem_mmsa.batching import Collator
 from deepchem_mmsa.config import MMSAConfig
 from deepchem_mmsa.molecule import FINGERPRINT_SIZE, MODALITIES, MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
+from deepchem_mmsa.predictor import MMSAPredictor
 from deepchem_mmsa.pretraining import (
     LOSS_TERMS,
     MASK_TOKEN,
@@ -18,6 +19,7 @@ from deepchem_mmsa.pretraining import (
     pretraining_terms,
     total_loss,
 )
+from tests.fixtures import AtomCounts
 
 TINY = {
     "image_size": 32, "image_width": 8, "graph_width": 16, "graph_layers": 2,
@@ -68,8 +70,9 @@ def test_a_missing_view_has_no_influence(molecules, data):
     torch.testing.assert_close(net.embed_codes(codes, available), net.embed_codes(other, available))
 
 
-def test_molecules_are_permuted_as_one(molecules):
-    net = with_memory(network(mode="regression")).eval()
+@pytest.mark.parametrize("atom_sum", [False, True])
+def test_molecules_are_permuted_as_one(molecules, atom_sum):
+    net = with_memory(network(mode="regression", atom_sum=atom_sum)).eval()
     order = np.random.default_rng(0).permutation(12)
     collate = Collator(MODALITIES, image_size=32)
     a = net(collate(molecules[:12]))
@@ -394,3 +397,53 @@ def test_each_dropout_is_that_of_its_part(name):
         for part, module in net.named_children()
     }
     assert {part: found for part, found in rates.items() if found} == {DROPOUTS[name]: {0.3}}
+
+
+# ---- the sum over atoms -------------------------------------------------------------------
+
+
+def of_atoms_alone(**arguments):
+    """A network of which the head says nothing."""
+    net = network(mode="regression", modalities=("graph",), atom_sum=True, **arguments).eval()
+    for parameter in net.head.parameters():
+        parameter.data.zero_()
+    return net
+
+
+@pytest.mark.parametrize("graph", ["gin", "gcn", "gat", "attentivefp"])
+def test_what_the_atoms_say_adds_up_over_molecules(graph):
+    net, parts = of_atoms_alone(graph=graph), ["c1ccccc1N", "CCO", "[Cl-]"]
+    values, _ = MMSAPredictor(net).predict([*parts, ".".join(parts), ".".join(parts[:2])])
+    a, b, c, all_three, two = values[:, 0]
+    assert all_three == pytest.approx(a + b + c, rel=1e-4)
+    assert two == pytest.approx(a + b, rel=1e-4)
+    assert abs(a) > 1e-3
+
+
+def test_atoms_that_are_not_there_say_nothing(batch):
+    net = network(mode="regression", atom_sum=True).eval()
+    h = net.modality_embeddings(batch)
+    column = net.config.modalities.index("graph")
+    there = batch.available.clone()
+    there[::2, column] = False
+    h["graph"][::2] = torch.inf
+    e = net.embed(batch)
+    raw = net.supervised_outputs(e, h, there)[1]
+    torch.testing.assert_close(raw[::2], net.head(e)[::2])
+    assert not torch.isclose(raw[1::2], net.head(e)[1::2]).any()
+
+
+def test_a_network_with_a_silent_sum_is_the_one_without(batch):
+    """Embedding and memory hear nothing of it."""
+    with_sum = network(mode="regression", atom_sum=True).eval()
+    without = network(mode="regression").eval()
+    without.load_state_dict(with_sum.state_dict(), strict=False)
+    with_sum.atom_sum.weight.data.zero_()
+    for a, b in zip(with_sum(batch), without(batch)):
+        torch.testing.assert_close(a, b)
+
+
+def test_an_encoder_without_atoms_has_no_sum():
+    config = MMSAConfig(mode="regression", modalities=("graph",), graph="custom", atom_sum=True)
+    with pytest.raises(ValueError, match="AtomCounts does not show its atoms, by `atom_dim`"):
+        MMSANetwork(config, {"graph": AtomCounts()})

@@ -34,7 +34,7 @@ def test_the_head_goes_with_the_scale_of_its_labels(make_model, graph_dataset, f
 def test_fine_tuning_from_a_fine_tuned_model_begins_with_a_fresh_head(
     make_model, graph_dataset, far, tmp_path
 ):
-    source = make_model(mode="regression", tasks=["logP"])
+    source = make_model(mode="regression", tasks=["logP"], atom_sum=True)
     source.fit(graph_dataset, nb_epoch=1)
     source.save_pretrained(tmp_path)
     same = MMSAModel.from_pretrained(tmp_path)
@@ -45,6 +45,9 @@ def test_fine_tuning_from_a_fine_tuned_model_begins_with_a_fresh_head(
     tuned = MMSAModel.from_pretrained(tmp_path, mode="regression", n_tasks=1, tasks=["Tm"])
     fresh, theirs = tuned.model.head.state_dict(), source.model.head.state_dict()
     assert any(not torch.equal(fresh[name], theirs[name]) for name in fresh)
+    assert not torch.equal(tuned.model.atom_sum.weight, source.model.atom_sum.weight)
+    plain = MMSAModel.from_pretrained(tmp_path, mode="regression", atom_sum=False)
+    assert plain.model.atom_sum is None
     assert torch.equal(
         tuned.model.fusion.state_dict()["heads.graph.0.weight"],
         source.model.fusion.state_dict()["heads.graph.0.weight"],

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -121,18 +121,18 @@ def explain(
     batch = Collator.of(config)([record]).to(device)
 
     with torch.no_grad():
-        codes = network.codes(batch)
-        embedding = network.embed_codes(codes, batch.available)
-        prediction = network.supervised_outputs(embedding)[0][0, task].cpu().numpy()
-        anchors, own_share = memory_anchors(
-            network, network.fusion.fuse(codes, batch.available), n_anchors
-        )
+        h = network.modality_embeddings(batch)
+        code = network.fusion.fuse(network.project(h), batch.available)
+        embedding = network.structure_aware(code)
+        outputs = network.supervised_outputs(embedding, h, batch.available)
+        prediction = outputs[0][0, task].cpu().numpy()
+        anchors, own_share = memory_anchors(network, code, n_anchors)
         if config.mode == "classification":
             target = _target(target, prediction)
         elif target is not None:
             raise ValueError(f"target={target}: a regression has no classes, leave it out")
-        without = _without_each_view(network, batch, codes, task, target)
-        output = float(explained_output(network, embedding, task, target))
+        without = _without_each_view(network, batch, h, task, target)
+        output = float(explained_output(network, h, batch.available, task, target))
     if not isinstance(references, References):
         references = _embedded(predictor, references)
     place = (slice(None), task) if target is None else (slice(None), task, target)
@@ -196,13 +196,20 @@ def read_references(model: Any, molecules: Sequence[object]) -> References:
 
 
 def _embedded(predictor: MMSAPredictor, molecules: Sequence[object]) -> References:
-    network = predictor.network
+    config = predictor.config
+
+    def compute(batch: MoleculeBatch) -> torch.Tensor:
+        prediction, _, embedding = predictor.network(batch)
+        return torch.cat([embedding, prediction.flatten(1)], dim=1)
+
     records = predictor.records(molecules)
-    embeddings = predictor.embed(records).values
-    with torch.no_grad():
-        known = torch.from_numpy(np.nan_to_num(embeddings))
-        known = known.to(next(network.parameters()).device)
-        predictions = network.supervised_outputs(known)[0].cpu().numpy()
+    parts = [part.values for part in predictor.apply(records, compute)]
+    values = np.concatenate(parts) if parts else np.zeros((0, config.embedding_dim))
+    embeddings, predictions = np.split(values, [config.embedding_dim], axis=1)
+    if config.mode == "classification":
+        predictions = predictions.reshape(len(records), config.n_tasks, config.n_classes)
+    else:
+        predictions = predictions.reshape(len(records), config.n_tasks)
     return References([record.smiles for record in records], embeddings, predictions)
 
 
@@ -261,7 +268,11 @@ def _read(
 
 
 def _without_each_view(
-    network: MMSANetwork, batch: MoleculeBatch, codes: torch.Tensor, task: int, target: int | None
+    network: MMSANetwork,
+    batch: MoleculeBatch,
+    h: Mapping[str, torch.Tensor],
+    task: int,
+    target: int | None,
 ) -> dict[str, float]:
     """Return the output without each view that is there, as far as another one is left."""
     outputs = {}
@@ -269,8 +280,7 @@ def _without_each_view(
         left = batch.available.clone()
         left[:, column] = False
         if bool(batch.available[0, column]) and bool(left.any()):
-            embedding = network.embed_codes(codes, left)
-            outputs[view] = float(explained_output(network, embedding, task, target))
+            outputs[view] = float(explained_output(network, h, left, task, target))
     return outputs
 
 

@@ -25,7 +25,7 @@ Completeness: the contributions of all inputs sum to ``f(molecule) − f(blank)`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -124,8 +124,8 @@ def _blend(table: nn.Module, shares: Tensor, presence: Callable[[], Tensor]) -> 
 class _GraphPoints:
     """S copies of one molecular graph whose atoms and bonds are there to different degrees."""
 
-    def __init__(self, encoder: GraphEncoder, graph: BatchedGraph) -> None:
-        self.encoder, self.graph, self.copies = encoder, graph, graph
+    def __init__(self, network: MMSANetwork, encoder: GraphEncoder, graph: BatchedGraph) -> None:
+        self.network, self.encoder, self.graph, self.copies = network, encoder, graph, graph
         self.atoms, self.bonds = torch.ones(0), torch.ones(0)
         self.reasons: dict[str, str] = {}
         tables = encoder.get_submodule("node_embeddings").children()
@@ -167,7 +167,7 @@ class _GraphPoints:
         if bonds is not None:
             self.bonds = torch.cat([bonds, bonds], dim=1).flatten()  # both directions
         self.copies = self._copies(len(atoms))
-        return self.encoder(self.copies).float()
+        return self.network.read("graph", self.copies).float()
 
     def _copies(self, n: int) -> BatchedGraph:
         graph = self.graph
@@ -186,7 +186,7 @@ def _graph_path(network: MMSANetwork, graph: BatchedGraph) -> ViewPath | str:
     encoder = network.encoders["graph"]
     if not isinstance(encoder, GraphEncoder):
         return f"{type(encoder).__name__} is no encoder whose atoms can be blended"
-    points = _GraphPoints(encoder, graph)
+    points = _GraphPoints(network, encoder, graph)
     sizes = {"atoms": len(graph.atoms)}
     if points.moves_bonds:
         sizes["bonds"] = len(graph.src) // 2
@@ -217,13 +217,12 @@ def _geometry_path(network: MMSANetwork, conformer: BatchedConformers) -> ViewPa
     def encode(atoms: Tensor) -> Tensor:
         n = len(atoms)
         presence[0] = atoms.flatten()
-        return encoder(
-            BatchedConformers(
-                conformer.atomic_numbers.repeat(n),
-                conformer.coordinates.repeat(n, 1),
-                conformer.n_atoms.repeat(n),
-            )
-        ).float()
+        copies = BatchedConformers(
+            conformer.atomic_numbers.repeat(n),
+            conformer.coordinates.repeat(n, 1),
+            conformer.n_atoms.repeat(n),
+        )
+        return network.read("geometry", copies).float()
 
     whole = torch.ones(1, len(conformer.atomic_numbers), device=conformer.coordinates.device)
     return ViewPath(("atoms",), (whole,), (torch.zeros_like(whole),), encode)
@@ -286,7 +285,11 @@ def view_paths(
 
 
 def explained_output(
-    network: MMSANetwork, embedding: Tensor, task: int, target: int | None
+    network: MMSANetwork,
+    h: Mapping[str, Tensor],
+    available: Tensor,
+    task: int,
+    target: int | None,
 ) -> Tensor:
     """Return the number that is explained: log-odds of a class, or the value.
 
@@ -296,8 +299,10 @@ def explained_output(
     Parameters
     ----------
     network : MMSANetwork
-    embedding : Tensor
-        ``[B, d]``.
+    h : dict of str to Tensor
+        :meth:`MMSANetwork.modality_embeddings`, of the views that are there.
+    available : Tensor
+        Bool ``[B, M]``.
     task : int
     target : int or None
         The class; None for regression.
@@ -307,7 +312,8 @@ def explained_output(
     Tensor
         ``[B]``: ``log p / (1 − p)``, or the value in label units.
     """
-    prediction, raw, _ = network.supervised_outputs(embedding)
+    embedding = network.embed_codes(network.project(h), available)
+    prediction, raw, _ = network.supervised_outputs(embedding, h, available)
     if target is None:
         return prediction[:, task]
     logits = raw[:, task]
@@ -372,7 +378,7 @@ def integrate(
         reasons.update({f"{view} {name}": why for name, why in path.reasons.items()})
     with torch.no_grad():
         held = {
-            m: network.encoders[m](batch.inputs[m]).float()
+            m: network.read(m, batch.inputs[m]).float()
             for m, column in zip(batch.modalities, batch.available[0].tolist())
             if column and m not in paths
         }
@@ -382,9 +388,7 @@ def integrate(
         h = {m: value.expand(n, -1) for m, value in held.items()}
         for view, path in paths.items():
             h[view] = path.encode(*(next(given) for _ in path.names))
-        codes = network.fusion.project(h)[1]
-        embedding = network.embed_codes(codes, batch.available.expand(n, -1))
-        return explained_output(network, embedding, task, target)
+        return explained_output(network, h, batch.available.expand(n, -1), task, target)
 
     with torch.no_grad():
         ends = [float(output(*inputs)) for inputs in (whole, blank)]

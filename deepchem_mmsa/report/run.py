@@ -318,11 +318,13 @@ def _looked_at(
     failed = np.zeros(n, dtype=bool)
 
     def compute(network: MMSANetwork, batch: MoleculeBatch) -> Tensor:
-        code = network.fusion.fuse(network.codes(batch), batch.available)
+        h = network.modality_embeddings(batch)
+        code = network.fusion.fuse(network.project(h), batch.available)
         embedding = network.structure_aware(code)
         found = [embedding]
         if supervised:
-            found.append(network.supervised_outputs(embedding)[0].flatten(1))
+            outputs = network.supervised_outputs(embedding, h, batch.available)
+            found.append(outputs[0].flatten(1))
         if has_memory:
             assert network.memory is not None
             index, similarity = network.memory.nearest(code)

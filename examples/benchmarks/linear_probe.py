@@ -53,7 +53,7 @@ def embed(model: MMSAModel, x: list[MoleculeViews]) -> tuple[np.ndarray, np.ndar
         for start in range(0, len(x), 256):
             batch = collate(x[start : start + 256])
             h = network.modality_embeddings(batch)
-            e = network.embed_codes(network.fusion.project(h)[1], batch.available)
+            e = network.embed_codes(network.project(h), batch.available)
             found.append(torch.cat([*h.values(), e], 1).numpy())
     both = np.concatenate(found)
     return both[:, -config.embedding_dim :], both

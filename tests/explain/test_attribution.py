@@ -30,6 +30,7 @@ from tests.explain.small import IBUPROFEN, QUICK, VIEWS, network
         {"graph": "gat", "n_classes": 3, "memory": False},
         {"graph": "attentivefp", "modalities": ("graph",)},
         {"modalities": ("graph", "fingerprint"), "fingerprint_width": 16},
+        {"atom_sum": True, "mode": "regression", "modalities": ("graph", "geometry")},
     ],
     ids=lambda changes: "-".join(str(v) for v in changes.values()) or "default",
 )
@@ -133,10 +134,11 @@ def batch_of(net):
     return Collator.of(net.config)([record])
 
 
-def test_at_the_end_of_its_path_a_view_is_what_the_network_sees():
-    net = network(modalities=MODALITIES, fingerprint_width=16)
+@pytest.mark.parametrize("atom_sum", [False, True])
+def test_at_the_end_of_its_path_a_view_is_what_the_network_sees(atom_sum):
+    net = network(modalities=MODALITIES, fingerprint_width=16, atom_sum=atom_sum)
     batch = batch_of(net)
-    seen = {view: net.encoders[view](batch.inputs[view]) for view in MODALITIES}
+    seen = net.modality_embeddings(batch)
     paths, _ = view_paths(net, batch)
     assert set(paths) == set(MODALITIES)
     for view, path in paths.items():

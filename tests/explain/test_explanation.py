@@ -37,6 +37,21 @@ def test_a_missing_view_is_told_and_the_rest_adds_up(net):
     assert removal == pytest.approx(full.output - flat.output, abs=1e-5)
 
 
+def test_without_the_graph_its_sum_over_atoms_is_missing_too():
+    views = ("graph", "geometry")
+    net = network(mode="regression", modalities=views, atom_sum=True)
+    net.atom_sum.weight.data.mul_(100)
+    whole = molecule_views(IBUPROFEN, MMSAPredictor(net).settings)
+    bare = MoleculeViews(
+        whole.smiles, atomic_numbers=whole.atomic_numbers, coordinates=whole.coordinates,
+        reasons={"graph": "taken out"},
+    )  # fmt: skip
+    full, without = explain(net, whole), explain(net, bare)
+    removal = {v.name: v.removal for v in full.views}["graph"]
+    assert removal == pytest.approx(full.output - without.output, abs=1e-4)
+    assert abs(removal) > 0.1
+
+
 def test_the_only_view_cannot_be_left_out():
     (view,) = explain(network(modalities=("graph",)), "CCO").views
     assert np.isnan(view.removal)

@@ -7,7 +7,7 @@ import torch
 from deepchem_mmsa.explain import explain, read_references
 from deepchem_mmsa.explain.structure import memory_anchors, nearest_references
 from deepchem_mmsa.predictor import MMSAPredictor
-from tests.explain.small import IBUPROFEN, QUICK
+from tests.explain.small import IBUPROFEN, QUICK, network
 
 
 def test_anchors_come_with_address_membership_and_exemplars(net):
@@ -27,6 +27,19 @@ def test_anchors_come_with_address_membership_and_exemplars(net):
     assert {a.index for a in few.anchors} == members | {why.anchors[0].index}
 
 
+def test_predictions_of_references_are_the_models():
+    net, smiles = (
+        network(mode="regression", modalities=("graph",), atom_sum=True),
+        ["CCO", "c1ccn1"],
+    )
+    known, predictor = read_references(net, smiles), MMSAPredictor(net)
+    values, _ = predictor.predict(smiles)
+    np.testing.assert_allclose(known.predictions, values, rtol=1e-5)
+    np.testing.assert_allclose(known.embeddings, predictor.embed(smiles).values, rtol=1e-5)
+    none = read_references(net, [])
+    assert (none.embeddings.shape, none.predictions.shape) == ((0, 16), (0, 1))
+
+
 def test_a_molecule_is_its_own_nearest_reference(net, monkeypatch):
     given = ["C1CC", "c1ccccc1", "OCC", "CCCCN"]
     why = explain(net, "CCO", references=given, n_references=2, **QUICK)
@@ -36,7 +49,7 @@ def test_a_molecule_is_its_own_nearest_reference(net, monkeypatch):
     assert len(why.references) == 2  # and the unreadable one is none of them
     with monkeypatch.context() as m:
         known = read_references(net, given)
-        m.setattr(MMSAPredictor, "embed", None)  # they are not embedded once more
+        m.setattr(MMSAPredictor, "apply", None)  # they are not embedded once more
         again = explain(net, "CCO", references=known, n_references=2, **QUICK)
     assert again.references == why.references
 

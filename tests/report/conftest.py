@@ -38,7 +38,7 @@ def fine_tuned(make_model, pretrained, parts, mode, tasks, labels):
 
     from deepchem_mmsa import EarlyStopping
 
-    model = make_model(mode=mode, n_tasks=len(tasks))
+    model = make_model(mode=mode, n_tasks=len(tasks), atom_sum=True)
     model.load_from_pretrained(pretrained)
     model.tasks = tasks
 

@@ -1,0 +1,24 @@
+"""Heads: shapes, and a sum over atoms that adds up."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepchem_mmsa.layers.heads import AtomSum, Head
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_a_head_has_its_layers(layers):
+    linear = [m for m in Head(8, 3, width=5, n_layers=layers) if isinstance(m, torch.nn.Linear)]
+    assert [m.in_features for m in linear] == [8, 5, 5][:layers]
+    assert [m.out_features for m in linear] == [5, 5, 5][: layers - 1] + [3]
+
+
+@settings(deadline=None, max_examples=20)
+@given(n=st.integers(0, 30), seed=st.integers(0, 99))
+def test_the_sum_over_atoms_is_that_of_what_each_atom_gives(n, seed):
+    generator = torch.Generator().manual_seed(seed)
+    atoms, term = torch.randn(n, 8, generator=generator), AtomSum(8, 3)
+    expected = torch.stack([term(atom) for atom in atoms]).sum(0) if n else torch.zeros(3)
+    torch.testing.assert_close(term(atoms.sum(0)), expected, rtol=1e-4, atol=1e-5)
