@@ -22,6 +22,7 @@ class Head(nn.Sequential):
 
     Examples
     --------
+    >>> import torch
     >>> Head(8, 3)(torch.zeros(2, 8)).shape
     torch.Size([2, 3])
     """
@@ -48,6 +49,7 @@ class AtomSum(nn.Linear):
 
     Examples
     --------
+    >>> import torch
     >>> AtomSum(8, 3)(torch.zeros(2, 8)).shape
     torch.Size([2, 3])
     """
