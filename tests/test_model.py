@@ -386,7 +386,8 @@ def test_a_module_of_ones_own(make_model, graph_dataset, tmp_path):
         {"fusion": "attention", "modalities": MODALITIES},
         {"hypergraph_norm": "sym"}, {"hypergraph_scope": "memory"}, {"memory_update": "gradient"},
         {"hypergraph": False}, {"memory": False}, {"hypergraph": False, "memory": False},
-        {"schedule": "staged"},
+        {"schedule": "staged"}, {"atom_sum": True}, {"atom_sum": True, "graph_jk": "concat"},
+        {"atom_sum": True, "graph": "attentivefp", "precision": "bf16"},
     ],
     ids=str,
 )  # fmt: skip
