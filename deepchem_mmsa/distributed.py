@@ -75,26 +75,31 @@ def size() -> int:
     return dist.get_world_size() if is_shared() else 1
 
 
-def default_device() -> torch.device | None:
-    """Return the GPU that ``torchrun`` means for this process; None where that is no question."""
-    local = os.environ.get("LOCAL_RANK")
-    if local is None or not torch.cuda.is_available():
-        return None
-    torch.cuda.set_device(int(local))
-    return torch.device("cuda", int(local))
+def chosen_device(device: torch.device | str | None = None) -> torch.device:
+    """Return the device that is meant, a GPU with its number.
 
-
-def numbered(device: torch.device) -> torch.device:
-    """Return a device with its number: ``cuda`` alone means another one in a new thread.
+    Parameters
+    ----------
+    device : torch.device, str or None
+        None and ``"auto"`` mean the GPU where there is one, under ``torchrun`` the one of this
+        process; otherwise the CPU.
 
     Examples
     --------
-    >>> numbered(torch.device("cpu"))
+    >>> chosen_device("cpu")
     device(type='cpu')
     """
-    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+    if device is None or device == "auto":
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        if "LOCAL_RANK" in os.environ:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        device = "cuda"
+    found = torch.device(device)
+    if found.type == "cuda" and found.index is None and torch.cuda.is_available():
+        # "cuda" alone means another one in a new thread.
         return torch.device("cuda", torch.cuda.current_device())
-    return device
+    return found
 
 
 @contextmanager

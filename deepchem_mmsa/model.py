@@ -38,9 +38,10 @@ class MMSAModel(PredictingModel):
         A configuration, or a preset's name (``"base"``, ``"small"``).
     tasks : sequence of str, optional
         Task names; taken from the training set by default.
-    model_dir, optimizer, tensorboard, wandb, log_frequency, device, regularization_loss, \
-wandb_logger, loss
+    model_dir, optimizer, tensorboard, wandb, log_frequency, regularization_loss, wandb_logger, loss
         As in :class:`deepchem.models.TorchModel`; without an optimizer it is AdamW.
+    device : torch.device or str, optional
+        By default, and with ``"auto"``, the GPU where there is one.
     progress : bool, optional
         Whether to show a progress bar; by default where there is a terminal.
     **overrides
@@ -123,11 +124,10 @@ wandb_logger, loss
             tensorboard=tensorboard,
             wandb=wandb,
             log_frequency=log_frequency,
-            device=distributed.default_device() if device is None else torch.device(device),
+            device=distributed.chosen_device(device),
             regularization_loss=regularization_loss,
             wandb_logger=wandb_logger,
         )
-        self.device = distributed.numbered(self.device)  # the same to every thread
         labelled = self.config.mode != "pretraining"
         self._prepare = Preparation(Collator.of(self.config), labelled)
         self.history: list[dict[str, float]] = []

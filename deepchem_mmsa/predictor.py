@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from deepchem_mmsa.batching import Collator, MoleculeBatch
 from deepchem_mmsa.checkpoint import CheckpointError
 from deepchem_mmsa.config import CUSTOM, MMSAConfig
+from deepchem_mmsa.distributed import chosen_device
 from deepchem_mmsa.exports import copy_tensors, load_pretrained, tensors_of
 from deepchem_mmsa.hub import DEFAULT_MODEL, FILES
 from deepchem_mmsa.inference import NOT_FINITE, missing_reason
@@ -113,6 +114,7 @@ class MMSAPredictor:
         folder_or_name : path-like
             A folder of ``save_pretrained``, or the name of a shipped model.
         device : torch.device or str
+            ``"auto"``: the GPU where there is one.
 
         Raises
         ------
@@ -132,7 +134,7 @@ class MMSAPredictor:
             raise
         except (IndexError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder_or_name} cannot be built: {error}") from error
-        network.to(device)
+        network.to(chosen_device(device))
         return predictor
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepchem_mmsa import distributed
+from deepchem_mmsa import MMSAModel, MMSAPredictor, distributed
 
 ROOT = Path(__file__).parents[1]
 N = 2
@@ -178,3 +178,37 @@ def test_alone_nothing_is_sent():
     assert distributed.average_gradients([], [], True)
     with pytest.raises(ZeroDivisionError):
         distributed.on_first(lambda: 1 / 0)
+
+
+# ---- the device of a process --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", [None, "auto", "cuda"])
+@pytest.mark.parametrize("local", [None, "3"])
+def test_a_gpu_is_taken_with_its_number(monkeypatch, device, local):
+    current = [1]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
+    monkeypatch.setattr(torch.cuda, "set_device", lambda i: current.__setitem__(0, i))
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local is not None:
+        monkeypatch.setenv("LOCAL_RANK", local)
+    own = 3 if local is not None and device != "cuda" else 1
+    assert distributed.chosen_device(device) == torch.device("cuda", own)
+
+
+def test_without_a_gpu_it_is_the_processor_and_what_is_named_is_taken(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert {distributed.chosen_device(d) for d in (None, "auto", "cpu")} == {torch.device("cpu")}
+    assert distributed.chosen_device("cuda:2") == torch.device("cuda", 2)
+    assert distributed.chosen_device(torch.device("meta")) == torch.device("meta")
+
+
+@pytest.mark.parametrize("make", [MMSAPredictor.from_pretrained, MMSAModel.from_pretrained])
+def test_every_model_knows_auto(monkeypatch, make):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: asked.append(1) or False)
+    made = make("mmsa-small", device="auto")
+    assert asked
+    assert next(getattr(made, "network", getattr(made, "model", None)).parameters()).is_cpu

@@ -61,13 +61,14 @@ def checked_device(device: str) -> str:
     """Return the device that is meant; one that is unknown or not there fails at once."""
     import torch
 
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+    from deepchem_mmsa.distributed import chosen_device
+
     try:
-        torch.empty(0, device=device)
+        found = chosen_device(device)
+        torch.empty(0, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise Failure(f"--device {device}: {_first_line(error)}", ExitCode.USAGE) from error
-    return device
+    return str(found)
 
 
 def other_records(

@@ -141,7 +141,7 @@ def make_model(
     """Build the model of a run, with the weights of another where one is given."""
     arguments: dict[str, Any] = {
         "model_dir": str(folder / "checkpoints"),
-        "device": None if device == "auto" else device,
+        "device": device,
         "progress": False if console.silent else None,
     }
     model = MMSAModel(config, **arguments)

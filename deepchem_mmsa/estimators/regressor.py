@@ -48,6 +48,7 @@ class MMSARegressor(RegressorMixin, FineTunedEstimator):
     n_jobs : int
         Processes that featurize, -1 for one per core.
     device : str, optional
+        By default the GPU where there is one.
 
     Attributes
     ----------

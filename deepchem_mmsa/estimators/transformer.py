@@ -28,6 +28,7 @@ class MMSATransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Molecul
     n_jobs : int
         Processes that featurize, -1 for one per core.
     device : str
+        ``"auto"``: the GPU where there is one.
 
     Attributes
     ----------

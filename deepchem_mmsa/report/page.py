@@ -73,7 +73,7 @@ def write_report(
     seed : int
         Of the bootstrap and of what is drawn at random.
     device : str
-        Of a folder's model.
+        Of a folder's model; ``"auto"``: the GPU where there is one.
 
     Returns
     -------
