@@ -52,6 +52,7 @@ def explain(
     import pandas as pd
 
     from deepchem_mmsa.cli.rows import (
+        column_of_other,
         compute_table,
         file_identity,
         load_model,
@@ -86,8 +87,8 @@ def explain(
     settings = predictor.settings
     others: list[object] = []
     if reference:
-        columns = (reference_column, smiles_column, "--reference-column")
-        for _, records in other_records(reference, *columns, settings):
+        column = column_of_other(reference, reference_column, smiles_column)
+        for _, records in other_records(reference, column, "--reference-column", settings):
             others += records
     known = read_references(predictor, others)
     try:

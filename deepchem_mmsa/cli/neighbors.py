@@ -44,6 +44,7 @@ def neighbors(
     from deepchem_mmsa.cli.ahead import processes
     from deepchem_mmsa.cli.rows import (
         checked_output,
+        column_of_other,
         compute_table,
         file_identity,
         load_model,
@@ -60,11 +61,10 @@ def neighbors(
     predictor = load_model(model, device)
     texts: list[str] = []
     vectors = []
-    with console.progress("reference", count_rows(reference, reference_column)) as progress:
-        option = "--reference-column"
-        columns = (reference_column, smiles_column, option)
+    column = column_of_other(reference, reference_column, smiles_column)
+    with console.progress("reference", count_rows(reference, column)) as progress:
         for names, records in other_records(
-            reference, *columns, predictor.settings, jobs, progress
+            reference, column, "--reference-column", predictor.settings, jobs, progress
         ):
             vectors.append(predictor.embed(records, batch_size).values)
             texts.extend(names)

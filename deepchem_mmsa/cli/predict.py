@@ -160,13 +160,14 @@ def _domain(
 ) -> ApplicabilityDomain:  # fmt: skip
     """Return the domain of the molecules of a file; errors name it."""
     from deepchem_mmsa.applicability import ApplicabilityDomain
-    from deepchem_mmsa.cli.rows import other_records
+    from deepchem_mmsa.cli.rows import column_of_other, other_records
     from deepchem_mmsa.tables import count_rows
 
     molecules: list[object] = []
-    with console.progress("domain", count_rows(training, columns[0])) as progress:
+    column = column_of_other(training, *columns)
+    with console.progress("domain", count_rows(training, column)) as progress:
         for _, records in other_records(
-            training, *columns, "--domain-column", predictor.settings, jobs, progress
+            training, column, "--domain-column", predictor.settings, jobs, progress
         ):
             molecules += records
     try:

@@ -71,10 +71,20 @@ def checked_device(device: str) -> str:
     return str(found)
 
 
+def column_of_other(path: str, column: str | None, of_input: str | None) -> str | None:
+    """Return the SMILES column of a second table: its own, or the input's where it has that too."""
+    if column is None and of_input is not None:
+        try:
+            next(read_chunks(path, 1, of_input))
+            return of_input
+        except TableError:
+            pass
+    return column
+
+
 def other_records(
     path: str,
     column: str | None,
-    of_input: str | None,
     option: str,
     settings: ViewSettings,
     jobs: int = 1,
@@ -88,11 +98,9 @@ def other_records(
     ----------
     path : str
     column : str or None
-        Of the SMILES, as `option` names it.
-    of_input : str or None
-        The column of the input, which serves where the table has it too.
+        Of the SMILES: :func:`column_of_other`.
     option : str
-        Named in errors.
+        That which names the column, for errors.
     settings : ViewSettings
     jobs : int
         Processes that make records, those of the next chunk while one is used.
@@ -103,7 +111,7 @@ def other_records(
     def chunks() -> Generator[tuple[list[str], Sequence[object]], None, None]:
         with records_ahead(settings, jobs) as prepare:
             assert prepare is not None  # the settings are known
-            for table in _other_table(path, column, of_input, option):
+            for table in _other_table(path, column, option):
                 records = prepare(table, shifted(progress or silent, table.start))
                 yield table.frame[table.smiles_column].fillna("").astype(str).tolist(), records
 
@@ -112,15 +120,7 @@ def other_records(
         yield from made
 
 
-def _other_table(
-    path: str, column: str | None, of_input: str | None, option: str
-) -> Iterator[Table]:
-    if column is None and of_input is not None:
-        try:
-            next(read_chunks(path, 1, of_input))
-            column = of_input
-        except TableError:
-            pass
+def _other_table(path: str, column: str | None, option: str) -> Iterator[Table]:
     try:
         yield from read_chunks(path, CHUNK, column)
     except TableError as error:

@@ -17,9 +17,9 @@ from deepchem_mmsa import MMSAPredictor
 from deepchem_mmsa.applicability import ApplicabilityDomain
 from deepchem_mmsa.cli import rows
 from deepchem_mmsa.cli.console import ExitCode
-from deepchem_mmsa.cli.rows import read_part
+from deepchem_mmsa.cli.rows import column_of_other, read_part
 from deepchem_mmsa.ensemble import dropout_spread, ensemble_spread
-from deepchem_mmsa.tables import read_chunks, write_table
+from deepchem_mmsa.tables import count_rows, read_chunks, write_table
 from tests.conftest import DRUGS
 
 SMILES = ["CCO", "C1CC", "", "c1ccccc1", "CCN"]
@@ -308,6 +308,17 @@ def test_the_columns_of_two_tables_are_named_apart(mmsa, models, tmp_path):
         assert f"name it by {option}-column" in refused.stderr
         done = mmsa(*given, tmp_path / "other.csv", f"{option}-column", "Ligand")
         assert done.exit_code == 0, done.output
+
+
+def test_the_column_of_the_input_serves_a_second_table_that_has_it(tmp_path):
+    """Its rows are counted by it too, where nothing else tells what is one (a lone tab)."""
+    path = str(tmp_path / "other.csv")
+    Path(path).write_text("Compound\tname\nCCO\tethanol, neat\nCCN\tamine\n")
+    assert column_of_other(path, None, "Compound") == "Compound"
+    assert column_of_other(path, None, "Ligand") is None
+    assert column_of_other(path, "name", "Compound") == "name"
+    assert column_of_other(path, None, None) is None
+    assert count_rows(path, column_of_other(path, None, "Compound")) == 2
 
 
 @pytest.mark.parametrize(
