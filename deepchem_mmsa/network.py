@@ -150,13 +150,8 @@ class MMSANetwork(nn.Module):
                 config.head_layers,
                 config.head_dropout,
             )
-            if config.atom_sum and not shows_atoms:
-                raise ValueError(
-                    f"atom_sum=True: {type(made['graph']).__name__} does not show its atoms, by "
-                    "`atom_dim`, `atom_embeddings(graph)` and `readout(graph, atoms)`"
-                )
             if config.atom_sum:
-                self.atom_sum = AtomSum(made["graph"].atom_dim, config.n_tasks * width)
+                self.atom_sum = AtomSum.of(made["graph"], config.n_tasks * width)
             self.register_buffer("label_mean", torch.zeros(config.n_tasks))
             self.register_buffer("label_scale", torch.ones(config.n_tasks))
             self.register_buffer("class_weight", torch.ones(config.n_tasks, config.n_classes))
@@ -258,8 +253,7 @@ class MMSANetwork(nn.Module):
 
     def project(self, h: Mapping[str, Tensor]) -> Tensor:
         """Return the codes c_m, ``[B, M, d]``, of :meth:`modality_embeddings`."""
-        widths: dict[str, Any] = {m: encoder.out_dim for m, encoder in self.encoders.items()}
-        return self.fusion.project({m: x[:, : widths[m]] for m, x in h.items()})[1]
+        return self.fusion.project(self._without_sum(h))[1]
 
     def active_anchors(self) -> Tensor:
         """Return the anchors in use, ``[K_active, d]``; none before the warm-up is over."""
@@ -323,6 +317,23 @@ class MMSANetwork(nn.Module):
     def embed(self, batch: MoleculeBatch) -> Tensor:
         """Return the molecule embedding e_i, ``[B, d]``."""
         return self.embed_codes(self.codes(batch), batch.available)
+
+    @property
+    def feature_widths(self) -> dict[str, int]:
+        """Widths of the parts of :meth:`features`: each modality's h_m, then the embedding."""
+        encoders: dict[str, Any] = dict(self.encoders.items())
+        widths = {m: encoder.out_dim for m, encoder in encoders.items()}
+        return {**widths, "embedding": self.config.embedding_dim}
+
+    def features(self, batch: MoleculeBatch) -> Tensor:
+        """Return each h_m, zeros where a molecule lacks it, and e beside them, ``[B, D]``."""
+        h = self.modality_embeddings(batch)
+        e = self.embed_codes(self.project(h), batch.available)
+        return torch.cat([*self._without_sum(h).values(), e], dim=1)
+
+    def _without_sum(self, h: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        widths = self.feature_widths
+        return {m: x[:, : widths[m]] for m, x in h.items()}
 
     # ---- outputs ------------------------------------------------------------------------
 

@@ -219,6 +219,27 @@ class MMSAPredictor:
         """Return the molecule embeddings e_i, ``[N, d]``; parameters as of :meth:`predict`."""
         return self._gather(molecules, "embed", batch_size, n_jobs, progress)
 
+    def features(
+        self,
+        molecules: Sequence[object],
+        batch_size: int = 256,
+        n_jobs: int = 1,
+        progress: Callable[[int], None] | None = None,
+    ) -> Predictions:
+        """Return what a model of one's own may read: each view's h_m, and e beside them.
+
+        h_m is the output of a view's encoder, which knows more of a molecule than e: ``[N, D]``,
+        in the order of ``config.modalities``, 0 where a molecule lacks the view. Parameters as of
+        :meth:`predict`.
+
+        Examples
+        --------
+        >>> predictor = MMSAPredictor.from_pretrained("mmsa-small")
+        >>> predictor.features(["CCO"]).values.shape, predictor.embed(["CCO"]).values.shape
+        ((1, 2304), (1, 256))
+        """
+        return self._gather(molecules, "features", batch_size, n_jobs, progress)
+
     def stream(
         self,
         molecules: Iterable[object],
@@ -232,20 +253,24 @@ class MMSAPredictor:
         ----------
         molecules : iterable of str, rdkit.Chem.Mol or MoleculeViews
             Read as it is needed.
-        what : {"predict", "embed"}
+        what : {"predict", "embed", "features"}
         batch_size, n_jobs : int
             As of :meth:`predict`.
         """
-        if what not in ("predict", "embed"):
-            raise ValueError(f"what={what!r}: choose 'predict' or 'embed'")
+        if what not in ("predict", "embed", "features"):
+            raise ValueError(f"what={what!r}: choose 'predict', 'embed' or 'features'")
         if what == "predict" and self.config.mode == "pretraining":
             raise ValueError(
                 "this model was pre-trained only and predicts no labels; ask it for embeddings, "
                 "or fine-tune it first"
             )
         network = self.network
-        compute = network.embed if what == "embed" else lambda batch: network(batch)[0]
-        yield from self.apply(molecules, compute, batch_size, n_jobs)
+        computes: dict[str, Callable[[MoleculeBatch], Tensor]] = {
+            "predict": lambda batch: network(batch)[0],
+            "embed": network.embed,
+            "features": network.features,
+        }
+        yield from self.apply(molecules, computes[what], batch_size, n_jobs)
 
     def apply(
         self,
@@ -327,6 +352,8 @@ class MMSAPredictor:
         """Return the shape of the answer for no molecule."""
         if what == "embed":
             return (0, self.config.embedding_dim)
+        if what == "features":
+            return (0, sum(self.network.feature_widths.values()))
         if self.config.mode == "classification":
             return (0, self.config.n_tasks, self.config.n_classes)
         return (0, self.config.n_tasks)

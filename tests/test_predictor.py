@@ -19,6 +19,7 @@ from rdkit import Chem
 
 import deepchem_mmsa
 from deepchem_mmsa import MMSAFeaturizer, MMSAModel
+from deepchem_mmsa.batching import Collator
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.predictor import MMSAPredictor
 from tests.fixtures import SMILES, AtomCounts
@@ -157,6 +158,26 @@ def test_draws_as_large_as_the_training_pictures(make_model, dataset, caplog):
         assert not caplog.records
         tuned.predict(dc.data.NumpyDataset(MMSAFeaturizer("image", 48).featurize(SMILES[:3])))
     assert "MMSAFeaturizer(image_size=32)" in caplog.text
+
+
+@pytest.mark.parametrize("atom_sum", [False, True])
+def test_features_are_what_the_encoders_say_and_the_embedding(make_model, molecules, atom_sum):
+    model = make_model(mode="regression", modalities=("graph", "fingerprint"), atom_sum=atom_sum)
+    predictor = MMSAPredictor(model.model)
+    bare = MoleculeViews("C", atoms=molecules[0].atoms, bond_atoms=molecules[0].bond_atoms,
+                         bonds=molecules[0].bonds)  # fmt: skip
+    rows = [*molecules[:3], MoleculeViews.unreadable("C(", "no"), bare]
+    values, reasons = predictor.features(rows, batch_size=2)
+    assert predictor.network.feature_widths == {"graph": 16, "fingerprint": 16, "embedding": 16}
+    np.testing.assert_array_equal(values[:, 32:], predictor.embed(rows, batch_size=2).values)
+    batch = Collator.of(model.config)(molecules[:3])
+    graph = predictor.network.encoders["graph"](batch.inputs["graph"]).detach()
+    np.testing.assert_allclose(values[:3, :16], graph, rtol=1e-5, atol=1e-6)
+    assert (values[4, 16:32] == 0).all()  # a view that is missing
+    np.testing.assert_allclose(values[4, :16], values[0, :16], rtol=1e-5, atol=1e-6)
+    assert np.isnan(values[3]).all()
+    assert "no" in reasons[3]
+    assert predictor.features([]).values.shape == (0, 48)
 
 
 def test_embed_reads_a_folder_again_when_it_changed(make_model, tmp_path, monkeypatch):

@@ -26,6 +26,8 @@ from deepchem_mmsa.early_stopping import EarlyStopping
 from deepchem_mmsa.exports import load_pretrained
 from deepchem_mmsa.hub import find_model
 from deepchem_mmsa.model import MMSAModel
+from deepchem_mmsa.network import MMSANetwork
+from deepchem_mmsa.predictor import MMSAPredictor
 
 
 @dataclass
@@ -128,14 +130,7 @@ class MMSA:
         else:
             model = MMSAModel("base", **from_scratch(self.weights, arguments))
             model.load_from_pretrained(self.weights, components=list(self.components))
-        if self.weights is not None and load_pretrained(self.weights).from_labels:
-            raise LeakError(
-                f"{self.weights} was fine-tuned on labels, or began with a model that was; they "
-                f"may be those of {split.name}'s test set: give one that was pre-trained only"
-            )
-        remembered = model.model.memory.exemplars if model.model.memory is not None else []
-        keys = _keys_in(self.pretrained_on) if self.pretrained_on else frozenset()
-        check_apart(split, [smiles for row in remembered for smiles, _ in row], keys)
+        _check_weights(self.weights, self.pretrained_on, model.model, split)
         stopping = EarlyStopping(
             split.valid, metric_of(split.metric), self.patience, split.minimize,
             averaging=self.averaging,
@@ -151,6 +146,20 @@ class MMSA:
             _every_row(split, part, model.predict(part)) for part in (split.valid, split.test)
         )
         return Outcome(valid[0], test[0], {**details, "refused": test[1]})
+
+
+def _check_weights(
+    weights: str | None, pretrained_on: str | None, network: MMSANetwork, split: Split
+) -> None:
+    """Raise a LeakError if pre-trained weights know labels, or molecules that are held out."""
+    if weights is not None and load_pretrained(weights).from_labels:
+        raise LeakError(
+            f"{weights} was fine-tuned on labels, or began with a model that was; they "
+            f"may be those of {split.name}'s test set: give one that was pre-trained only"
+        )
+    remembered = network.memory.exemplars if network.memory is not None else []
+    keys = _keys_in(pretrained_on) if pretrained_on else frozenset()
+    check_apart(split, [smiles for row in remembered for smiles, _ in row], keys)
 
 
 def _every_row(split: Split, part: Any, values: np.ndarray) -> tuple[np.ndarray, int]:
@@ -181,20 +190,38 @@ class Forest:
     Parameters
     ----------
     n_trees, n_jobs : int
+    name : str
+    weights : str, optional
+        A pre-trained model, whose :meth:`~deepchem_mmsa.MMSAPredictor.features` stand beside them.
+    pretrained_on : str, optional
+        As of :class:`MMSA`.
     """
 
     n_trees: int = 500
     n_jobs: int = -1
     name: str = "forest"
+    weights: str | None = None
+    pretrained_on: str | None = None
 
     def settings(self) -> dict[str, Any]:
-        """Return the number of trees."""
-        return {"name": self.name, "n_trees": self.n_trees}
+        """Return the number of trees, and checksums of the weights and their molecules."""
+        values: dict[str, Any] = {"name": self.name, "n_trees": self.n_trees}
+        if self.weights is not None:
+            values["weights"] = _checksum(self.weights)
+        if self.pretrained_on is not None:
+            values["pretrained_on"] = sha256(self.pretrained_on)[:16]
+        return values
 
     def run(self, split: Split, seed: int) -> Outcome:
         """Fit one forest per task; see :class:`Contender`."""
         both = np.concatenate([split.valid.X, split.test.X])
-        features = (chemical_features(split.train.X), chemical_features(both))
+        features = chemical_features(split.train.X), chemical_features(both)
+        if self.weights is not None:
+            predictor = MMSAPredictor.from_pretrained(self.weights, "auto")
+            _check_weights(self.weights, self.pretrained_on, predictor.network, split)
+            learnt = (predictor.features(list(records)).values for records in (split.train.X, both))
+            beside = [np.concatenate([x, np.nan_to_num(h)], 1) for x, h in zip(features, learnt)]
+            features = beside[0], beside[1]
         values = forest_predictions(
             split.train, both, split.mode, seed, self.n_trees, features, self.n_jobs
         )

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from deepchem_mmsa.cli.rows import Compute
+    from deepchem_mmsa.predictor import MMSAPredictor
     from deepchem_mmsa.tables import Table
 
 
@@ -19,6 +20,7 @@ def embed(
     source: options.Input,
     model: options.Model = options.DEFAULT_MODEL,
     output: options.OutputTable = "-",
+    features: options.Features = False,
     smiles_column: options.SmilesColumn = None,
     format: options.InputFormat = None,
     jobs: options.AutoJobs = 0,
@@ -51,13 +53,21 @@ def embed(
         ) -> tuple[pd.DataFrame, list[str]]:
             import pandas as pd
 
-            values, reasons = predictor.embed(molecules, batch_size, 1, progress)
-            names = [f"embedding_{i}" for i in range(values.shape[1])]
-            return pd.DataFrame(values, columns=names), reasons
+            read = predictor.features if features else predictor.embed
+            values, reasons = read(molecules, batch_size, 1, progress)
+            return pd.DataFrame(values, columns=_names(predictor, features)), reasons
 
         return compute
 
     compute_table(
         console, "embed", source, output, load, smiles_column, format,
-        {"model": model_identity(model), "smiles_column": smiles_column}, (told and told[1], jobs),
+        {"model": model_identity(model), "smiles_column": smiles_column,
+         **({"features": True} if features else {})},
+        (told and told[1], jobs),
     )  # fmt: skip
+
+
+def _names(predictor: MMSAPredictor, features: bool) -> list[str]:
+    widths = predictor.network.feature_widths
+    shown = list(widths) if features else ["embedding"]
+    return [f"{name}_{i}" for name in shown for i in range(widths[name])]

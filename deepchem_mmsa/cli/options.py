@@ -109,6 +109,10 @@ FromModel = Annotated[
 SmilesColumn = Annotated[
     str | None, typer.Option(help="Column of the SMILES; found by its name if left out.")
 ]
+Features = Annotated[
+    bool,
+    typer.Option("--features", help="The outputs of the views' encoders too: for models of yours."),
+]
 InputFormat = Annotated[
     str | None,
     typer.Option(

@@ -23,6 +23,9 @@ class MMSATransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Molecul
     ----------
     model : str or path-like
         A shipped model's name, or a folder of ``save_pretrained``.
+    features : bool
+        Whether the outputs of the views' encoders stand beside the embedding
+        (:meth:`MMSAPredictor.features`): more numbers, from which a model of trees can choose.
     batch_size : int
         Molecules per pass; the numbers do not depend on it.
     n_jobs : int
@@ -60,11 +63,13 @@ class MMSATransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Molecul
         self,
         model: Any = DEFAULT_MODEL,
         *,
+        features: bool = False,
         batch_size: int = 256,
         n_jobs: int = 1,
         device: str = "cpu",
     ) -> None:
         self.model = model
+        self.features = features
         self.batch_size = batch_size
         self.n_jobs = n_jobs
         self.device = device
@@ -91,14 +96,17 @@ class MMSATransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Molecul
         Returns
         -------
         np.ndarray
-            float32 ``[N, d]``; NaN rows for unreadable molecules, of which a warning tells.
+            float32 ``[N, d]``, or ``[N, D]`` with `features`; NaN rows for unreadable molecules,
+            of which a warning tells.
         """
         check_is_fitted(self)
         molecules = self._molecules(X, reset=False)
-        values, reasons = self.predictor_.embed(molecules, self.batch_size, self.n_jobs)
+        read = self.predictor_.features if self.features else self.predictor_.embed
+        values, reasons = read(molecules, self.batch_size, self.n_jobs)
         self._warn(reasons, molecules, "cannot be embedded and got NaN")
         return values
 
     @property
     def _n_features_out(self) -> int:
-        return self.predictor_.config.embedding_dim
+        widths = self.predictor_.network.feature_widths
+        return sum(widths.values()) if self.features else widths["embedding"]

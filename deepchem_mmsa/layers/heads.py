@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 __all__ = ["AtomSum", "Head"]
@@ -56,6 +58,16 @@ class AtomSum(nn.Linear):
 
     def __init__(self, atom_dim: int, out_dim: int) -> None:
         super().__init__(atom_dim, out_dim, bias=False)
+
+    @classmethod
+    def of(cls, encoder: Any, out_dim: int) -> AtomSum:
+        """Make that of a graph encoder's atoms; a ValueError if it does not show them."""
+        if not hasattr(encoder, "atom_embeddings"):
+            raise ValueError(
+                f"atom_sum=True: {type(encoder).__name__} does not show its atoms, by "
+                "`atom_dim`, `atom_embeddings(graph)` and `readout(graph, atoms)`"
+            )
+        return cls(encoder.atom_dim, out_dim)
 
     def forward(self, sums: Tensor) -> Tensor:
         """Map the sums of the atoms' embeddings, ``[B, atom_dim]``, to ``[B, out_dim]``."""

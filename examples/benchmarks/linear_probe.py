@@ -51,10 +51,7 @@ def embed(model: MMSAModel, x: list[MoleculeViews]) -> tuple[np.ndarray, np.ndar
     found = []
     with torch.inference_mode():
         for start in range(0, len(x), 256):
-            batch = collate(x[start : start + 256])
-            h = network.modality_embeddings(batch)
-            e = network.embed_codes(network.project(h), batch.available)
-            found.append(torch.cat([*h.values(), e], 1).numpy())
+            found.append(network.features(collate(x[start : start + 256])).numpy())
     both = np.concatenate(found)
     return both[:, -config.embedding_dim :], both
 

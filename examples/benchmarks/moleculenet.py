@@ -40,7 +40,9 @@ from deepchem_mmsa.benchmark.contenders import (
 from deepchem_mmsa.benchmark.peers import AttentiveFP, Chemprop
 from deepchem_mmsa.exports import load_pretrained
 
-MODELS = ("mmsa", "mmsa-scratch", "gin", "mlp", "forest", "attentivefp", "chemprop", "mean")
+MODELS = ("mmsa", "mmsa-scratch", "gin", "mlp", "forest", "attentivefp", "chemprop", "mean",
+          "mmsa-forest")  # fmt: skip
+PRETRAINED = ("mmsa", "mmsa-forest")
 
 
 def contenders(a: argparse.Namespace) -> list[Contender]:
@@ -75,6 +77,8 @@ def contenders(a: argparse.Namespace) -> list[Contender]:
             made.append(MMSA(name, config, preset="base", **limits))
         elif name == "forest":
             made.append(Forest(a.trees, a.jobs))
+        elif name == "mmsa-forest":
+            made.append(Forest(a.trees, a.jobs, name, a.weights, a.pretraining_keys))
         elif name == "attentivefp":
             made.append(AttentiveFP(a.epochs, a.patience, a.batch_size))
         elif name == "chemprop":
@@ -90,7 +94,9 @@ def views_of(a: argparse.Namespace) -> tuple[set[str], int]:
     modalities = {"graph"}
     if {"mmsa", "mmsa-scratch"} & set(a.models):
         modalities |= set(a.modalities or config.modalities)
-    if {"mlp", "forest"} & set(a.models):
+    if "mmsa-forest" in a.models:
+        modalities |= set(config.modalities)
+    if {"mlp", "forest", "mmsa-forest"} & set(a.models):
         modalities.add("fingerprint")
     return modalities, config.image_size
 
@@ -100,7 +106,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_data_arguments(parser, list(BENCHMARKS))
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS[:-2]))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS[:6]))
     parser.add_argument("--weights", help="pre-trained MMSA: a folder, or a shipped model's name")
     parser.add_argument("--components", nargs="+",
                         help="parts of the weights that are taken; default: all")  # fmt: skip
@@ -112,8 +118,9 @@ def main() -> None:
     parser.add_argument("--trees", type=int, default=500)
     parser.add_argument("--chemprop", help="path of the chemprop program, in its own environment")
     a = parser.parse_args()
-    if "mmsa" in a.models and a.weights is None:
-        parser.error("the model 'mmsa' is the pre-trained one: give --weights, or leave it out")
+    for name in set(PRETRAINED) & set(a.models):
+        if a.weights is None:
+            parser.error(f"the model {name!r} is pre-trained: give --weights, or leave it out")
     if "chemprop" in a.models and a.chemprop is None:
         parser.error("the model 'chemprop' needs --chemprop PATH")
     a.output.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ from deepchem_mmsa.benchmark.peers import AttentiveFP, Chemprop
 from deepchem_mmsa.benchmark.scores import score
 from deepchem_mmsa.benchmark.sets import LeakError, Split
 from deepchem_mmsa.molecule import MoleculeViews
+from deepchem_mmsa.predictor import MMSAPredictor
 
 TINY = {
     "fingerprint_width": 32, "graph_width": 16, "graph_layers": 2, "embedding_dim": 16,
@@ -102,6 +103,17 @@ def test_pretrained_and_from_scratch_are_one_network(weights, oxygen_split):
     assert tuned.settings()["weights"] not in (None, weights)  # a checksum
 
 
+def test_a_forest_reads_what_pretraining_has_learnt(weights, oxygen_split):
+    plain, beside = Forest(30, 1), Forest(30, 1, "mmsa-forest", weights)
+    a, b = (forest.run(oxygen_split, 0) for forest in (plain, beside))
+    learnt = sum(MMSAPredictor.from_pretrained(weights).network.feature_widths.values())
+    assert b.details["features"] - a.details["features"] == learnt > 0
+    assert score(oxygen_split.test, b.test, "roc_auc")[0] > 0.7
+    assert not np.array_equal(a.test, b.test)
+    assert plain.settings() == {"name": "forest", "n_trees": 30}  # as finished cells have it
+    assert beside.settings()["weights"] not in (None, weights)
+
+
 def test_a_leaked_test_molecule_ends_the_run(weights, oxygen_split, tmp_path):
     leaked = Split(
         **{
@@ -109,15 +121,19 @@ def test_a_leaked_test_molecule_ends_the_run(weights, oxygen_split, tmp_path):
             "train": oxygen_split.valid, "test": oxygen_split.train,
         }
     )  # fmt: skip
-    with pytest.raises(LeakError, match="memory's exemplars"):
-        MMSA("mmsa", weights=weights, epochs=1).run(leaked, 0)
+    for contender in (MMSA("mmsa", weights=weights, epochs=1), Forest(2, 1, "f", weights)):
+        with pytest.raises(LeakError, match="memory's exemplars"):
+            contender.run(leaked, 0)
     from deepchem_mmsa.datasets import connectivity
 
     keys = tmp_path / "keys.txt"
     keys.write_text(f"AAAAAAAAAAAAAA\n{connectivity(oxygen_split.test.ids[0])}\n")
-    contender = MMSA("mmsa", weights=weights, epochs=1, pretrained_on=str(keys))
-    with pytest.raises(LeakError, match="pre-training set"):
-        contender.run(oxygen_split, 0)
+    for contender in (
+        MMSA("mmsa", weights=weights, epochs=1, pretrained_on=str(keys)),
+        Forest(2, 1, "f", weights, str(keys)),
+    ):
+        with pytest.raises(LeakError, match="pre-training set"):
+            contender.run(oxygen_split, 0)
 
 
 def test_gin_is_a_graph_network_without_structure(oxygen_split):

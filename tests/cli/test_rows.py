@@ -141,6 +141,15 @@ def test_embeddings_do_not_depend_on_format_chunk_or_batch(
     assert np.isnan(whole.to_numpy()).all(axis=1).tolist() == [False, True, True, False, False]
 
 
+def test_the_encoders_outputs_have_columns_of_their_own(mmsa_json, models, table, tmp_path):
+    out = tmp_path / "out.csv"
+    mmsa_json("embed", table, "--model", models["pretraining"], "--features", "-o", out)
+    found = pd.read_csv(out, skip_blank_lines=False).filter(regex="^(graph|embedding)_[0-9]+$")
+    assert list(found) == [f"{n}_{i}" for n in ("graph", "embedding") for i in range(16)]
+    values, _ = MMSAPredictor.from_pretrained(models["pretraining"]).features(SMILES)
+    np.testing.assert_allclose(found, values, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_standard_input_becomes_lines_of_json(mmsa, models, table, packed):
     given = gzip.compress(table.read_bytes()) if packed else table.read_bytes()

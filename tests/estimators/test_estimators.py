@@ -308,6 +308,18 @@ def test_an_unreadable_molecule_goes_through_a_pipeline_that_takes_nan(folder):
         pipeline.fit([BAD, *SMILES[1:]], Y)
 
 
+def test_the_encoders_outputs_may_stand_beside_the_embedding(folder):
+    wide = MMSATransformer(folder, features=True).fit(SMILES)
+    found = wide.transform(["CCO", "CCN"])
+    predictor = MMSAPredictor.from_pretrained(folder)
+    np.testing.assert_array_equal(found, predictor.features(["CCO", "CCN"]).values)
+    assert len(wide.get_feature_names_out()) == found.shape[1] == 32
+    pipeline = make_pipeline(clone(wide), Ridge()).fit(SMILES, Y)
+    assert pipeline.score(SMILES, Y) > make_pipeline(
+        MMSATransformer(folder), Ridge()
+    ).fit(SMILES, Y).score(SMILES, Y)  # fmt: skip
+
+
 def test_pandas_in_pandas_out(folder, fitted, fitted_classifier):
     frame = pd.DataFrame({"smiles": ["CCO", BAD, "CCN"]}, index=["x", "y", "z"])
     transformer = MMSATransformer(folder).set_output(transform="pandas").fit(frame)
