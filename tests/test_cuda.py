@@ -83,6 +83,7 @@ def on_device(network):
         {},
         {"features": "full", "fusion": "attention", "hypergraph_norm": "sym", "hydrogens": True},
         {"graph": "gcn"}, {"graph": "gat"}, {"graph": "attentivefp"}, {"geometry": "schnet"},
+        {"atom_sum": True},
     ],
     ids=str,
 )  # fmt: skip
@@ -112,6 +113,7 @@ def test_a_network_gives_what_it_gives_on_the_cpu(make, seen, arguments):
         close(there(moved)[0], network(batch)[0])
         close(there.embed(moved), network.embed(batch))
         close(there.codes(moved), network.codes(batch))
+        close(there.features(moved), network.features(batch))
 
 
 @pytest.mark.parametrize("message", MESSAGES)
