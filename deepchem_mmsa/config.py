@@ -106,7 +106,7 @@ class MMSAConfig:
         The supervised head, an MLP.
     atom_sum : bool
         Whether outputs have a second term beside the head's, linear in the sum over the graph's
-        atoms: for labels that grow with the molecule, such as energies.
+        atoms: for labels that grow with the molecule, such as energies. Not in pre-training.
     class_weights : "balanced", sequence of float, or None
         Weights of the classes in the loss.
     scale_labels : bool
@@ -402,6 +402,9 @@ ARCHITECTURE = (
     "atom_sum",
 )  # fmt: skip
 """Fields that decide which parameters exist: a checkpoint must agree in these."""
+
+OF_THE_HEAD = ("n_tasks", "n_classes", "head_width", "head_layers", "atom_sum")
+"""Those of them that nothing in pre-training depends on."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "base": {},

@@ -82,7 +82,7 @@ def chosen_device(device: torch.device | str | None = None) -> torch.device:
     ----------
     device : torch.device, str or None
         None and ``"auto"`` mean the GPU where there is one, under ``torchrun`` the one of this
-        process; otherwise the CPU.
+        process (which is made torch's current one); otherwise the CPU.
 
     Examples
     --------
@@ -92,8 +92,9 @@ def chosen_device(device: torch.device | str | None = None) -> torch.device:
     if device is None or device == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")
-        if "LOCAL_RANK" in os.environ:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        local = int(os.environ.get("LOCAL_RANK", -1))
+        if 0 <= local < torch.cuda.device_count():  # some launchers show each process its own only
+            torch.cuda.set_device(local)
         device = "cuda"
     found = torch.device(device)
     if found.type == "cuda" and found.index is None and torch.cuda.is_available():

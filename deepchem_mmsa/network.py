@@ -17,7 +17,7 @@ from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.config import CUSTOM, MMSAConfig
 from deepchem_mmsa.layers.encoders import make_encoder
 from deepchem_mmsa.layers.fusion import Fusion
-from deepchem_mmsa.layers.heads import AtomSum, Head
+from deepchem_mmsa.layers.heads import Head, atom_width
 from deepchem_mmsa.layers.hypergraph import (
     Hypergraph,
     HypergraphConv,
@@ -140,7 +140,7 @@ class MMSANetwork(nn.Module):
             if config.mode == "pretraining" and shows_descriptors and len(config.modalities) > 1
             else None
         )
-        self.atom_sum: AtomSum | None = None
+        self.sums_atoms = config.atom_sum and config.mode != "pretraining"
         if config.mode != "pretraining":
             width = config.n_classes if config.mode == "classification" else 1
             self.head = Head(
@@ -149,9 +149,8 @@ class MMSANetwork(nn.Module):
                 config.head_width,
                 config.head_layers,
                 config.head_dropout,
+                atom_dim=atom_width(made["graph"]) if self.sums_atoms else 0,
             )
-            if config.atom_sum:
-                self.atom_sum = AtomSum.of(made["graph"], config.n_tasks * width)
             self.register_buffer("label_mean", torch.zeros(config.n_tasks))
             self.register_buffer("label_scale", torch.ones(config.n_tasks))
             self.register_buffer("class_weight", torch.ones(config.n_tasks, config.n_classes))
@@ -214,7 +213,7 @@ class MMSANetwork(nn.Module):
     def read(self, modality: str, inputs: Any, atoms: Tensor | None = None) -> Tensor:
         """Return h_m of a modality's inputs, ``[n, out_dim]``, whatever rows they belong to."""
         encoder: Any = self.encoders[modality]
-        if modality != "graph" or self.atom_sum is None:
+        if modality != "graph" or not self.sums_atoms:
             return encoder(inputs) if atoms is None else encoder.readout(inputs, atoms)
         atoms = encoder.atom_embeddings(inputs) if atoms is None else atoms
         sums = pool(atoms.float(), inputs.n_atoms, "sum", inputs.molecule_of_atom)
@@ -332,8 +331,9 @@ class MMSANetwork(nn.Module):
         return torch.cat([*self._without_sum(h).values(), e], dim=1)
 
     def _without_sum(self, h: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        widths = self.feature_widths
-        return {m: x[:, : widths[m]] for m, x in h.items()}
+        if not self.sums_atoms or "graph" not in h:
+            return dict(h)
+        return {**h, "graph": h["graph"][:, : self.feature_widths["graph"]]}
 
     # ---- outputs ------------------------------------------------------------------------
 
@@ -393,12 +393,12 @@ class MMSANetwork(nn.Module):
         available : torch.Tensor
             Bool ``[B, M]``; a view that is not there adds nothing.
         """
-        raw = self.head(embedding)
-        if self.atom_sum is not None and "graph" in h:
-            encoder: Any = self.encoders["graph"]
-            term = self.atom_sum(h["graph"][:, encoder.out_dim :])
+        sums: Tensor | None = None
+        if self.sums_atoms and "graph" in h:
+            sums = h["graph"][:, self.feature_widths["graph"] :]
             there = available[:, self.config.modalities.index("graph"), None]
-            raw = raw + torch.where(there, term, torch.zeros_like(term))
+            sums = torch.where(there, sums, torch.zeros_like(sums))
+        raw = self.head(embedding, sums)
         if self.config.mode == "classification":
             logits = raw.view(len(raw), self.config.n_tasks, self.config.n_classes)
             return [logits.softmax(-1), logits, embedding]

@@ -40,8 +40,8 @@ class Predictions(NamedTuple):
     Attributes
     ----------
     values : np.ndarray
-        ``[N, T, C]`` probabilities, ``[N, T]`` values in label units, or ``[N, d]`` embeddings;
-        NaN in the rows of which nothing can be said.
+        ``[N, T, C]`` probabilities, ``[N, T]`` values in label units, ``[N, d]`` embeddings, or
+        ``[N, D]`` features; NaN in the rows of which nothing can be said.
     reasons : list of str
         One per row; empty where the row was computed.
     """

@@ -15,7 +15,7 @@ from torch import nn
 
 from deepchem_mmsa import checkpoint as files
 from deepchem_mmsa import distributed, exports
-from deepchem_mmsa.config import ARCHITECTURE, MMSAConfig
+from deepchem_mmsa.config import ARCHITECTURE, OF_THE_HEAD, MMSAConfig
 from deepchem_mmsa.molecule import MODALITIES
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.run_state import RunState
@@ -23,7 +23,7 @@ from deepchem_mmsa.training import Run
 
 logger = logging.getLogger(__name__)
 
-TOP = ("head", "atom_sum", "atom_head", "descriptor_head")
+TOP = ("head", "atom_head", "descriptor_head")
 """Components that belong to a task, not to the representation."""
 
 
@@ -84,8 +84,8 @@ class SavableModel(TorchModel):
         Parameters
         ----------
         names : sequence of str
-            Of ``"image"``, ``"graph"``, ``"geometry"``, ``"fusion"``, ``"hypergraph"``,
-            ``"memory"``, ``"readout"``, ``"head"``.
+            Of ``"image"``, ``"graph"``, ``"geometry"``, ``"fingerprint"``, ``"fusion"``,
+            ``"hypergraph"``, ``"memory"``, ``"readout"``, ``"head"``.
         freeze : bool
             False lets them be trained.
 
@@ -286,9 +286,15 @@ class SavableModel(TorchModel):
             )
         changes = {k: v for k, v in (("mode", mode), ("n_tasks", n_tasks)) if v is not None}
         model = cls(source.config, **changes, **arguments)
-        same = not model.config.differences(source.config, ARCHITECTURE)
-        if changes and model.config.mode != "pretraining":
-            same = False
+        pretraining = model.config.mode == source.config.mode == "pretraining"
+        deciding = [name for name in ARCHITECTURE if not pretraining or name not in OF_THE_HEAD]
+        differing = model.config.differences(source.config, deciding)
+        same = not differing and (not changes or model.config.mode == "pretraining")
+        if differing and not changes and source.config.mode != "pretraining":
+            logger.warning(
+                "%s with another architecture (%s) gets a new head, which knows no labels",
+                folder_or_name, "; ".join(differing),
+            )  # fmt: skip
         if same:
             model.tasks = model.tasks or source.metadata.get("tasks")
             model.classes = source.metadata.get("classes")
@@ -366,6 +372,11 @@ class SavableModel(TorchModel):
     def _take(
         self, source: exports.Pretrained, components: Sequence[str] | None, name: str
     ) -> None:
+        if "head" in (components or ()) and source.config.atom_sum and not self.config.atom_sum:
+            raise files.CheckpointError(
+                f"the head of {name} adds up over atoms too: give this model atom_sum=True, or "
+                "leave the head out"
+            )
         self._from_labels |= source.from_labels
         if components is None:
             prefixes = [""]

@@ -188,6 +188,7 @@ def test_alone_nothing_is_sent():
 def test_a_gpu_is_taken_with_its_number(monkeypatch, device, local):
     current = [1]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
     monkeypatch.setattr(torch.cuda, "set_device", lambda i: current.__setitem__(0, i))
     monkeypatch.delenv("LOCAL_RANK", raising=False)
@@ -195,6 +196,9 @@ def test_a_gpu_is_taken_with_its_number(monkeypatch, device, local):
         monkeypatch.setenv("LOCAL_RANK", local)
     own = 3 if local is not None and device != "cuda" else 1
     assert distributed.chosen_device(device) == torch.device("cuda", own)
+    current[0] = 0
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # its own is all that is shown
+    assert distributed.chosen_device(device) == torch.device("cuda", 0)
 
 
 def test_without_a_gpu_it_is_the_processor_and_what_is_named_is_taken(monkeypatch):

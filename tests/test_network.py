@@ -405,7 +405,7 @@ def test_each_dropout_is_that_of_its_part(name):
 def of_atoms_alone(**arguments):
     """A network of which the head says nothing."""
     net = network(mode="regression", modalities=("graph",), atom_sum=True, **arguments).eval()
-    for parameter in net.head.parameters():
+    for parameter in [p for layer in net.head for p in layer.parameters()]:
         parameter.data.zero_()
     return net
 
@@ -438,7 +438,7 @@ def test_a_network_with_a_silent_sum_is_the_one_without(batch):
     with_sum = network(mode="regression", atom_sum=True).eval()
     without = network(mode="regression").eval()
     without.load_state_dict(with_sum.state_dict(), strict=False)
-    with_sum.atom_sum.weight.data.zero_()
+    with_sum.head.atom_weight.data.zero_()
     for a, b in zip(with_sum(batch), without(batch)):
         torch.testing.assert_close(a, b)
 

@@ -246,7 +246,7 @@ def test_uncertainty_is_a_real_one(make_model, graph_dataset):
 def test_sampled_dropout_knows_the_sum_over_atoms(make_model, graph_dataset):
     """Where the head is silent, the sum is all there is, and nothing of it is dropped."""
     model = make_model(mode="regression", head_dropout=0.3, graph_dropout=0, atom_sum=True)
-    for parameter in model.model.head.parameters():
+    for parameter in [p for layer in model.model.head for p in layer.parameters()]:
         parameter.data.zero_()
     mean, std = model.predict_uncertainty(graph_dataset, masks=3)
     np.testing.assert_allclose(mean, model.predict(graph_dataset), rtol=1e-5, atol=1e-6)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from deepchem_mmsa import MMSAModel
+from deepchem_mmsa.checkpoint import CheckpointError
 from deepchem_mmsa.exports import load_pretrained
 from tests.fixtures import labelled
 
@@ -21,14 +22,47 @@ def far(graph_dataset):
     return labelled(graph_dataset, 5000 + 300 * graph_dataset.y)
 
 
-def test_the_head_goes_with_the_scale_of_its_labels(make_model, graph_dataset, far):
-    source = make_model(mode="regression")
+@pytest.mark.parametrize("atom_sum", [False, True])
+def test_the_head_goes_with_the_scale_of_its_labels(make_model, graph_dataset, far, atom_sum):
+    source = make_model(mode="regression", atom_sum=atom_sum)
     source.fit(far, nb_epoch=1)
-    copy = make_model(mode="regression", seed=5)
+    copy = make_model(mode="regression", seed=5, atom_sum=atom_sum)
     copy.load_from_pretrained(source, include_top=True)
     np.testing.assert_allclose(copy.predict(far), source.predict(far), rtol=1e-5)
     copy.fit(graph_dataset, nb_epoch=1)
     assert torch.equal(copy.model.label_mean, source.model.label_mean)
+
+
+@pytest.mark.parametrize(("theirs", "words"), [(True, "adds up over atoms"), (False, "head.atom")])
+def test_half_a_head_is_refused(make_model, graph_dataset, theirs, words):
+    source = make_model(mode="regression", atom_sum=theirs)
+    mine = make_model(mode="regression", atom_sum=not theirs)
+    before = copy.deepcopy(list(mine.model.parameters()))
+    for asked in ({"include_top": True}, {"components": ["graph", "head"]}):
+        with pytest.raises(CheckpointError, match=words):
+            mine.load_from_pretrained(source, **asked)
+    assert all(torch.equal(a, b) for a, b in zip(before, mine.model.parameters()))
+    mine.load_from_pretrained(source)  # all but the head fits
+
+
+def test_a_head_that_is_lost_is_told(make_model, graph_dataset, tmp_path, caplog):
+    source = make_model(mode="regression")
+    source.fit(graph_dataset, nb_epoch=1)
+    source.save_pretrained(tmp_path / "tuned")
+    MMSAModel.from_pretrained(tmp_path / "tuned", mode="regression", atom_sum=True)
+    MMSAModel.from_pretrained(tmp_path / "tuned")
+    assert not caplog.records
+    MMSAModel.from_pretrained(tmp_path / "tuned", atom_sum=True)
+    assert "atom_sum: True, not False) gets a new head" in caplog.text
+
+
+def test_in_pretraining_nothing_hangs_on_the_head(make_model, tmp_path):
+    source = make_model(mode="pretraining")
+    source.save_pretrained(tmp_path)
+    again = MMSAModel.from_pretrained(tmp_path, atom_sum=True, head_width=3, n_tasks=7)
+    for name, value in source.model.state_dict().items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, again.model.state_dict()[name]), name
 
 
 def test_fine_tuning_from_a_fine_tuned_model_begins_with_a_fresh_head(
@@ -45,9 +79,8 @@ def test_fine_tuning_from_a_fine_tuned_model_begins_with_a_fresh_head(
     tuned = MMSAModel.from_pretrained(tmp_path, mode="regression", n_tasks=1, tasks=["Tm"])
     fresh, theirs = tuned.model.head.state_dict(), source.model.head.state_dict()
     assert any(not torch.equal(fresh[name], theirs[name]) for name in fresh)
-    assert not torch.equal(tuned.model.atom_sum.weight, source.model.atom_sum.weight)
     plain = MMSAModel.from_pretrained(tmp_path, mode="regression", atom_sum=False)
-    assert plain.model.atom_sum is None
+    assert plain.model.head.atom_weight is None
     assert torch.equal(
         tuned.model.fusion.state_dict()["heads.graph.0.weight"],
         source.model.fusion.state_dict()["heads.graph.0.weight"],

@@ -185,12 +185,13 @@ def _keys_in(path: str) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Forest:
-    """A random forest on ECFP4 bits and all of RDKit's descriptors.
+    """A random forest on ECFP4 bits, all of RDKit's descriptors, and what pre-training has learnt.
 
     Parameters
     ----------
     n_trees, n_jobs : int
     name : str
+        In tables.
     weights : str, optional
         A pre-trained model, whose :meth:`~deepchem_mmsa.MMSAPredictor.features` stand beside them.
     pretrained_on : str, optional
@@ -214,14 +215,21 @@ class Forest:
 
     def run(self, split: Split, seed: int) -> Outcome:
         """Fit one forest per task; see :class:`Contender`."""
-        both = np.concatenate([split.valid.X, split.test.X])
-        features = chemical_features(split.train.X), chemical_features(both)
+        predictor: MMSAPredictor | None = None
         if self.weights is not None:
             predictor = MMSAPredictor.from_pretrained(self.weights, "auto")
             _check_weights(self.weights, self.pretrained_on, predictor.network, split)
-            learnt = (predictor.features(list(records)).values for records in (split.train.X, both))
-            beside = [np.concatenate([x, np.nan_to_num(h)], 1) for x, h in zip(features, learnt)]
-            features = beside[0], beside[1]
+
+        def read(records: np.ndarray) -> np.ndarray:
+            """Zeros for a record that cannot be read, of descriptors as of what is learnt."""
+            known = chemical_features(records)
+            if predictor is None:
+                return known
+            learnt = predictor.features(list(records)).values
+            return np.concatenate([known, np.nan_to_num(learnt)], axis=1)
+
+        both = np.concatenate([split.valid.X, split.test.X])
+        features = read(split.train.X), read(both)
         values = forest_predictions(
             split.train, both, split.mode, seed, self.n_trees, features, self.n_jobs
         )

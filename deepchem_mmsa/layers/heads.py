@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["AtomSum", "Head"]
+__all__ = ["Head", "atom_width"]
 
 ATOMS = 20
-"""Atoms of an ordinary molecule: with so many, the sum begins at the size of one atom's term."""
+"""Atoms of an ordinary molecule: with so many, their sum begins at the size of one atom's term."""
+
+
+def atom_width(encoder: Any) -> int:
+    """Return the width of a graph encoder's atoms; a ValueError if it does not show them."""
+    shown = ("atom_dim", "atom_embeddings", "readout")
+    if not all(hasattr(encoder, name) for name in shown):
+        raise ValueError(
+            f"atom_sum=True: {type(encoder).__name__} does not show its atoms, by `atom_dim`, "
+            "`atom_embeddings(graph)` and `readout(graph, atoms)`"
+        )
+    return encoder.atom_dim
 
 
 class Head(nn.Sequential):
     """The supervised head: an MLP on the molecule embedding.
+
+    With `atom_dim` a second term adds up over the atoms, ``MLP(e) + W Σ_a x_a / 20``: for labels
+    that grow with the molecule, of which means, maxima and layer norms tell nothing (the atom-wise
+    output of SchNet, Schütt et al. 2018, doi 10.1063/1.5019779, with one layer).
 
     Parameters
     ----------
@@ -21,6 +38,8 @@ class Head(nn.Sequential):
     width, n_layers : int
         Hidden width; number of linear layers.
     dropout : float
+    atom_dim : int
+        Width of an atom's embedding; 0 for no second term.
 
     Examples
     --------
@@ -30,45 +49,35 @@ class Head(nn.Sequential):
     """
 
     def __init__(
-        self, in_dim: int, out_dim: int, width: int = 256, n_layers: int = 2, dropout: float = 0.2
+        self,
+        in_dim: int,
+        out_dim: int,
+        width: int = 256,
+        n_layers: int = 2,
+        dropout: float = 0.2,
+        atom_dim: int = 0,
     ) -> None:
         layers: list[nn.Module] = []
         for _ in range(n_layers - 1):
             layers += [nn.Linear(in_dim, width), nn.ReLU(), nn.Dropout(dropout)]
             in_dim = width
         super().__init__(*layers, nn.Linear(in_dim, out_dim))
+        self.atom_weight: nn.Parameter | None = None
+        if atom_dim:
+            self.atom_weight = nn.Parameter(torch.empty(out_dim, atom_dim))
+            nn.init.kaiming_uniform_(self.atom_weight, a=math.sqrt(5))  # as of nn.Linear
 
+    def forward(self, embedding: Tensor, atom_sums: Tensor | None = None) -> Tensor:
+        """Return outputs ``[B, out_dim]``.
 
-class AtomSum(nn.Linear):
-    """A linear map of each atom's embedding, added up over the atoms: ``W Σ_a x_a / 20``.
-
-    For labels that grow with the molecule, of which means, maxima and layer norms tell nothing
-    (the atom-wise output of SchNet, Schütt et al. 2018, doi 10.1063/1.5019779, with one layer).
-
-    Parameters
-    ----------
-    atom_dim, out_dim : int
-
-    Examples
-    --------
-    >>> import torch
-    >>> AtomSum(8, 3)(torch.zeros(2, 8)).shape
-    torch.Size([2, 3])
-    """
-
-    def __init__(self, atom_dim: int, out_dim: int) -> None:
-        super().__init__(atom_dim, out_dim, bias=False)
-
-    @classmethod
-    def of(cls, encoder: Any, out_dim: int) -> AtomSum:
-        """Make that of a graph encoder's atoms; a ValueError if it does not show them."""
-        if not hasattr(encoder, "atom_embeddings"):
-            raise ValueError(
-                f"atom_sum=True: {type(encoder).__name__} does not show its atoms, by "
-                "`atom_dim`, `atom_embeddings(graph)` and `readout(graph, atoms)`"
-            )
-        return cls(encoder.atom_dim, out_dim)
-
-    def forward(self, sums: Tensor) -> Tensor:
-        """Map the sums of the atoms' embeddings, ``[B, atom_dim]``, to ``[B, out_dim]``."""
-        return super().forward(sums / ATOMS)
+        Parameters
+        ----------
+        embedding : torch.Tensor
+            ``[B, in_dim]``.
+        atom_sums : torch.Tensor, optional
+            ``Σ_a x_a``, ``[B, atom_dim]``; 0 for a molecule whose atoms are not known.
+        """
+        outputs = super().forward(embedding)
+        if self.atom_weight is None or atom_sums is None:
+            return outputs
+        return outputs + nn.functional.linear(atom_sums / ATOMS, self.atom_weight)

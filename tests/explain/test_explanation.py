@@ -40,7 +40,7 @@ def test_a_missing_view_is_told_and_the_rest_adds_up(net):
 def test_without_the_graph_its_sum_over_atoms_is_missing_too():
     views = ("graph", "geometry")
     net = network(mode="regression", modalities=views, atom_sum=True)
-    net.atom_sum.weight.data.mul_(100)
+    net.head.atom_weight.data.mul_(100)
     whole = molecule_views(IBUPROFEN, MMSAPredictor(net).settings)
     bare = MoleculeViews(
         whole.smiles, atomic_numbers=whole.atomic_numbers, coordinates=whole.coordinates,
