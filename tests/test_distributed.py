@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepchem_mmsa import MMSAModel, MMSAPredictor, distributed
+from deepchem_mmsa.cli.rows import checked_device
 
 ROOT = Path(__file__).parents[1]
 N = 2
@@ -199,6 +200,17 @@ def test_a_gpu_is_taken_with_its_number(monkeypatch, device, local):
     current[0] = 0
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # its own is all that is shown
     assert distributed.chosen_device(device) == torch.device("cuda", 0)
+
+
+def test_the_command_line_takes_the_gpu_of_its_process(monkeypatch):
+    current = [0]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
+    monkeypatch.setattr(torch.cuda, "set_device", lambda i: current.__setitem__(0, i))
+    monkeypatch.setattr(torch, "empty", lambda size, device: None)  # which is there, then
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert checked_device("auto") == "cuda:2"
 
 
 def test_without_a_gpu_it_is_the_processor_and_what_is_named_is_taken(monkeypatch):
