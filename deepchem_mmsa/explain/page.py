@@ -333,7 +333,7 @@ def _prediction(why: Explanation) -> str:
 
 
 def _value(why: Explanation, value: float) -> str:
-    return f"{value:.3g}" if why.target is None else f"{100 * value:.1f} %"
+    return f"{value:.3g}".replace("-", "−") if why.target is None else f"{100 * value:.1f} %"
 
 
 def _number(value: float, form: str, unit: str) -> str:
