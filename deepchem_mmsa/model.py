@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -128,6 +129,7 @@ class MMSAModel(PredictingModel):
             regularization_loss=regularization_loss,
             wandb_logger=wandb_logger,
         )
+        self._owner = os.getpid()
         labelled = self.config.mode != "pretraining"
         self._prepare = Preparation(Collator.of(self.config), labelled)
         self.history: list[dict[str, float]] = []

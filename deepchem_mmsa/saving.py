@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -61,6 +63,7 @@ class SavableModel(TorchModel):
     _run_now: Run | None
     _labels_seen: bool
     _from_labels: bool = False
+    _owner: int | None = None  # the process that made the temporary folder
     _resting: set[str]
     _held: frozenset[str] | set[str] = frozenset()
     # Of TorchModel.
@@ -75,6 +78,12 @@ class SavableModel(TorchModel):
         self.__dict__.update(state)
         if state.get("model_dir_is_temp"):
             self.model_dir = tempfile.mkdtemp()
+            self._owner = os.getpid()
+
+    def __del__(self) -> None:
+        """Remove the temporary folder, in the process that made it: a fork holds copies."""
+        if self.__dict__.get("model_dir_is_temp") and self._owner in (None, os.getpid()):
+            shutil.rmtree(self.model_dir, ignore_errors=True)
 
     # ---- components ---------------------------------------------------------------------
 

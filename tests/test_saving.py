@@ -2,6 +2,8 @@
 
 import copy
 import gc
+import multiprocessing
+import os
 import pickle
 from pathlib import Path
 
@@ -167,6 +169,20 @@ def test_a_copy_has_a_folder_of_its_own(make_model, graph_dataset):
     model.save_checkpoint()
     with pytest.raises(NotImplementedError, match=r"deepchem_mmsa\.explain\.explain\(model"):
         model.compute_saliency(graph_dataset.X[0])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_leaves_the_temporary_folder_alone(make_model):
+    model = make_model(mode="regression", model_dir=None)
+    folder = Path(model.model_dir)
+    child = multiprocessing.get_context("fork").Process(target=model.__del__)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    assert folder.is_dir()
+    model.__del__()
+    assert not folder.exists()
+    model.__del__()  # and says nothing of a folder that is gone
 
 
 def test_what_cannot_be_meant_is_no_copy_of_everything(make_model, tmp_path):
