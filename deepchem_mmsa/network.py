@@ -211,7 +211,7 @@ class MMSANetwork(nn.Module):
         return self._in_batch(h, batch.rows[modality], len(batch))
 
     def read(self, modality: str, inputs: Any, atoms: Tensor | None = None) -> Tensor:
-        """Return h_m of a modality's inputs, ``[n, out_dim]``, whatever rows they belong to."""
+        """Return a modality's :meth:`modality_embeddings` of inputs alone, one row for each."""
         encoder: Any = self.encoders[modality]
         if modality != "graph" or not self.sums_atoms:
             return encoder(inputs) if atoms is None else encoder.readout(inputs, atoms)

@@ -60,6 +60,7 @@ def test_a_head_that_is_lost_is_told(make_model, graph_dataset, tmp_path, caplog
 
 def test_in_pretraining_nothing_hangs_on_the_head(make_model, tmp_path):
     source = make_model(mode="pretraining")
+    source.model.atom_head.weight.data.add_(1)  # other than a new one, which has the same seed
     source.save_pretrained(tmp_path)
     again = MMSAModel.from_pretrained(tmp_path, atom_sum=True, head_width=3, n_tasks=7)
     for name, value in source.model.state_dict().items():

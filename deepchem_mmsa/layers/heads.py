@@ -75,7 +75,8 @@ class Head(nn.Sequential):
         embedding : torch.Tensor
             ``[B, in_dim]``.
         atom_sums : torch.Tensor, optional
-            ``Σ_a x_a``, ``[B, atom_dim]``; 0 for a molecule whose atoms are not known.
+            ``Σ_a x_a``, ``[B, atom_dim]``, 0 for a molecule whose atoms are not known; without
+            it the MLP speaks alone.
         """
         outputs = super().forward(embedding)
         if self.atom_weight is None or atom_sums is None:
