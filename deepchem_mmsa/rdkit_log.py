@@ -81,14 +81,8 @@ def errors() -> Iterator[list[str]]:
         with quiet():
             yield lines
         return
-    with _lock:
-        disabled = "rdApp.error:disabled" in rdBase.LogStatus()
-        if disabled:
-            rdBase.EnableLog("rdApp.error")
+    with _lock, capture() as log:  # which turns the log on, where it is off, and off again
         try:
-            with capture() as log:
-                yield lines
-            lines += log.messages.splitlines()
+            yield lines
         finally:
-            if disabled:
-                rdBase.DisableLog("rdApp.error")
+            lines += log.messages.splitlines()

@@ -6,6 +6,7 @@ import sys
 import pytest
 from rdkit import Chem, rdBase
 
+from deepchem_mmsa import rdkit_log
 from deepchem_mmsa.rdkit_log import errors, quiet
 
 
@@ -29,6 +30,27 @@ def test_errors_are_read_where_the_log_is_quiet():
     with quiet(), errors() as lines:
         Chem.MolFromSmiles("C1CC")
     assert any("unclosed ring" in line for line in lines)
+
+
+@pytest.mark.skipif(not hasattr(rdBase, "CaptureErrorLog"), reason="this RDKit cannot be asked")
+def test_no_line_of_reading_lets_a_quiet_threads_errors_out(capfd):
+    def as_another_thread(frame, event, arg):
+        if frame.f_code.co_filename == rdkit_log.__file__:
+            Chem.MolFromSmiles("C1CC")
+            return as_another_thread
+        return None
+
+    before = sys.gettrace()
+    with quiet():
+        reading = errors()
+        sys.settrace(as_another_thread)
+        try:
+            with reading as lines:
+                Chem.MolFromSmiles("C1CCC")
+        finally:
+            sys.settrace(before)
+    assert {"'C1CC'", "'C1CCC'"} <= {line.split()[-1] for line in lines}
+    assert capfd.readouterr().err == ""
 
 
 THREADS = """
