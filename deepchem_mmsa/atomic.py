@@ -85,8 +85,5 @@ def sync_folder(folder: str | os.PathLike) -> None:
 
 def sha256(path: str | os.PathLike) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

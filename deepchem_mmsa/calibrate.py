@@ -28,26 +28,55 @@ def _checked(
     probabilities: ArrayLike, y: ArrayLike, w: ArrayLike | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return probabilities ``[N, T, C]``, labels ``[N, T]`` and which of them can be used."""
-    p, labels = np.asarray(probabilities, dtype=float), np.asarray(y, dtype=float)
+    p = np.asarray(probabilities, dtype=float)
+    weights = None if w is None else np.asarray(w, dtype=float)
+    labels = known_classes(p, y, weights)
+    n, n_classes = p.shape[0], p.shape[-1]
+    p, labels = p.reshape(n, -1, n_classes), labels.reshape(n, -1)
+    known = ~np.isnan(labels) & ~np.isnan(p).any(-1)
+    _refuse_empty(known)
+    return p, labels, known
+
+
+def known_classes(p: np.ndarray, y: ArrayLike, w: np.ndarray | None = None) -> np.ndarray:
+    """Return labels ``[N]`` or ``[N, T]``, NaN where one is missing or has no weight.
+
+    Parameters
+    ----------
+    p : np.ndarray
+        Probabilities, ``[N, C]`` or ``[N, T, C]``.
+    y : array-like
+        Labels, NaN where one is missing.
+    w : np.ndarray, optional
+        Weights.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together, or a label is not one of the classes.
+
+    Examples
+    --------
+    >>> known_classes(np.array([[0.5, 0.5], [0.1, 0.9]]), [0, 1], np.array([1, 0]))
+    array([ 0., nan])
+    """
+    labels = np.asarray(y, dtype=float)
     if p.ndim not in (2, 3) or p.shape[:-1] != labels.shape:
         raise ValueError(
             f"probabilities have shape {p.shape} and labels {labels.shape}: give [N, C] with [N], "
             "or [N, T, C] with [N, T]"
         )
-    n, n_classes = p.shape[0], p.shape[-1]
-    p, labels = p.reshape(n, -1, n_classes), labels.reshape(n, -1)
-    known = ~np.isnan(labels) & ~np.isnan(p).any(-1)
     if w is not None:
-        known &= np.asarray(w, dtype=float).reshape(labels.shape) != 0
-    wrong = np.argwhere(known & ~np.isin(labels, np.arange(n_classes)))
+        labels = np.where(w.reshape(labels.shape) == 0, np.nan, labels)
+    wrong = np.argwhere(~np.isnan(labels) & ~np.isin(labels, np.arange(p.shape[-1])))
     if len(wrong):
-        row, task = wrong[0]
+        place = tuple(wrong[0])
+        task = f", task {place[1]}" if labels.ndim == 2 else ""
         raise ValueError(
-            f"row {row}, task {task}: label {labels[row, task]:g} is not one of the classes 0 to "
-            f"{n_classes - 1}; number the classes in the order of the probabilities' columns"
+            f"row {place[0]}{task}: label {labels[place]:g} is not one of the classes 0 to "
+            f"{p.shape[-1] - 1}; number the classes in the order of the probabilities' columns"
         )
-    _refuse_empty(known)
-    return p, labels, known
+    return labels
 
 
 def _check_alike(p: np.ndarray, fitted: tuple[int, int]) -> None:

@@ -19,6 +19,8 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from deepchem_mmsa.calibrate import known_classes
+
 
 def _quantile(scores: np.ndarray, coverage: float) -> float:
     """Return the ``⌈(n + 1) coverage⌉``-th smallest score, infinity if there is none."""
@@ -225,7 +227,7 @@ class ConformalSets:
             If shapes do not fit, or a label is not a class.
         """
         p = np.asarray(predicted, dtype=float)
-        truth = _classes(y, p)
+        truth = known_classes(p, y)
         n_classes = p.shape[-1]
         miss = 1 - _of_true_class(p, truth)
         miss, labels = miss.reshape(len(p), -1), truth.reshape(len(p), -1)
@@ -248,28 +250,11 @@ class ConformalSets:
     def covers(self, y: ArrayLike, predicted: ArrayLike) -> np.ndarray:
         """Return whether each true class is in its set; False where the label is missing."""
         p = np.asarray(predicted, dtype=float)
-        return _of_true_class(self(p).astype(float), _classes(y, p)) == 1
+        return _of_true_class(self(p).astype(float), known_classes(p, y)) == 1
 
     def size(self, predicted: ArrayLike) -> np.ndarray:
         """Return the number of classes in each set."""
         return self(predicted).sum(-1)
-
-
-def _classes(y: ArrayLike, p: np.ndarray) -> np.ndarray:
-    truth = np.asarray(y, dtype=float)
-    if p.ndim not in (2, 3) or p.shape[:-1] != truth.shape:
-        raise ValueError(
-            f"probabilities have shape {p.shape} and labels {truth.shape}: give [N, C] with [N], "
-            "or [N, T, C] with [N, T]"
-        )
-    wrong = np.argwhere(~np.isnan(truth) & ~np.isin(truth, np.arange(p.shape[-1])))
-    if len(wrong):
-        place = tuple(wrong[0])
-        raise ValueError(
-            f"row {place[0]}: label {truth[place]:g} is not one of the classes 0 to "
-            f"{p.shape[-1] - 1}; number the classes in the order of the probabilities' columns"
-        )
-    return truth
 
 
 def _of_true_class(values: np.ndarray, truth: np.ndarray) -> np.ndarray:

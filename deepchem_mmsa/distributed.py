@@ -318,7 +318,7 @@ def average_gradients(
     return bool(somewhere[-1])
 
 
-def running_statistics(network: nn.Module) -> list[Tensor]:
+def running_buffers(network: nn.Module) -> list[Tensor]:
     """Return what batch norm remembers, of the layers that are learning it."""
     return [
         buffer

@@ -63,6 +63,10 @@ def starting_model(from_model: Any, preset: str | None) -> Any:
     return DEFAULT_MODEL if from_model is None else from_model
 
 
+class ModelNotFoundError(FileNotFoundError):
+    """A model that is neither a folder, nor shipped, nor on the hub."""
+
+
 def find_model(folder_or_name: str | os.PathLike) -> Path:
     """Return the folder of an exported model; one on the hub is fetched.
 
@@ -88,7 +92,7 @@ def find_model(folder_or_name: str | os.PathLike) -> Path:
         folder = WEIGHTS / name
     if not folder.is_dir():
         known = ", ".join(shipped_models()) or "none"
-        raise FileNotFoundError(
+        raise ModelNotFoundError(
             f"no folder and no shipped model named {name!r} (shipped: {known}); "
             "give the folder that save_pretrained wrote, or hf:owner/model for one on the hub"
         )
@@ -131,7 +135,7 @@ def members(folder: str | os.PathLike) -> list[Path]:
     if (folder / "config.json").is_file() or not any(map(str.isdecimal, numbers)):
         return []
     if (folder / "run.json").is_file() and not (folder / "metrics.json").is_file():
-        raise FileNotFoundError(
+        raise ModelNotFoundError(
             f"{folder} holds a run that is not finished: go on with it by --resume"
         )
     return [folder / f"model{n}" for n in sorted(map(int, filter(str.isdecimal, numbers)))]
@@ -209,7 +213,7 @@ def download(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
             repository, revision=revision, cache_dir=cache_dir, allow_patterns=list(FILES)
         )
     except (OSError, ValueError) as error:  # all of the hub's errors are one or the other
-        raise FileNotFoundError(
+        raise ModelNotFoundError(
             f"{name} could not be fetched from the Hugging Face hub "
             f"({type(error).__name__}: {error}); check the name and the connection, "
             "or give a folder"

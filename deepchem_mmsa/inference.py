@@ -10,15 +10,13 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.config import MMSAConfig
 from deepchem_mmsa.molecule import UNREADABLE, MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.randomness import seeded
-
-_DROPOUT = (nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Dropout1d, nn.Dropout2d)
-
 
 NOT_FINITE = "the model's answer is not finite: are its weights?"
 """The reason of a row whose views are read and whose answer is NaN or infinite."""
@@ -87,7 +85,7 @@ def missing_reason(record: MoleculeViews, modalities: tuple[str, ...]) -> str:
 
 def has_dropout(module: nn.Module) -> bool:
     """Return whether a module drops anything at random."""
-    return any(isinstance(part, _DROPOUT) and part.p > 0 for part in module.modules())
+    return any(isinstance(part, _DropoutNd) and part.p > 0 for part in module.modules())
 
 
 def _shared_mask(
@@ -128,7 +126,7 @@ def sample_dropout(
     stochastic = [m for m, encoder in network.encoders.items() if has_dropout(encoder)]
     fixed = [m for m in network.encoders if m not in stochastic]
     known = network.modality_embeddings(batch, only=fixed)
-    dropouts = [part for part in network.modules() if isinstance(part, _DROPOUT)]
+    dropouts = [part for part in network.modules() if isinstance(part, _DropoutNd)]
     total: Tensor | None = None
     squares: Tensor | None = None
     device = batch.available.device

@@ -360,7 +360,7 @@ callbacks, all_losses
             self.model.eval()
 
     def _enter_step(self, batch: Any, step: int, total: int | None) -> None:
-        """Set what depends on the place in the run: schedule, resting encoders, precision."""
+        """Set what depends on the place in the run: schedule, resting encoders."""
         if self.config.mode == "pretraining":
             staged = self.config.schedule == "staged" and total is not None
             self.model.structure_on = not staged or step >= (total or 0) // 2
@@ -371,7 +371,6 @@ callbacks, all_losses
             self._resting = rests
             self._rest()
             self.model.train()
-        self.model.training_dtype = training_precision(self.config, self.device)
 
     def _learn_labels(self, dataset: Any) -> None:
         """Check the labels; take task names, scale and class weights from the first set."""

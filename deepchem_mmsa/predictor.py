@@ -29,7 +29,7 @@ from deepchem_mmsa.inference import NOT_FINITE, missing_reason
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.prefetching import prefetched
-from deepchem_mmsa.views import ViewSettings, check_sequence, many_views, molecule_views
+from deepchem_mmsa.views import ViewSettings, check_sequence, many_views
 
 _BLOCK = 1024  # molecules featurized at a time by several processes
 
@@ -105,7 +105,7 @@ class MMSAPredictor:
 
     @classmethod
     def from_pretrained(
-        cls, folder_or_name: str | os.PathLike, device: torch.device | str = "cpu"
+        cls, folder_or_name: str | os.PathLike, device: torch.device | str | None = None
     ) -> Self:
         """Read an exported model.
 
@@ -113,8 +113,8 @@ class MMSAPredictor:
         ----------
         folder_or_name : path-like
             A folder of ``save_pretrained``, or the name of a shipped model.
-        device : torch.device or str
-            ``"auto"``: the GPU where there is one.
+        device : torch.device or str, optional
+            By default the GPU where there is one.
 
         Raises
         ------
@@ -172,10 +172,7 @@ class MMSAPredictor:
         check_sequence(molecules)
         given = list(molecules)
         bare = [m for m in given if not isinstance(m, MoleculeViews)]
-        if n_jobs == 1:
-            made = iter([molecule_views(m, self.settings) for m in bare])
-        else:
-            made = iter(many_views(bare, self.settings, n_jobs))
+        made = iter(many_views(bare, self.settings, n_jobs))
         return [m if isinstance(m, MoleculeViews) else next(made) for m in given]
 
     def predict(

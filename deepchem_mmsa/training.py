@@ -281,7 +281,7 @@ def _step(
     if math.isfinite(figures["loss"]):
         value.backward()
         stop = distributed.average_gradients(
-            network.parameters(), distributed.running_statistics(network), stop
+            network.parameters(), distributed.running_buffers(network), stop
         )
         # Also where nothing is clipped: one bad gradient would spoil every weight.
         limit = math.inf if config.clip_norm is None else config.clip_norm

@@ -91,8 +91,10 @@ def test_each_task_by_itself_and_missing_labels_change_nothing(method):
 @pytest.mark.parametrize("method", [TemperatureScaling, IsotonicCalibration])
 def test_errors_name_row_value_and_remedy(method):
     p = np.full((3, 2), 0.5)
-    with pytest.raises(ValueError, match="row 1, task 0: label 2 is not one of the classes 0 to 1"):
+    with pytest.raises(ValueError, match="row 1: label 2 is not one of the classes 0 to 1"):
         method().fit(p, [0, 2, 1])
+    with pytest.raises(ValueError, match="row 1, task 1: label 2 is not one of the classes 0 to 1"):
+        method().fit(np.stack([p, p], axis=1), [[0, 0], [0, 2], [1, 1]])
     with pytest.raises(ValueError, match="no label with a prediction"):
         method().fit(p, [np.nan] * 3)
     with pytest.raises(ValueError, match=r"shape \(3, 2\) and labels \(2,\)"):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepchem_mmsa import MMSAFeaturizer, MMSAModel
+from deepchem_mmsa.inference import has_dropout
 from deepchem_mmsa.molecule import DEFAULT_MODALITIES, MODALITIES, MoleculeViews
 from deepchem_mmsa.pretraining import LOSS_TERMS
 from tests.fixtures import labelled, multitask
@@ -289,3 +290,13 @@ def test_sampling_in_one_thread_leaves_predictions_in_others_alone(make_model, g
     finally:
         stop.set()
         thread.join()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout"],
+)
+def test_every_kind_of_dropout_is_known(kind):
+    for p in (0.0, 0.5):
+        module = torch.nn.Sequential(torch.nn.Linear(2, 2), getattr(torch.nn, kind)(p))
+        assert has_dropout(module) == (p > 0)

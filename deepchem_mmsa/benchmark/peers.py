@@ -129,6 +129,7 @@ class Chemprop:
             If the program fails; with the end of what it wrote.
         """
         tasks = [f"task{i}" for i in range(len(split.tasks))]
+        metric = "roc" if split.metric == "roc_auc" else split.metric  # as chemprop calls it
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             frames = []
@@ -148,8 +149,8 @@ class Chemprop:
                 "--task-type", split.mode, "--epochs", self.epochs,
                 "--warmup-epochs", min(2, self.epochs - 1),
                 "--batch-size", self.batch_size, "--pytorch-seed", seed, "--num-workers", 0,
-                "--metrics", "rmse" if split.minimize else "roc",
-                "--tracking-metric", "rmse" if split.minimize else "roc",
+                "--metrics", metric,
+                "--tracking-metric", metric,
                 "--output-dir", folder / "model",
             )  # fmt: skip
             values = []

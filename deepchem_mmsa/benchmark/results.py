@@ -12,7 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from deepchem_mmsa.benchmark.cells import Cell
-from deepchem_mmsa.benchmark.scores import score
+from deepchem_mmsa.benchmark.scores import metric_of, score
+from deepchem_mmsa.early_stopping import small_is_good
 
 COLUMNS = (
     "protocol", "dataset", "model", "seed", "metric", "valid", "test", "best_epoch", "seconds",
@@ -141,7 +142,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
                 rows.append((protocol, metric, model, name, *_spread(group["test"])))
             table = of_model.pivot_table(index="seed", columns="dataset", values="test")
             whole = table.reindex(columns=datasets).dropna()
-            if len(datasets) > 1 and len(whole) and metric != "rmse":
+            if len(datasets) > 1 and len(whole) and not small_is_good(metric_of(metric)):
                 means = whole.mean(axis=1)
                 rows.append((protocol, metric, model, "mean", *_spread(means)))
     return pd.DataFrame(rows, columns=[*keys, "mean", "std", "seeds"])
@@ -172,7 +173,7 @@ def markdown(frame: pd.DataFrame) -> str:
     for (protocol, metric), table in summary(frame).groupby(["protocol", "metric"], sort=False):
         datasets = list(dict.fromkeys(table["dataset"]))
         datasets = [d for d in datasets if d != "mean"] + ["mean"] * ("mean" in datasets)
-        better = "lower" if metric == "rmse" else "higher"
+        better = "lower" if small_is_good(metric_of(metric)) else "higher"
         lines = [
             f"Protocol {protocol}, {metric} on the test set at the best validation epoch "
             f"({better} is better), mean ± standard deviation over seeds:",

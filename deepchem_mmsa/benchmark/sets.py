@@ -21,7 +21,9 @@ from rdkit import Chem
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from deepchem_mmsa.atomic import sha256
+from deepchem_mmsa.benchmark.scores import metric_of
 from deepchem_mmsa.datasets import connectivities
+from deepchem_mmsa.early_stopping import small_is_good
 from deepchem_mmsa.featurizer import FEATURE_VERSION
 from deepchem_mmsa.rdkit_log import quiet
 
@@ -36,11 +38,6 @@ class Benchmark:
     file: str
     mode: str
     metric: str
-
-    @property
-    def minimize(self) -> bool:
-        """Whether small scores are good."""
-        return self.metric == "rmse"
 
 
 BENCHMARKS = {
@@ -85,7 +82,7 @@ class Split:
     @property
     def minimize(self) -> bool:
         """Whether small scores are good."""
-        return self.metric == "rmse"
+        return small_is_good(metric_of(self.metric))
 
     def parts(self) -> dict[str, Any]:
         """Return the three data sets by name."""

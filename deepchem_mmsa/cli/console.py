@@ -198,6 +198,9 @@ def _warned(console: Console, message: Warning | str, *_: Any, **__: Any) -> Non
 
 def _explained(error: BaseException) -> tuple[ExitCode, str]:
     """Return the exit code and the paragraph of an error that a command may meet."""
+    from deepchem_mmsa.checkpoint import CheckpointError
+    from deepchem_mmsa.hub import ModelNotFoundError
+
     if isinstance(error, Failure):
         return error.code, str(error)
     if isinstance(error, KeyboardInterrupt):
@@ -208,6 +211,8 @@ def _explained(error: BaseException) -> tuple[ExitCode, str]:
         # Whoever read us has had enough (head, less): nothing to complain about.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OUTPUT, ""
+    if isinstance(error, ModelNotFoundError):
+        return ExitCode.MODEL, str(error)
     if isinstance(error, FileNotFoundError):
         return ExitCode.INPUT, str(error)
     if isinstance(error, OSError):
@@ -216,8 +221,6 @@ def _explained(error: BaseException) -> tuple[ExitCode, str]:
         return ExitCode.FAULT, str(error)
     if isinstance(error, FloatingPointError):
         return ExitCode.TRAINING, str(error)
-    from deepchem_mmsa.checkpoint import CheckpointError
-
     return (ExitCode.MODEL if isinstance(error, CheckpointError) else ExitCode.INPUT), str(error)
 
 

@@ -36,13 +36,13 @@ def embed(
         checked_output,
         compute_table,
         load_model,
-        located,
         model_identity,
     )
+    from deepchem_mmsa.hub import find_model
 
     console = Console(quiet, as_json)
     checked_output(output)
-    told = described(located(model))
+    told = described(find_model(model))
     jobs = processes(jobs, source)
 
     def load() -> Compute:

@@ -11,7 +11,7 @@ import typer
 
 from deepchem_mmsa._version import __version__
 from deepchem_mmsa.cli import options
-from deepchem_mmsa.cli.console import Console, ExitCode, Failure
+from deepchem_mmsa.cli.console import Console
 
 _LIBRARIES = ("torch", "dgl", "dgllife", "deepchem", "rdkit", "numpy", "pandas", "scikit-learn")
 
@@ -79,10 +79,7 @@ def _model(folder_or_name: str) -> dict[str, Any]:
     """Return what an exported model says of itself."""
     from deepchem_mmsa.exports import load_pretrained
 
-    try:
-        found = load_pretrained(folder_or_name)
-    except FileNotFoundError as error:
-        raise Failure(str(error), ExitCode.MODEL) from error
+    found = load_pretrained(folder_or_name)
     return {
         "model": folder_or_name,
         "parameters": sum(tensor.numel() for tensor in found.tensors.values()),

@@ -64,9 +64,9 @@ def predict(
         compute_table,
         each_model,
         file_identity,
-        located,
         model_identity,
     )
+    from deepchem_mmsa.hub import find_model
 
     console = Console(quiet, as_json)
     checked_output(output)
@@ -80,7 +80,7 @@ def predict(
         )
     told = None
     for name in reversed(model):  # what the first one reads, they all read
-        told = described(located(name))
+        told = described(find_model(name))
         if told and told[0].mode == "pretraining":
             raise Failure(
                 f"the model {name} was pre-trained only and predicts no labels: fine-tune it first "

@@ -50,11 +50,7 @@ def load_model(folder_or_name: str, device: str) -> MMSAPredictor:
     """Load a model for prediction, or say what is wrong with its name or files."""
     from deepchem_mmsa.predictor import MMSAPredictor
 
-    device = checked_device(device)
-    try:
-        return MMSAPredictor.from_pretrained(folder_or_name, device)
-    except FileNotFoundError as error:
-        raise Failure(str(error), ExitCode.MODEL) from error
+    return MMSAPredictor.from_pretrained(folder_or_name, checked_device(device))
 
 
 def checked_device(device: str) -> str:
@@ -128,20 +124,9 @@ def _other_table(path: str, column: str | None, option: str) -> Iterator[Table]:
         raise Failure(told, ExitCode.INPUT) from error
 
 
-def located(folder_or_name: str) -> Path:
-    """Return the folder of a model, without loading it."""
-    try:
-        return find_model(folder_or_name)
-    except FileNotFoundError as error:
-        raise Failure(str(error), ExitCode.MODEL) from error
-
-
 def each_model(names: Sequence[str]) -> list[str]:
     """Return the models that are named; a folder of several stands for all of them."""
-    try:
-        inside = {name: [str(one) for one in members(located(name))] for name in names}
-    except FileNotFoundError as error:
-        raise Failure(str(error), ExitCode.MODEL) from error
+    inside = {name: [str(one) for one in members(find_model(name))] for name in names}
     return [one for name in names for one in inside[name] or [name]]
 
 

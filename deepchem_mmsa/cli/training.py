@@ -49,10 +49,7 @@ def network_config(
         if preset not in PRESETS:
             raise Failure(f"--preset {preset}: choose {' or '.join(PRESETS)}", ExitCode.USAGE)
         return MMSAConfig.preset(preset, **fields)
-    try:
-        config = load_pretrained(from_model).config
-    except FileNotFoundError as error:
-        raise Failure(str(error), ExitCode.MODEL) from error
+    config = load_pretrained(from_model).config
     network = config.replace(**fields)
     absent = [m for m in network.modalities if m not in config.modalities]
     if absent:

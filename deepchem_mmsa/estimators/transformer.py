@@ -30,8 +30,8 @@ class MMSATransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Molecul
         Molecules per pass; the numbers do not depend on it.
     n_jobs : int
         Processes that featurize, -1 for one per core.
-    device : str
-        ``"auto"``: the GPU where there is one.
+    device : str, optional
+        By default the GPU where there is one.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class MMSATransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Molecul
         features: bool = False,
         batch_size: int = 256,
         n_jobs: int = 1,
-        device: str = "cpu",
+        device: str | None = None,
     ) -> None:
         self.model = model
         self.features = features
@@ -81,7 +81,7 @@ class MMSATransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Molecul
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Load the model; `y` is ignored."""
-        self._molecules(X, reset=True)
+        self._molecules(X)
         self.predictor_ = MMSAPredictor.from_pretrained(self.model, self.device)
         self.failures_ = []
         return self
@@ -100,7 +100,7 @@ class MMSATransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Molecul
             of which a warning tells.
         """
         check_is_fitted(self)
-        molecules = self._molecules(X, reset=False)
+        molecules = self._molecules(X)
         read = self.predictor_.features if self.features else self.predictor_.embed
         values, reasons = read(molecules, self.batch_size, self.n_jobs)
         self._warn(reasons, molecules, "cannot be embedded and got NaN")

@@ -10,8 +10,10 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor, nn
 
 from deepchem_mmsa.layers.message_passing import BatchedConformers
@@ -281,7 +283,9 @@ class BesselBasis(nn.Module):
         if n_radial < 1:
             raise ValueError(f"n_radial={n_radial} must be at least 1")
         if not 1 <= n_degrees <= 4:
-            raise ValueError(f"n_spherical={n_degrees} must be between 1 and 4")
+            raise ValueError(
+                f"n_degrees={n_degrees} must be between 1 and 4 (ComENet's n_spherical)"
+            )
         self.cutoff = cutoff
         zeros = _bessel_zeros(n_degrees, n_radial)
         norms = [
@@ -323,16 +327,9 @@ def _bessel_zeros(n_degrees: int, n_zeros: int) -> list[list[float]]:
     brackets = [math.pi * (n + 1) for n in range(n_zeros + n_degrees)]
     rows = [brackets[:n_zeros]]
     for degree in range(1, n_degrees):
-        found = []
-        for low, high in itertools.pairwise(brackets):
-            sign = math.copysign(1.0, _bessel_scalar(degree, low))
-            for _ in range(80):  # bisection to the last bit of a double
-                middle = 0.5 * (low + high)
-                if _bessel_scalar(degree, middle) * sign > 0:
-                    low = middle
-                else:
-                    high = middle
-            found.append(0.5 * (low + high))
-        brackets = found
+        brackets = [
+            brentq(partial(_bessel_scalar, degree), low, high, xtol=1e-14)
+            for low, high in itertools.pairwise(brackets)
+        ]
         rows.append(brackets[:n_zeros])
     return rows

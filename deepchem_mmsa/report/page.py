@@ -44,7 +44,7 @@ def write_report(
     n_neighbors: int = 6,
     resamples: int = 1000,
     seed: int = 0,
-    device: str = "cpu",
+    device: str | None = None,
 ) -> Path:
     """Write a page that shows a run: data, training, quality, the map of molecules, the memory.
 
@@ -72,8 +72,8 @@ def write_report(
         Of the bootstrap; 0 for no intervals.
     seed : int
         Of the bootstrap and of what is drawn at random.
-    device : str
-        Of a folder's model; ``"auto"``: the GPU where there is one.
+    device : str, optional
+        Of a folder's model; by default the GPU where there is one.
 
     Returns
     -------

@@ -139,7 +139,7 @@ class _Source:
 # ---- from a run's folder --------------------------------------------------------------------
 
 
-def from_folder(folder: str | os.PathLike, device: str, at_most: int, seed: int) -> Run:
+def from_folder(folder: str | os.PathLike, device: str | None, at_most: int, seed: int) -> Run:
     """Read the folder of ``mmsa pretrain`` or ``mmsa finetune``.
 
     Raises

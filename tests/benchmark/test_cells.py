@@ -11,6 +11,7 @@ from deepchem_mmsa.benchmark.baselines import mean_predictions
 from deepchem_mmsa.benchmark.cells import cells_of, run_cells
 from deepchem_mmsa.benchmark.contenders import Mean, Outcome
 from deepchem_mmsa.benchmark.results import ENSEMBLE, markdown, plot, summary, tidy
+from deepchem_mmsa.benchmark.sets import Split
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,11 @@ def test_what_is_asked_for_twice_is_run_once(tmp_path):
     assert [(c.dataset, c.seed) for c in cells] == [("energy", 0), ("energy", 1)]
 
 
-def test_errors_in_different_units_have_no_mean():
-    rows = [("hu", d, "m", 0, "rmse", 1.0, 2.0) for d in ("esol", "freesolv")]
+@pytest.mark.parametrize("metric", ["rmse", "mae"])
+def test_errors_are_better_when_lower_and_in_different_units_have_no_mean(metric):
+    rows = [("hu", d, "m", 0, metric, 1.0, 2.0) for d in ("esol", "freesolv")]
     names = ["protocol", "dataset", "model", "seed", "metric", "valid", "test"]
-    assert "mean" not in set(summary(pd.DataFrame(rows, columns=names))["dataset"])
+    frame = pd.DataFrame(rows, columns=names)
+    assert "mean" not in set(summary(frame)["dataset"])
+    assert "lower is better" in markdown(frame)
+    assert Split("esol", "hu", "regression", metric, ["y"], None, None, None).minimize
