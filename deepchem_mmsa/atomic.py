@@ -34,7 +34,24 @@ def write_atomically(path: str | os.PathLike, write: Callable[[str], None]) -> N
     >>> os.listdir(folder)
     ['a.txt']
     """
-    write_together({Path(path): write})
+    write_together({Path(os.path.realpath(path)): write})
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write text, in UTF-8, as :func:`write_atomically` does.
+
+    Examples
+    --------
+    >>> folder = tempfile.mkdtemp()
+    >>> write_text(f"{folder}/a.txt", "ångström")
+    >>> Path(folder, "a.txt").read_text(encoding="utf-8")
+    'ångström'
+    """
+
+    def write(name: str) -> None:
+        Path(name).write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
 
 
 def write_together(

@@ -88,6 +88,7 @@ class EarlyStopping:
         self.best_score: float | None = None
         self.best_epoch: int | None = None
         self._best: dict[str, Any] | None = None
+        self._last: dict[str, Any] | None = None  # of a run that has ended with its best
         self._average: dict[str, Any] | None = None
         self._averaged = 0  # steps
         self._unscored = 0  # epochs in a row
@@ -97,9 +98,10 @@ class EarlyStopping:
         return {**self.__dict__, "_model": None}
 
     def on_fit_start(self, model: MMSAModel) -> None:
-        """Forget the best weights of another model."""
+        """Forget the best weights of another model, and the average of another run."""
         if self._model is not None and self._model() is not model:
             self._forget()
+        self._average, self._averaged = None, 0
         self._model, self._looked = weakref.ref(model), False
 
     def __call__(self, model: MMSAModel, step: int) -> None:
@@ -164,18 +166,26 @@ class EarlyStopping:
         if not self._looked and self.best_epoch is None:
             logger.warning("early stopping looks at the end of epochs, and this run had none")
         if self._best is not None:
+            self._last = _copy(model)
             model.model.load_state_dict(self._best)
+
+    def on_fit_continue(self, model: MMSAModel) -> None:
+        """Put back the last weights of a run that had ended, and is given more epochs."""
+        if self._last is not None:
+            model.model.load_state_dict(self._last)
+            self._last = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must keep for the run to go on as if uninterrupted."""
         return {"score": self.best_score, "epoch": self.best_epoch, "weights": self._best,
-                "average": self._average, "averaged": self._averaged,
+                "last": self._last, "average": self._average, "averaged": self._averaged,
                 "unscored": self._unscored}  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`state_dict` returned."""
         self.best_score, self.best_epoch = state["score"], state["epoch"]
-        self._best, self._average = state["weights"], state.get("average")
+        self._best, self._last = state["weights"], state.get("last")
+        self._average = state.get("average")
         self._averaged, self._unscored = state.get("averaged", 0), state.get("unscored", 0)
 
 

@@ -82,7 +82,9 @@ def usable(y: np.ndarray, config: MMSAConfig) -> tuple[np.ndarray, str]:
             f"labels are the classes 0 to {config.n_classes - 1}; map them, or set n_classes, "
             "or use mode='regression'"
         )
-    return np.isfinite(y), "labels must be finite; leave missing ones empty (NaN)"
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(y.astype(np.float32))
+    return finite, "labels must be finite, and below 3e38; leave missing ones empty (NaN)"
 
 
 def label_scaling(y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

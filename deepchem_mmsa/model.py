@@ -276,6 +276,8 @@ callbacks, all_losses
                 logger.info("the run in %s has ended: there is nothing to do", self.model_dir)
                 self.model.eval()
                 return state.last_logged
+            if state.ended:
+                run.call("on_fit_continue", self)
             state.ended = False
             if self.config.mode == "pretraining":
                 run.callbacks = [*run.callbacks, Recalibration(dataset)]
@@ -334,7 +336,7 @@ callbacks, all_losses
             if run.all_losses is not None and not run.all_losses:
                 run.all_losses.extend(self._state.logged)
             for callback, state in zip(run.callbacks, saved["callbacks"]):
-                if hasattr(callback, "load_state_dict"):
+                if state and hasattr(callback, "load_state_dict"):  # {}: another kind of callback
                     callback.load_state_dict(state)
             of_variables = saved.get("of_variables")  # older checkpoints lack them
             if run.variables is not None and of_variables is not None:

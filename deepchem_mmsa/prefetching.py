@@ -75,4 +75,4 @@ def _prefetched(
             yield value
     finally:
         stop.set()
-        thread.join()
+        thread.join(timeout=10)  # a pipe that says nothing keeps it from hearing

@@ -87,7 +87,7 @@ class Console:
             Where standard output is taken by the table itself.
         """
         if self.as_json:
-            print(json.dumps(_finite(values)), file=sys.stderr if to_stderr else sys.stdout)
+            print(json.dumps(finite(values)), file=sys.stderr if to_stderr else sys.stdout)
         else:
             self.note(text)
 
@@ -130,12 +130,12 @@ class Console:
             bar.stop()
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Return a value that JSON can hold: NaN and infinity become null."""
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     return value

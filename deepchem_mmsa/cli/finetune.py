@@ -107,7 +107,10 @@ def finetune(
         learning_rate=learning_rate, seed=seed,
     )  # fmt: skip
     columns = [*tasks, *([split] if split in table.frame.columns else [])]
-    asked = {"--split": split, "--valid": valid, "--test": test, "--label": tasks}
+    asked = {
+        "--split": split, "--valid": valid, "--test": test, "--label": tasks,
+        "--patience": patience,
+    }  # fmt: skip
     if averaging:
         asked["--averaging"] = averaging
     if n_models > 1:
@@ -115,6 +118,7 @@ def finetune(
     began = training.began_with(network, from_model, table, columns, **asked)
     training.open_run(output, resume, began, n_models)
     records = training.featurized(table, network, output, jobs, console)
+    training.note_run(output, began)
     data = _in_parts(table, tasks, y, records, split, valid, test, seed)
     described: dict[str, Any] = {
         "data": table.name, "labels": tasks, "mode": kind, "split": split, "molecules": data.sizes,

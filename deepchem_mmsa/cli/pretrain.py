@@ -65,8 +65,10 @@ def pretrain(
         training.open_run(output, resume, began)
     else:
         table = read_table(source, smiles_column, format)
-        training.open_run(output, resume, training.began_with(network, from_model, table))
+        began = training.began_with(network, from_model, table)
+        training.open_run(output, resume, began)
         shards, rows = training.featurized(table, network, output, jobs, console)
+    training.note_run(output, began)
     data = dataset_from_shards(shards).select(np.flatnonzero(rows["status"] == "ok"))
     model = training.make_model(network, from_model, output, device, console)
     with training.resumable(output):

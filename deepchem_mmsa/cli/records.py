@@ -15,6 +15,7 @@ import pandas as pd
 from deepchem_mmsa.cli.console import Console, ExitCode, Failure, Interrupted
 from deepchem_mmsa.shards import ShardError, ShardSet, featurize_to_shards
 from deepchem_mmsa.tables import count_rows, read_chunks
+from deepchem_mmsa.tables.files import is_pipe, opened
 from deepchem_mmsa.views import ViewSettings
 
 
@@ -43,12 +44,12 @@ class Molecules:
 
 @contextmanager
 def as_file(source: str) -> Iterator[str]:
-    """Give standard input as a file, which can be read more than once."""
-    if source != "-":
+    """Give standard input, or another pipe, as a file, which can be read more than once."""
+    if not is_pipe(source):
         yield source
         return
-    with tempfile.NamedTemporaryFile(prefix="mmsa-") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
+    with tempfile.NamedTemporaryFile(prefix="mmsa-") as file, opened(source) as given:
+        shutil.copyfileobj(given, file)
         file.flush()
         yield file.name
 

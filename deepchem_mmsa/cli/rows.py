@@ -371,7 +371,7 @@ class _Parts:
             told = f"cannot write to {self.folder}: {error.strerror}; give another --output"
             raise Failure(told, ExitCode.OUTPUT) from error
         described = self.folder / "run.json"
-        if not described.is_file() or described.read_text(encoding="utf-8") != self._text:
+        if not described.is_file() or described.read_bytes() != self._text.encode():
             for part in self.folder.glob("*.parquet"):
                 part.unlink()
             described.write_text(self._text, encoding="utf-8")

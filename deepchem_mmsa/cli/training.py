@@ -11,8 +11,9 @@ from typing import Any
 
 import pandas as pd
 
+from deepchem_mmsa.atomic import write_text
 from deepchem_mmsa.checkpoint import CheckpointError
-from deepchem_mmsa.cli.console import Console, ExitCode, Failure, Interrupted
+from deepchem_mmsa.cli.console import Console, ExitCode, Failure, Interrupted, finite
 from deepchem_mmsa.cli.records import fate_of_rows, make_records, note_failures, rows_table
 from deepchem_mmsa.cli.rows import new_names
 from deepchem_mmsa.config import PRESETS, MMSAConfig
@@ -67,6 +68,11 @@ def has_begun(folder: Path) -> bool:
     return any((folder / "checkpoints").glob("checkpoint*.pt"))
 
 
+def begun_networks(folder: Path) -> bool:
+    """Tell whether a run has a checkpoint to go on from, of any of its networks."""
+    return any(map(has_begun, [folder, *folder.glob("model*")]))
+
+
 def open_run(folder: Path, resume: bool, asked: Mapping[str, Any], n_models: int = 1) -> None:
     """Make the folder of a run; one that holds a run is not begun anew over it.
 
@@ -81,8 +87,9 @@ def open_run(folder: Path, resume: bool, asked: Mapping[str, Any], n_models: int
     n_models : int
         Networks to train, each in a folder of its own.
     """
-    checkpoints = any(map(has_begun, [folder, *folder.glob("model*")]))
-    if (checkpoints or any(folder.glob("model*/config.json"))) and not resume:
+    checkpoints = begun_networks(folder)
+    models = [*folder.glob("config.json"), *folder.glob("model*/config.json")]
+    if (checkpoints or models) and not resume:
         raise Failure(
             f"{folder} holds a run already: add --resume to go on with it, or give another "
             "--output folder",
@@ -99,7 +106,7 @@ def open_run(folder: Path, resume: bool, asked: Mapping[str, Any], n_models: int
                 pass
         place = folder / "run.json"
         if resume and place.is_file():
-            began = json.loads(place.read_text(encoding="utf-8"))
+            began = _json_of(place)
             asked = json.loads(json.dumps(asked))
             for option in {**asked, **began}:
                 if began.get(option) != asked.get(option):
@@ -110,10 +117,24 @@ def open_run(folder: Path, resume: bool, asked: Mapping[str, Any], n_models: int
                         + "; give it what it had, or another --output folder",
                         ExitCode.USAGE,
                     )
-        else:
-            place.write_text(json.dumps(asked, indent=1), encoding="utf-8")
     except (OSError, RuntimeError) as error:  # it cannot be written to, or another run does
         raise Failure(f"cannot write to {folder}: {error}", ExitCode.OUTPUT) from error
+
+
+def _json_of(place: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(place.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise Failure(
+            f"{place} is damaged ({error}): what the run began with is not known; give another "
+            "--output folder",
+            ExitCode.OUTPUT,
+        ) from error
+
+
+def note_run(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Write what :func:`open_run` compares, once the records are there: their folder is locked."""
+    write_text(folder / "run.json", json.dumps(asked, indent=1))
 
 
 def began_with(
@@ -221,6 +242,8 @@ def resumable(folder: Path) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit) as error:
         raise Interrupted(
             f"The state of the run is kept in {folder}; go on with the same command and --resume."
+            if begun_networks(folder)
+            else "There is no checkpoint yet; run the same command again."
         ) from error
 
 
@@ -232,7 +255,7 @@ def write_run(
     ``model.safetensors``, ``config.json`` (see ``save_pretrained``), ``history.csv``,
     ``rows.csv``, ``metrics.json``.
     """
-    model.save_pretrained(folder, metadata=dict(summary))
+    model.save_pretrained(folder, metadata=finite(summary))
     write_table(pd.DataFrame(model.history), folder / "history.csv")
     write_summary(folder, rows, summary)
 
@@ -240,4 +263,4 @@ def write_run(
 def write_summary(folder: Path, rows: pd.DataFrame, summary: Mapping[str, Any]) -> None:
     """Write the fate of each row and the metrics of a run: ``rows.csv``, ``metrics.json``."""
     write_table(rows, folder / "rows.csv")
-    (folder / "metrics.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    write_text(folder / "metrics.json", json.dumps(finite(summary), indent=1))

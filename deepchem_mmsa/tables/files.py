@@ -60,11 +60,18 @@ def format_of(path: str | os.PathLike) -> str | None:
     return next((name for name, endings in FORMATS.items() if ending in endings), None)
 
 
+def is_pipe(path: str | os.PathLike) -> bool:
+    """Tell whether it can be read only once: standard input, a fifo, the shell's ``<(...)``."""
+    place = Path(path)
+    return str(path) == "-" or (place.exists() and not place.is_file() and not place.is_dir())
+
+
 @contextmanager
 def opened(path: str | os.PathLike) -> Iterator[io.BufferedReader]:
     """Open a file or standard input for reading bytes, unpacked."""
+    pipe = is_pipe(path)
     if str(path) == "-":
-        source: Any = sys.stdin.buffer
+        source: Any = _standard_input()
     else:
         file = Path(path)
         if not file.exists():
@@ -76,7 +83,7 @@ def opened(path: str | os.PathLike) -> Iterator[io.BufferedReader]:
             raise TableError(f"{path} is a folder, not a table of molecules")
         source = file.open("rb")
     try:
-        raw = source if source is not sys.stdin.buffer else _with_head(source)
+        raw = _with_head(source) if pipe else source
         if raw.peek(2)[:2] == b"\x1f\x8b":
             unpacked = gzip.GzipFile(fileobj=raw)
             raw = io.BufferedReader(unpacked) if raw is source else _with_head(unpacked)
@@ -86,8 +93,16 @@ def opened(path: str | os.PathLike) -> Iterator[io.BufferedReader]:
             f"{name_of(path)} is a damaged or incomplete gzip file ({error}); copy it again"
         ) from error
     finally:
-        if source is not sys.stdin.buffer:
+        if str(path) != "-":
             source.close()
+
+
+def _standard_input() -> Any:
+    """Return a reader of its own: one that waits in a thread would hold the lock of Python's."""
+    try:
+        return io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False))
+    except OSError:  # no file, in tests
+        return sys.stdin.buffer
 
 
 class _Rejoined(io.RawIOBase):
@@ -145,7 +160,8 @@ def sniff(raw: io.BufferedReader, smiles_column: str | None) -> str:
     known = {*SMILES_COLUMNS, (smiles_column or "smiles").lower()}
     if "\t" in line and known.intersection(cell.strip().lower() for cell in line.split("\t")):
         return "tsv"
-    return "csv" if "," in line or ";" in line or line.lower() in known else "smi"
+    alone = line.strip('"').lower() in known  # R quotes names
+    return "csv" if "," in line or ";" in line or alone else "smi"
 
 
 def refuse_foreign(raw: io.BufferedReader, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import io
 import itertools
 import os
 import re
@@ -20,6 +21,7 @@ from deepchem_mmsa.tables.files import (
     SMILES_COLUMNS,
     TableError,
     format_of,
+    is_pipe,
     name_of,
     opened,
     refuse_foreign,
@@ -140,11 +142,11 @@ def read_chunks(
 def count_rows(
     path: str | os.PathLike, smiles_column: str | None = None, format: str | None = None
 ) -> int | None:
-    """Return how many rows a file has, read as :func:`read_chunks`; None for standard input."""
-    if str(path) == "-":
+    """Return how many rows a file has, read as :func:`read_chunks`; None for a pipe."""
+    if is_pipe(path):
         return None
     with opened(path) as raw:
-        kind = format or format_of(path) or sniff(raw, smiles_column)
+        kind = _kind_of(raw, path, smiles_column, format)
         if kind == "jsonl":
             return None  # whoever reads it says that it is not read
         if kind == "parquet":
@@ -270,16 +272,8 @@ def _rows_of(path: str | os.PathLike, smiles_column: str | None, format: str | N
     if format is not None and (format not in FORMATS or format == "jsonl"):
         raise TableError(f"format {format!r} cannot be read: choose csv, tsv, smi, sdf or parquet")
     with opened(path) as raw:
-        if not raw.peek(1):
-            raise TableError(f"{name} is empty; it needs a row per molecule")
-        refuse_foreign(raw, name)
-        kind = format or format_of(path) or sniff(raw, smiles_column)
-        if kind in ("csv", "tsv", "smi") and sniff(raw, smiles_column) == "parquet":
-            raise TableError(
-                f"{name} is Parquet, not {kind}: say --format parquet, or in Python read it by "
-                "pandas.read_parquet and dataset_from_smiles"
-            )
-        if kind in ("sdf", "parquet") and str(path) == "-":
+        kind = _kind_of(raw, path, smiles_column, format)
+        if kind in ("sdf", "parquet") and is_pipe(path):
             raw = spooled(raw)  # both are gone through twice
         if kind == "jsonl":
             raise TableError(f"{name}: JSON lines are written, not read; give CSV or Parquet")
@@ -315,6 +309,26 @@ def _rows_of(path: str | os.PathLike, smiles_column: str | None, format: str | N
             yield columns, column, csv_rows(lines, columns, columns.index(column), name)
 
 
+def _kind_of(
+    raw: io.BufferedReader,
+    path: str | os.PathLike,
+    smiles_column: str | None,
+    format: str | None,
+) -> str:
+    """Tell the format of an open file, or what to do with one that cannot be read."""
+    name = name_of(path)
+    if not raw.peek(1):
+        raise TableError(f"{name} is empty; it needs a row per molecule")
+    refuse_foreign(raw, name)
+    kind = format or format_of(path) or sniff(raw, smiles_column)
+    if kind in ("csv", "tsv", "smi") and sniff(raw, smiles_column) == "parquet":
+        raise TableError(
+            f"{name} is Parquet, not {kind}: say --format parquet, or in Python read it by "
+            "pandas.read_parquet and dataset_from_smiles"
+        )
+    return kind
+
+
 def _parquet(raw: BinaryIO, name: str) -> Any:
     import pyarrow
     from pyarrow import parquet
@@ -330,11 +344,18 @@ def _smiles_column(columns: list[str], wanted: str | None, name: str) -> str:
     if wanted is not None:
         return column_named(columns, wanted, name)
     lowered = {column.strip().lower(): column for column in reversed(columns)}
+    lowered |= {column: column for column in columns if column in SMILES_COLUMNS}
     for known in SMILES_COLUMNS:
         if known in lowered:
             return lowered[known]
     containing = [column for column in columns if "smiles" in column.lower()]
     if len(containing) == 1:
+        if re.search("[,;|\t]", containing[0]):
+            raise TableError(
+                f"{name} has the column {containing[0]!r}: its cells are parted by another "
+                "separator than its ending or its first line says; give --format csv or tsv, or "
+                "part them by commas"
+            )
         return containing[0]
     raise TableError(
         f"cannot tell which column of {name} holds the SMILES; name it by --smiles-column "

@@ -74,6 +74,8 @@ def smi_rows(raw: io.BufferedReader, name: str) -> Iterator[tuple[list[str], obj
             if number == 0 and is_header(line):
                 continue
             words = [*line.split(None, 1), "", ""]
+            if line.startswith("\t") and words[0]:  # a name without a molecule
+                words = ["", line.strip()]
             yield [words[0], words[1].strip()], words[0]
 
 

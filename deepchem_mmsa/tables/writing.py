@@ -8,8 +8,9 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+import numpy as np
 import pandas as pd
 
 from deepchem_mmsa.tables.files import TableError, format_of
@@ -140,8 +141,25 @@ def _csv(frame: pd.DataFrame, separator: str, header: bool) -> str:
 
 
 def _json_lines(frame: pd.DataFrame) -> str:
+    # to_json knows no dates without a time, nor bytes
+    odd = [
+        name for name, kind in frame.dtypes.items()
+        if isinstance(kind, pd.ArrowDtype)
+        and not (kind.kind in "biufU" or str(kind).startswith("timestamp"))
+    ]  # fmt: skip
+    frame = frame.astype(dict.fromkeys(odd, object))
+    for column in odd:
+        frame[column] = frame[column].map(_told, na_action="ignore")
     text = str(frame.to_json(orient="records", lines=True, double_precision=15))
     return text if not text.strip() or text.endswith("\n") else text + "\n"
+
+
+def _told(cell: Any) -> Any:
+    if isinstance(cell, bytes):
+        return cell.decode("utf-8", "backslashreplace")
+    if isinstance(cell, np.ndarray):
+        return cell.tolist()
+    return cell if isinstance(cell, (str, bool, int, float, list, dict)) else str(cell)
 
 
 def _write_parquet(frames: Iterable[pd.DataFrame], file: BinaryIO, notes: bool) -> int:
