@@ -445,5 +445,5 @@ def test_a_network_with_a_silent_sum_is_the_one_without(batch):
 
 def test_an_encoder_without_atoms_has_no_sum():
     config = MMSAConfig(mode="regression", modalities=("graph",), graph="custom", atom_sum=True)
-    with pytest.raises(ValueError, match="AtomCounts does not show its atoms, by `atom_dim`"):
+    with pytest.raises(ValueError, match="AtomCounts does not expose its atoms by `atom_dim`"):
         MMSANetwork(config, {"graph": AtomCounts()})

@@ -1,6 +1,6 @@
-"""Why this prediction? Contributions of atoms, bonds and views, and what was remembered.
+"""Explain a prediction: contributions of atoms, bonds and views, memory anchors, neighbours.
 
-:func:`explain` answers for one molecule. How the numbers are defined: docs/explain.md.
+:func:`explain` explains one molecule. docs/explain.md defines the numbers.
 """
 
 from __future__ import annotations
@@ -56,30 +56,30 @@ def explain(
     max_steps: int = 4096,
     batch_size: int = 32,
 ) -> Explanation:
-    """Explain what a model says of one molecule.
+    """Explain a model's prediction for one molecule.
 
     Parameters
     ----------
     model : MMSAPredictor, MMSAModel or MMSANetwork
-        Trained for classification or regression. It is copied, never changed.
+        Trained for classification or regression. It is copied and not changed.
     molecule : str, rdkit.Chem.Mol or MoleculeViews
-        SMILES, molecule or record. Contributions come in its own order of atoms and bonds.
+        SMILES, molecule or record. Contributions follow its order of atoms and bonds.
     task : int or str
-        Number or name of the output.
+        Index or name of the task.
     target : int, optional
-        The class to explain; 1 where there are two classes, otherwise the likeliest one.
+        The class to explain; by default 1 of two classes, otherwise the most probable one.
     references : sequence of str, rdkit.Chem.Mol or MoleculeViews, or References, optional
-        Molecules to search for near ones, for example the training set. Where several molecules
-        are explained, :func:`read_references` embeds these once.
+        Molecules of which the nearest are reported, for example the training set. To explain
+        several molecules, embed these once with :func:`read_references`.
     n_anchors, n_references : int
-        How many to return.
+        Number of most-addressed anchors (those of the hyperedge are added) and of references.
     tolerance : float
-        Largest share of ``output − baseline`` that the contributions may miss; of a twentieth of
-        the contributions' sizes, where the two differ by less.
+        Largest ``|residual|`` of the integral, relative to ``|output − baseline|``, or to 5 % of
+        the summed absolute contributions (without pixels) where that is larger.
     max_steps : int
-        Most points of the integral.
+        Maximum number of integration points; reaching it ends the refinement.
     batch_size : int
-        Points computed at once.
+        Integration points per pass.
 
     Returns
     -------
@@ -87,9 +87,11 @@ def explain(
 
     Raises
     ------
+    TypeError
+        If `model` is of another type, or `references` is a single text or a table.
     ValueError
         If the molecule cannot be read or has no view that the model reads (the message says
-        why), the model has no head, or there is no such task or class.
+        why), the model has no head, there is no such task or class, or a regression has a target.
     ModuleNotFoundError
         If captum is not installed.
 
@@ -171,18 +173,18 @@ def explain(
 
 
 def read_references(model: Any, molecules: Sequence[object]) -> References:
-    """Embed molecules that others are to be compared with, for :func:`explain`.
+    """Embed reference molecules for :func:`explain`.
 
     Parameters
     ----------
     model : MMSAPredictor, MMSAModel or MMSANetwork
-        The one that is explained.
+        The model to explain.
     molecules : sequence of str, rdkit.Chem.Mol or MoleculeViews
 
     Raises
     ------
     TypeError
-        If it is a single text or a table.
+        If `model` is of another type, or `molecules` is a single text or a table.
 
     Examples
     --------
@@ -213,11 +215,11 @@ def _embedded(predictor: MMSAPredictor, molecules: Sequence[object]) -> Referenc
     return References([record.smiles for record in records], embeddings, predictions)
 
 
-# ---- what is asked ------------------------------------------------------------------------
+# ---- arguments ----------------------------------------------------------------------------
 
 
 def _own_predictor(model: Any) -> MMSAPredictor:
-    """Return a predictor around a copy of the network, in which hooks and switches do no harm."""
+    """Return a predictor with a copy of the network, so that the caller's model gets no hooks."""
     network = getattr(model, "network", getattr(model, "model", model))
     if not isinstance(network, MMSANetwork):
         raise TypeError(
@@ -251,7 +253,7 @@ def _target(target: int | None, probabilities: np.ndarray) -> int:
 def _read(
     predictor: MMSAPredictor, molecule: str | Chem.Mol | MoleculeViews
 ) -> tuple[Chem.Mol, list[int], MoleculeViews]:
-    """Return the molecule to draw, of each atom of the record its index there, and the record."""
+    """Return the molecule to draw, the index in it of each atom of the record, and the record."""
     if isinstance(molecule, MoleculeViews):
         record, given = molecule, molecule.smiles
     else:
@@ -264,7 +266,7 @@ def _read(
     return Chem.Mol(given) if isinstance(given, Chem.Mol) else read_smiles(given), order, record
 
 
-# ---- what is answered ---------------------------------------------------------------------
+# ---- results ------------------------------------------------------------------------------
 
 
 def _without_each_view(
@@ -274,7 +276,7 @@ def _without_each_view(
     task: int,
     target: int | None,
 ) -> dict[str, float]:
-    """Return the output without each view that is there, as far as another one is left."""
+    """Return the output without each available view, where another view is left."""
     outputs = {}
     for column, view in enumerate(batch.modalities):
         left = batch.available.clone()

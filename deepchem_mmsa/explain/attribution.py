@@ -6,19 +6,19 @@ One straight path leads from a baseline, the *blank* molecule, to the molecule i
 view       what moves                                  blank
 =========  ==========================================  =======================================
 graph      the embeddings of atoms and of bonds        the average atom, the average bond
-image      the pixels                                  the white picture
+image      the pixels                                  a white image
 geometry   the embeddings of the points' elements      the average element, at the same places
 finger-    counts of atom environments, descriptors    no environment, median descriptors
 print
 =========  ==========================================  =======================================
 
-Categories cannot be interpolated, embeddings can. All components of an embedding move together,
-so it is enough to blend it in by a *presence* between 0 and 1: the integrated gradient of the
+Categories cannot be interpolated, but embeddings can. All components of an embedding move
+together, so each is blended in by one *presence* between 0 and 1: the integrated gradient of the
 presence is the sum of the integrated gradients of the components. The presence of a bond blends
 its embedding in all layers of GIN at once.
 
-Averages rather than zeros, for a network has never seen an atom or bond of nothing, and what it
-says of those is arbitrary (docs/explain.md compares).
+The blank uses averages rather than zeros: zero embeddings do not occur in training, and a
+network's output for one is arbitrary (compared in docs/explain.md).
 
 Completeness: the contributions of all inputs sum to ``f(molecule) − f(blank)``.
 """
@@ -47,18 +47,18 @@ FIRST_STEPS = 32
 
 
 class ViewPath:
-    """The way of one view of one molecule from blank to itself.
+    """Integration path of one view, from the blank molecule to the molecule itself.
 
     Parameters
     ----------
     names : tuple of str
-        What moves: ``"atoms"``, ``"bonds"``, ``"pixels"``, ``"bits"``, ``"descriptors"``.
+        Inputs that vary: ``"atoms"``, ``"bonds"``, ``"pixels"``, ``"bits"``, ``"descriptors"``.
     whole, blank : tuple of Tensor
         The inputs at the ends of the path, each ``[1, ...]``.
     encode : callable
         Maps points of the path, each ``[S, ...]``, to the view's embeddings ``[S, out_dim]``.
     reasons : dict of str to str
-        What of this view does not move, and why.
+        Inputs of this view that are held fixed, and why.
     """
 
     def __init__(
@@ -86,9 +86,9 @@ class Attribution:
         ``{view: {name: array}}`` with the names of :class:`ViewPath`: ``[n]`` in the record's
         order, pixels ``[3, S, S]``.
     steps : int
-        Points of the path.
+        Integration points.
     reasons : dict of str to str
-        What could not be told apart, and why.
+        Views and inputs without contributions, and why.
     """
 
     output: float
@@ -103,7 +103,7 @@ class Attribution:
 
     @property
     def residual(self) -> float:
-        """What the contributions miss of ``output − baseline``: the error of the integral."""
+        """``output − baseline`` minus all contributions: the error of the integral."""
         return self.output - self.baseline - sum(self.total(view) for view in self.parts)
 
 
@@ -111,7 +111,7 @@ class Attribution:
 
 
 def _blend(table: nn.Module, shares: Tensor, presence: Callable[[], Tensor]) -> None:
-    """Let an embedding table blend each row that it looks up with its average row."""
+    """Make an embedding table blend each row that it looks up with its average row."""
     weight = table.get_parameter("weight")
     average = shares.to(weight) @ weight
 
@@ -122,7 +122,7 @@ def _blend(table: nn.Module, shares: Tensor, presence: Callable[[], Tensor]) -> 
 
 
 class _GraphPoints:
-    """S copies of one molecular graph whose atoms and bonds are there to different degrees."""
+    """S copies of one molecular graph that differ in the presence of atoms and bonds."""
 
     def __init__(self, network: MMSANetwork, encoder: GraphEncoder, graph: BatchedGraph) -> None:
         self.network, self.encoder, self.graph, self.copies = network, encoder, graph, graph
@@ -133,7 +133,7 @@ class _GraphPoints:
             _blend(table, shares, lambda: self.atoms)
         self.moves_bonds = len(graph.src) > 0
         if isinstance(encoder, GIN):
-            # Atoms with equal surroundings are computed once, and hide their twins' presence.
+            # Shared rows compute equal atoms once, but here each has a presence of its own.
             encoder.share_rows = False
             for layer in encoder.gnn_layers:
                 layer.register_forward_pre_hook(self._count_present_bonds)
@@ -144,7 +144,7 @@ class _GraphPoints:
             self.moves_bonds = False
             self.reasons["bonds"] = (
                 f"{type(encoder).__name__} adds a bond's features to its atoms before the first "
-                "layer, so they are not told apart; the blank graph keeps its bonds"
+                "layer, so bonds get no contributions; the blank graph keeps its bonds"
             )
 
     def _count_present_bonds(self, layer: nn.Module, inputs: tuple) -> tuple:
@@ -185,7 +185,7 @@ class _GraphPoints:
 def _graph_path(network: MMSANetwork, graph: BatchedGraph) -> ViewPath | str:
     encoder = network.encoders["graph"]
     if not isinstance(encoder, GraphEncoder):
-        return f"{type(encoder).__name__} is no encoder whose atoms can be blended"
+        return f"{type(encoder).__name__} is not an encoder whose atoms can be blended"
     points = _GraphPoints(network, encoder, graph)
     sizes = {"atoms": len(graph.atoms)}
     if points.moves_bonds:
@@ -209,7 +209,7 @@ def _geometry_path(network: MMSANetwork, conformer: BatchedConformers) -> ViewPa
     elif isinstance(encoder, SchNet):
         table = encoder.gnn.embed
     else:
-        return f"{type(encoder).__name__} is no encoder whose atoms can be blended"
+        return f"{type(encoder).__name__} is not an encoder whose atoms can be blended"
     presence = [torch.ones(0)]
     shares = average_element(table.num_embeddings, network.config.hydrogens)
     _blend(table, shares, lambda: presence[0])
@@ -231,7 +231,7 @@ def _geometry_path(network: MMSANetwork, conformer: BatchedConformers) -> ViewPa
 def _fingerprint_path(network: MMSANetwork, inputs: BatchedFingerprints) -> ViewPath | str:
     encoder = network.encoders["fingerprint"]
     if not isinstance(encoder, FingerprintMLP):
-        return f"{type(encoder).__name__} is no encoder whose bits can be blended"
+        return f"{type(encoder).__name__} is not an encoder whose bits can be blended"
     whole = inputs.counts.float().log1p(), encoder.scaled_descriptors(inputs)
     blank = torch.zeros_like(whole[0]), torch.zeros_like(whole[1])  # a score of 0 is the median
     return ViewPath(
@@ -253,12 +253,12 @@ _PATHS: dict[str, Callable[..., ViewPath | str]] = {
 def view_paths(
     network: MMSANetwork, batch: MoleculeBatch
 ) -> tuple[dict[str, ViewPath], dict[str, str]]:
-    """Return the path of each view that one molecule has, and why the others have none.
+    """Return the path of each available view of one molecule, or why the view has none.
 
     Parameters
     ----------
     network : MMSANetwork
-        A copy that is the caller's own: hooks are left in its encoders.
+        A copy owned by the caller: hooks are left in its encoders.
     batch : MoleculeBatch
         One molecule.
 
@@ -266,7 +266,7 @@ def view_paths(
     -------
     paths : dict of str to ViewPath
     reasons : dict of str to str
-        Of views that are there and stay as they are along the path.
+        Of available views that are held fixed along the path.
     """
     paths: dict[str, ViewPath] = {}
     reasons: dict[str, str] = {}
@@ -277,7 +277,7 @@ def view_paths(
         if isinstance(path, ViewPath):
             paths[view] = path
         else:
-            reasons[view] = f"{path}; it is held as it is, only its removal is measured"
+            reasons[view] = f"{path}; the view is held fixed and only its removal measured"
     return paths, reasons
 
 
@@ -291,16 +291,16 @@ def explained_output(
     task: int,
     target: int | None,
 ) -> Tensor:
-    """Return the number that is explained: log-odds of a class, or the value.
+    """Return the output that is explained: log-odds of a class, or the value.
 
-    Log-odds rather than a probability, for they have no ceiling: where a probability has
-    reached 1, nothing would contribute any more.
+    Log-odds rather than a probability, because they do not saturate: where a probability has
+    reached 1, no input would contribute.
 
     Parameters
     ----------
     network : MMSANetwork
     h : dict of str to Tensor
-        :meth:`MMSANetwork.modality_embeddings`, of the views that are there.
+        :meth:`MMSANetwork.modality_embeddings` of the available views.
     available : Tensor
         Bool ``[B, M]``.
     task : int
@@ -330,27 +330,27 @@ def integrate(
     max_steps: int = 4096,
     batch_size: int = 32,
 ) -> Attribution:
-    """Attribute one output of one molecule to atoms, bonds and pixels.
+    """Attribute one output of one molecule to its atoms, bonds, pixels, bits and descriptors.
 
-    The number of points of the path is doubled until the contributions sum to the difference.
+    The number of integration points is doubled until the contributions sum to the difference.
 
     Parameters
     ----------
     network : MMSANetwork
-        In evaluation mode, and a copy that is the caller's own: see :func:`view_paths`.
+        In evaluation mode; a copy owned by the caller, see :func:`view_paths`.
     batch : MoleculeBatch
         One molecule with at least one view.
     task : int
     target : int or None
         The class; None for regression.
     tolerance : float
-        Largest ``|residual|``, relative to ``|output − baseline|``, or to a twentieth of the sizes
-        of all contributions (pixels apart) where that is more.
+        Largest ``|residual|``, relative to ``|output − baseline|``, or to 5 % of the summed
+        absolute contributions (without pixels) where that is larger.
     max_steps : int
-        Most points of the path; all of them are used where contributions cancel so nearly that
+        Maximum number of integration points; reached where contributions cancel so nearly that
         the tolerance cannot be met.
     batch_size : int
-        Points that are computed at once.
+        Integration points per pass.
 
     Returns
     -------
@@ -368,7 +368,7 @@ def integrate(
             "explanations need captum: pip install 'deepchem_mmsa[explain]'"
         ) from error
     if network.hypergraph is not None:
-        # Training holds memberships constant; the gradient of the function itself does not.
+        # Training detaches memberships; completeness needs the gradient of the whole function.
         network.hypergraph.detach_memberships = False
     paths, reasons = view_paths(network, batch)
     names = [(view, name) for view, path in paths.items() for name in path.names]
@@ -404,12 +404,12 @@ def integrate(
         result.parts, result.steps = {view: {} for view in paths}, steps
         for (view, name), values in zip(names, found):
             result.parts[view][name] = values[0].detach().cpu().numpy()
-        # Of a molecule whose output is that of the blank one, what cancels says how much matters.
+        # Where output and baseline nearly agree, the sizes that cancel set the scale instead.
         size = sum(
             float(np.abs(values).sum())
             for view, part in result.parts.items()
             for values in part.values()
-            if view != "image"  # pixels cancel on every edge of a drawing
+            if view != "image"  # pixels cancel at every edge of a drawing
         )
         allowed = tolerance * max(abs(ends[0] - ends[1]), 0.05 * size)
         if abs(result.residual) <= allowed or steps >= max_steps:

@@ -1,7 +1,7 @@
-"""The average atom and bond, with which a blank molecule is made.
+"""The average atom and bond, of which a blank molecule is made.
 
 Counted in the 2,000 molecules of ChEMBL that ``example_table("chembl_samples")`` returns (58,186
-heavy atoms, 63,243 bonds). Their embeddings, averaged, stand for "some atom" and "some bond".
+heavy atoms, 63,243 bonds). Embeddings averaged by these counts stand for "some atom" or bond.
 """
 
 from __future__ import annotations

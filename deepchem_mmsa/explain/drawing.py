@@ -14,7 +14,7 @@ from deepchem_mmsa.rdkit_log import quiet
 
 __all__ = ["LOWERS", "RAISES", "colour", "draw_contributions", "draw_plain", "draw_saliency"]
 
-# Told apart with any colour vision, and black letters are read on both (ColorBrewer PuOr).
+# Distinct with any colour vision, and black letters are legible on both (ColorBrewer PuOr).
 RAISES = (0.945, 0.510, 0.078)
 LOWERS = (0.545, 0.490, 0.745)
 _FAINT = 0.02  # share of the scale below which nothing is coloured
@@ -49,13 +49,13 @@ def draw_contributions(
     Parameters
     ----------
     molecule : rdkit.Chem.Mol
-        It is not changed; notes and labels that came with it are not drawn.
+        Not changed; its notes and labels are not drawn.
     atoms : np.ndarray
         ``[n_atoms]``.
     bonds : np.ndarray, optional
         ``[n_bonds]``.
     scale : float, optional
-        The contribution of full colour; by default the largest one.
+        Size of contribution that gets full colour; by default the largest one.
     width, height : int
         Pixels.
     form : {"svg", "png"}
@@ -68,7 +68,7 @@ def draw_contributions(
     Raises
     ------
     ValueError
-        If the numbers of contributions are not those of atoms and bonds.
+        If there is not one contribution per atom and bond, or `form` is unknown.
 
     Examples
     --------
@@ -114,7 +114,7 @@ def draw_contributions(
     drawer.FinishDrawing()
     if form == "png":
         return drawer.GetDrawingText()
-    # Titles on clear discs above the drawing: readable on hovering, without a script.
+    # Titles on transparent discs over the drawing: shown on hovering, without a script.
     discs = [
         f"<circle cx='{p.x:.1f}' cy='{p.y:.1f}' r='11' fill='#fff' fill-opacity='0'>"
         f"<title>{text}</title></circle>"
@@ -137,7 +137,7 @@ def draw_plain(molecule: Chem.Mol, width: int = 170, height: int = 120) -> str:
 def draw_saliency(
     picture: np.ndarray, pixels: np.ndarray, quantile: float = 0.995, side: int = 336
 ) -> bytes:
-    """Lay the contributions of pixels over the picture that the network saw.
+    """Overlay the contributions of pixels on the image that the network saw.
 
     Parameters
     ----------
@@ -146,10 +146,10 @@ def draw_saliency(
     pixels : np.ndarray
         ``[S, S]``.
     quantile : float
-        The contribution of full colour, among those that are not zero: a few pixels are far
-        ahead of the others.
+        Quantile of the non-zero sizes that gets full colour, so that a few extreme pixels do
+        not set the scale.
     side : int
-        Least pixels per side; the picture is enlarged by a whole number.
+        Minimum pixels per side; the image is enlarged by an integer factor.
 
     Returns
     -------
@@ -172,14 +172,14 @@ def draw_saliency(
 
 
 def signed(value: float, scale: float | None = None) -> str:
-    """Write a contribution with its sign.
+    """Format a contribution with its sign.
 
     Parameters
     ----------
     value : float
     scale : float, optional
-        The largest of the numbers it stands among: all get the decimals that show three digits
-        of that one. By default, three digits of its own.
+        Largest of the numbers shown together: all get the decimals that show three digits of
+        that one. By default, three significant digits of `value`.
 
     Examples
     --------
@@ -195,7 +195,7 @@ def signed(value: float, scale: float | None = None) -> str:
 
 
 def _bare(drawer: rdMolDraw2D.MolDraw2DSVG) -> str:
-    """Return the drawing as an element that can stand inside a page."""
+    """Return the drawing as an element that can be embedded in a page."""
     svg = drawer.GetDrawingText()
     return svg[svg.index("<svg") :].replace("<svg", "<svg role='img'", 1)
 
@@ -206,7 +206,7 @@ def _drawer(width: int, height: int, form: str) -> rdMolDraw2D.MolDraw2D:
     make = rdMolDraw2D.MolDraw2DSVG if form == "svg" else rdMolDraw2D.MolDraw2DCairo
     drawer = make(width, height)
     options = drawer.drawOptions()
-    options.useBWAtomPalette()  # colour means contribution, and nothing else
+    options.useBWAtomPalette()  # colour is reserved for contributions
     options.prepareMolsBeforeDrawing = False
     options.bondLineWidth = 2 if form == "svg" else 3
     options.highlightBondWidthMultiplier = 9

@@ -1,4 +1,4 @@
-"""The answer of :func:`deepchem_mmsa.explain.explain`: numbers first, then their pictures."""
+"""The result of :func:`deepchem_mmsa.explain.explain`: numbers, drawings and a page."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from deepchem_mmsa.explain.structure import Anchor, Reference
 __all__ = ["Explanation", "ViewShare"]
 
 TOTAL = "total"
-"""The name under which the sum over the views is drawn."""
+"""Map name of the sum over the views."""
 
 
 @dataclass(frozen=True)
 class ViewShare:
-    """How much one view carries, by two measures.
+    """Importance of one view, by two measures.
 
     Parameters
     ----------
     name : str
     contribution : float
         Sum of its contributions, in the output's unit; those of all views sum to
-        ``output − baseline``. NaN if the view is missing or could not be moved.
+        ``output − baseline``. NaN if the view is missing or was held fixed.
     share : float
-        ``|contribution|`` over the sum of all views', 0 to 1.
+        ``|contribution|`` divided by its sum over all views, 0 to 1.
     removal : float
         The output minus that of the same model without this view; NaN if it is missing, or the
         only one.
     reason : str
-        Why a number is missing; empty otherwise.
+        Why a number is NaN; empty otherwise.
     """
 
     name: str
@@ -48,12 +48,12 @@ class ViewShare:
 
 @dataclass
 class Explanation:
-    """Why a model says what it says of one molecule.
+    """Explanation of a model's prediction for one molecule.
 
     Parameters
     ----------
     molecule : rdkit.Chem.Mol
-        As it was given; its atoms and bonds number the contributions.
+        As it was given; contributions follow its order of atoms and bonds.
     smiles : str
         Canonical SMILES.
     task : str
@@ -62,13 +62,13 @@ class Explanation:
     prediction : float
         Probability of the class, or the value in label units.
     output, baseline : float
-        What is explained: the log-odds ``log p / (1 − p)`` of the class, or the value; of this
-        molecule, and of the blank one.
+        The explained output, log-odds ``log p / (1 − p)`` of the class or the value, for this
+        molecule and for the blank one.
     atoms : dict of str to np.ndarray
-        Per view that could be told apart, ``[n_atoms]``: contributions in the output's unit,
-        positive where an atom raises it. ``"image"`` is the sum over the pixels nearest to an
-        atom; ``"geometry"`` counts hydrogens with the atom that they sit on; ``"fingerprint"``
-        shares each bit between the atoms of its environments.
+        Per view with contributions, ``[n_atoms]``: contributions in the output's unit, positive
+        where an atom raises it. ``"image"`` is the sum over the pixels nearest to an atom;
+        ``"geometry"`` adds each added hydrogen to its nearest atom; ``"fingerprint"`` splits
+        each bit between the atoms of its environments.
     bonds : np.ndarray or None
         ``[n_bonds]``, contributions of the graph's bonds.
     descriptors : dict of str to float
@@ -77,7 +77,7 @@ class Explanation:
     pixels : np.ndarray or None
         ``[S, S]``, contributions of the pixels.
     picture : np.ndarray or None
-        uint8 ``[3, S, S]``, the picture that the network saw.
+        uint8 ``[3, S, S]``, the image that the network saw.
     views : list of ViewShare
     anchors : list of Anchor
         Memory anchors that the molecule addresses most, and all in its hyperedge.
@@ -86,11 +86,11 @@ class Explanation:
     references : list of Reference
         The nearest of the molecules given for comparison.
     steps : int
-        Points of the integral.
+        Integration points.
     residual : float
         ``output − baseline`` minus all contributions: the integral's error.
     reasons : dict of str to str
-        What is missing, and why.
+        Missing views and contributions, and why.
     """
 
     molecule: Chem.Mol
@@ -115,7 +115,7 @@ class Explanation:
 
     @property
     def unit(self) -> str:
-        """What the contributions are measured in."""
+        """Unit of the contributions."""
         return "label units" if self.target is None else f"log-odds of class {self.target}"
 
     @property
@@ -134,7 +134,7 @@ class Explanation:
 
     @property
     def scale(self) -> float:
-        """The largest contribution of any atom or bond: the colour scale that all maps share."""
+        """The largest absolute contribution of any atom or bond: the colour scale of all maps."""
         parts = [self.total, *self.atoms.values()]
         if self.bonds is not None:
             parts.append(self.bonds)
@@ -176,7 +176,7 @@ class Explanation:
         Raises
         ------
         ValueError
-            If there is no such map; the reason is named.
+            If there is no such map; the message says why.
         """
         atoms, bonds = self._map(view)
         svg = draw_contributions(self.molecule, atoms, bonds, self.scale, width, height, form="svg")
@@ -194,19 +194,19 @@ class Explanation:
         return html_page(self)
 
     def save(self, path: str | os.PathLike, view: str = TOTAL) -> Path:
-        """Write the page, or one map of it.
+        """Write the HTML page, or one map as an image.
 
         Parameters
         ----------
         path : path-like
-            Its ending decides: ``.html``, ``.svg`` or ``.png``.
+            The suffix selects the format: ``.html``, ``.svg`` or ``.png``.
         view : str
             The map of an SVG or PNG.
 
         Raises
         ------
         ValueError
-            For another ending.
+            For another suffix, or if there is no such map.
         """
         path = Path(path)
         ending = path.suffix.lower()

@@ -1,4 +1,4 @@
-"""From a view's own inputs (pixels, points, bits) to the atoms and bonds of the molecule."""
+"""Map contributions of a view's inputs (pixels, points, bits) to atoms and bonds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def to_atoms(
     order: list[int],
     hydrogens: bool,
 ) -> dict[str, np.ndarray]:
-    """Bring every view's contributions to the atoms of the molecule as it was given.
+    """Map every view's contributions to the atoms of the molecule as it was given.
 
     Parameters
     ----------
@@ -33,14 +33,14 @@ def to_atoms(
     molecule : rdkit.Chem.Mol
         As it was given.
     order : list of int
-        Of each atom of the record, its index in `molecule`.
+        Index in `molecule` of each atom of the record.
     hydrogens : bool
         Whether the model sees the conformer's hydrogens.
 
     Returns
     -------
     dict of str to np.ndarray
-        Per view ``[molecule.GetNumAtoms()]``; 0 for hydrogens that the record has not as atoms.
+        Per view ``[molecule.GetNumAtoms()]``; 0 for hydrogens that are not atoms of the record.
     """
     n = len(order)
     atoms = {}
@@ -64,7 +64,7 @@ def to_bonds(
     molecule: Chem.Mol,
     order: list[int],
 ) -> np.ndarray | None:
-    """Bring the graph's contributions to the bonds of the molecule; parameters of `to_atoms`."""
+    """Map the graph's contributions to the molecule's bonds; parameters as in `to_atoms`."""
     values = parts.get("graph", {}).get("bonds")
     if values is None or record.bond_atoms is None:
         return None
@@ -75,14 +75,14 @@ def to_bonds(
 
 
 def pixels_to_atoms(pixels: np.ndarray, record: MoleculeViews) -> np.ndarray:
-    """Give each pixel's contribution to the atom that is drawn nearest to it.
+    """Assign each pixel's contribution to the atom that is drawn nearest to it.
 
     Parameters
     ----------
     pixels : np.ndarray
-        ``[S, S]``, as the network sees the picture.
+        ``[S, S]``, as the network sees the image.
     record : MoleculeViews
-        With a picture that :func:`deepchem_mmsa.views.depiction.draw` made, of any size.
+        With an image of any size made by :func:`deepchem_mmsa.views.depiction.draw`.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def pixels_to_atoms(pixels: np.ndarray, record: MoleculeViews) -> np.ndarray:
 def points_to_atoms(
     points: np.ndarray, record: MoleculeViews, n_atoms: int, hydrogens: bool
 ) -> np.ndarray:
-    """Give the contribution of a conformer's hydrogen to the atom that it sits on.
+    """Assign the contribution of each added hydrogen of a conformer to its nearest atom.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def points_to_atoms(
 
 
 def bits_to_atoms(bits: np.ndarray, smiles: str) -> np.ndarray:
-    """Share each bit of the fingerprint between the atoms of its environments.
+    """Split each bit of the fingerprint between the atoms of its environments.
 
     Parameters
     ----------

@@ -26,15 +26,15 @@ _EXEMPLARS = 3  # drawn per anchor
 _FIRST_ATOMS = 6  # named beside the drawing
 _FIRST_DESCRIPTORS = 12
 _NAMES = {
-    "graph": "2D graph", "image": "Picture", "geometry": "Conformer",
+    "graph": "2D graph", "image": "Image", "geometry": "Conformer",
     "fingerprint": "Fingerprint", TOTAL: "All views",
 }  # fmt: skip
 _CAPTIONS = {
     TOTAL: "Sum over the views; a bond counts half for each of its atoms.",
     "graph": "Atom embeddings as discs, bond embeddings as bands.",
-    "image": "Each pixel counts for the atom that is drawn nearest to it.",
-    "geometry": "Which element stands at each point of the conformer.",
-    "fingerprint": "Each environment counts for its atoms in equal parts; descriptors are apart.",
+    "image": "Each pixel counts towards the atom that is drawn nearest to it.",
+    "geometry": "The element at each point of the conformer.",
+    "fingerprint": "Each environment is split equally between its atoms; descriptors are separate.",
 }
 
 _STYLE = """
@@ -119,7 +119,7 @@ def html_page(why: Explanation) -> str:
 <p class="soft"><code>{escape(why.smiles)}</code></p>
 {"".join(sections)}
 <footer>deepchem_mmsa {escape(__version__)} · integrated gradients at {why.steps} points ·
-missed by the sum: {escape(signed(why.residual))} of
+integration error: {escape(signed(why.residual))} of
 {escape(signed(why.output - why.baseline))}</footer>
 </main></body></html>
 """
@@ -159,7 +159,7 @@ def _hero(why: Explanation) -> str:
     return f"""<section class="hero">
 <figure class="card">{why.to_svg(TOTAL, 560, 400)}
 <figcaption>{_legend(why)}{escape(_CAPTIONS[TOTAL])}
-Hover over an atom for its number.</figcaption></figure>
+Hover over an atom for its contribution.</figcaption></figure>
 <div class="card"><h3>Prediction</h3><div class="big">{escape(_prediction(why))}</div>
 <p class="soft">{escape(what)}</p>
 <h3>How it adds up</h3>
@@ -179,15 +179,15 @@ def _maps(why: Explanation) -> str:
         figures.append(
             "<figure class='card'><h3>Pixels</h3>"
             f"<img alt='contributions of the pixels' src='data:image/png;base64,{png}'>"
-            f"<figcaption>The picture as the network saw it, {len(why.pixels)} × "
-            f"{len(why.pixels)} pixels, in a colour scale of its own.</figcaption></figure>"
+            f"<figcaption>The image as the network saw it, {len(why.pixels)} × "
+            f"{len(why.pixels)} pixels, with a separate colour scale.</figcaption></figure>"
         )
     missing = "".join(
         f"<p class='note'><b>{escape(_NAMES.get(name, name))}</b>: {escape(reason)}</p>"
         for name, reason in why.reasons.items()
     )
     return f"""<section><h2>View by view</h2>
-<p class="soft">What each view contributes, atom by atom, in one colour scale.</p>
+<p class="soft">Contributions of each view, atom by atom, in one colour scale.</p>
 {missing}<div class="maps">{"".join(figures)}</div></section>"""
 
 
@@ -208,8 +208,8 @@ def _views(why: Explanation) -> str:
             f"<td class='num'>{number}</td></tr>"
         )
     return f"""<section><h2>Share of each view</h2>
-<p class="soft">Share: the size of a view's contributions among those of all views. Left out: how
-much of the output goes when the model has to do without the view.</p>
+<p class="soft">Share: the size of a view's contribution relative to those of all views. Left out:
+how much the output falls when the view is left out.</p>
 <div class="card scroll" tabindex="0"><table class="shares"><thead><tr><th>View</th>
 <th class="wide">Share</th><th></th><th class="wide">Left out</th><th></th></tr></thead>
 <tbody>{rows}</tbody></table>
@@ -218,13 +218,13 @@ much of the output goes when the model has to do without the view.</p>
 
 def _memory(why: Explanation) -> str:
     if not why.anchors:
-        return """<section><h2>Memory</h2><p class="soft">This model has no active memory: nothing
-was compared with typical molecules.</p></section>"""
+        return """<section><h2>Memory</h2><p class="soft">This model has no active memory: there
+are no anchors to show.</p></section>"""
     rows = "".join(_anchor_row(anchor) for anchor in why.anchors)
-    return f"""<section><h2>What it reminds the model of</h2>
-<p class="soft">Memory anchors, with the training molecules nearest to each. Read: how much of the
-memory's answer comes from the anchor. Hyperedge: its share of the molecule's neighbourhood, of
-which the molecule itself has {100 * why.own_share:.0f} %.</p>
+    return f"""<section><h2>Memory anchors</h2>
+<p class="soft">Anchors near this molecule, with the training molecules nearest to each. Read: the
+anchor's weight in the memory readout. Hyperedge: its share of the molecule's hyperedge, of which
+the molecule itself has {100 * why.own_share:.0f} %.</p>
 <div class="card scroll" tabindex="0"><table><thead><tr><th>Anchor</th><th class="num">Cosine</th>
 <th class="num">Read</th><th class="num">Hyperedge</th><th>Typical molecules</th></tr></thead>
 <tbody>{rows}</tbody></table></div></section>"""
@@ -254,8 +254,8 @@ def _references(why: Explanation) -> str:
         )
         for r in why.references
     )
-    return f"""<section><h2>Nearest of the given molecules</h2>
-<p class="soft">By the cosine of the embeddings, with what the model says of each.</p>
+    return f"""<section><h2>Nearest reference molecules</h2>
+<p class="soft">By the cosine of the embeddings, with the prediction for each.</p>
 <div class="card"><div class="mols">{cards}</div></div></section>"""
 
 
@@ -308,12 +308,12 @@ of the atoms' numbers.</p></div></details>"""
 
 
 _READING = """<details><summary>How to read this</summary><div class="card">
-<p>The model is asked along a straight path from a blank molecule (the same skeleton of
-average atoms and bonds, a white picture) to this one. The slope of its answer, summed
-along the path, is the contribution of each input (integrated gradients), so contributions add up to
-the difference between the two answers.</p>
+<p>The model is evaluated along a straight path from a blank molecule (the same skeleton of
+average atoms and bonds, a white image) to this one. The gradient of its output with respect to an
+input, summed along the path, is the input's contribution (integrated gradients), so contributions
+add up to the difference between the two outputs.</p>
 <p>They describe the model, not nature: a wrong model has clear explanations too. They depend on the
-blank molecule that was chosen, and share the credit of atoms that matter only together.</p>
+choice of the blank molecule, and atoms that matter only together share the credit.</p>
 </div></details>"""
 
 

@@ -1,4 +1,4 @@
-"""What a molecule is compared with: memory anchors, its hyperedge, the nearest of others."""
+"""Memory anchors, hyperedge and nearest reference molecules of a molecule."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ __all__ = ["Anchor", "Reference", "References", "memory_anchors", "nearest_refer
 
 @dataclass(frozen=True)
 class Anchor:
-    """A memory anchor that the molecule addresses, or that stands in its hyperedge.
+    """A memory anchor that the molecule addresses, or that is in its hyperedge.
 
     Parameters
     ----------
     index : int
         Row of the memory.
     address : float
-        ``p``: the share with which the molecule reads it, 0 to 1.
+        ``p``: its weight in the molecule's memory readout, 0 to 1.
     similarity : float
         Cosine of the molecule's code and the anchor.
     membership : float
-        Its share of the molecule's hyperedge, 0 to 1; 0 outside of it. The molecule's own share
-        is what is left to 1.
+        Its share of the molecule's hyperedge, 0 to 1; 0 outside of it. All shares and the
+        molecule's own sum to 1.
     exemplars : tuple of (str, float)
         Training molecules nearest to the anchor with their cosine; empty where the export left
         them out.
@@ -49,12 +49,12 @@ class Reference:
     Parameters
     ----------
     row : int
-        Its place among those given.
+        Its index among those given.
     smiles : str
     similarity : float
         Cosine of the two molecule embeddings.
     prediction : float
-        What the model says of it: probability or value.
+        Predicted probability or value.
     """
 
     row: int
@@ -65,14 +65,14 @@ class Reference:
 
 @dataclass(frozen=True)
 class References:
-    """Molecules given for comparison, embedded: made once, they serve many explanations.
+    """Embedded molecules for comparison, reusable for many explanations.
 
     Parameters
     ----------
     smiles : list of str
         ``[N]``.
     embeddings : np.ndarray
-        ``[N, d]``; NaN rows where the model reads no view of the molecule.
+        ``[N, d]``; NaN rows where the molecule has no view that the model reads.
     predictions : np.ndarray
         ``[N, T]`` values or ``[N, T, C]`` probabilities.
     """
@@ -92,12 +92,12 @@ def memory_anchors(network: MMSANetwork, code: Tensor, n: int = 5) -> tuple[list
     code : Tensor
         The unified code c, ``[1, d]``.
     n : int
-        Most-addressed anchors to return; those of the hyperedge come in any case.
+        Number of most-addressed anchors; those of the hyperedge are always included.
 
     Returns
     -------
     anchors : list of Anchor
-        By address, the largest first; none where the memory is off or not active yet.
+        Sorted by address, largest first; empty where the memory is off or not active yet.
     own : float
         The molecule's own share of its hyperedge: 1 if there is no anchor in it.
 
@@ -143,14 +143,14 @@ def nearest_references(
     smiles: Sequence[str],
     n: int = 5,
 ) -> list[Reference]:
-    """Find the nearest of other molecules by the cosine of their embeddings e.
+    """Find the nearest reference molecules by the cosine of their embeddings e.
 
     Parameters
     ----------
     embedding : np.ndarray
         ``[d]``.
     embeddings : np.ndarray
-        ``[N, d]``; rows of NaN (no view of the molecule) are passed over.
+        ``[N, d]``; rows of NaN (molecules without a view) are skipped.
     predictions : np.ndarray
         ``[N]``.
     smiles : sequence of str

@@ -1,6 +1,6 @@
-"""The one place that imports DGL and dgllife, whatever build of them is installed.
+"""Import DGL and dgllife, whichever build of them is installed.
 
-DGL 2.1.0, the newest release of the package index, fails to import beside torch newer than 2.2:
+DGL 2.1.0, the newest release of the package index, fails to import with torch newer than 2.2:
 its sub-package ``graphbolt`` (disk-based sampling, which molecules do not need) lacks a compiled
 library for that torch. With an empty module in its place the rest of DGL works. DGL 1.1.3 has no
 such sub-package and works as it is. Import DGL only through this module.
@@ -52,13 +52,13 @@ def _graphbolt_folder() -> Path | None:
 
 
 def _graphbolt_is_usable(folder: Path) -> bool:
-    """Whether graphbolt ships a library for the torch that is installed."""
+    """Whether graphbolt ships a library for the installed torch."""
     version = torch.__version__.split("+", maxsplit=1)[0]
     return any(folder.glob(f"*graphbolt_pytorch_{version}.*"))
 
 
 def _put_empty_graphbolt() -> None:
-    """Stand an empty module in for graphbolt."""
+    """Replace graphbolt by an empty module."""
     empty = types.ModuleType(_GRAPHBOLT)
     empty.__doc__ = "Empty: this DGL has no graphbolt library for the installed torch."
     sys.modules[_GRAPHBOLT] = empty
@@ -81,8 +81,8 @@ def _bind_submodules() -> None:
 def import_dgl() -> Any:
     """Import DGL and return the module.
 
-    Works with DGL 1.1.3 and 2.1.0 beside any torch, also when somebody else's ``import dgl`` has
-    failed before in this process. ``DGLBACKEND`` is set to ``pytorch`` unless the user has chosen
+    Works with DGL 1.1.3 and 2.1.0 and any torch, also if another ``import dgl`` has failed before
+    in this process. ``DGLBACKEND`` is set to ``pytorch`` unless the user has chosen
     a value, because DGL writes a file into the user's home directory otherwise.
 
     Returns
@@ -114,7 +114,7 @@ def import_dgl() -> Any:
             try:
                 dgl = importlib.import_module("dgl")
             except Exception:
-                # graphbolt also fails on a missing torchdata: once more without it.
+                # graphbolt also fails on a missing torchdata: try again without it.
                 if folder is None or _GRAPHBOLT in sys.modules:
                     raise
                 _put_empty_graphbolt()
@@ -188,7 +188,7 @@ def _dgl_supports(device_type: str) -> bool:
     try:
         dgl = import_dgl()
     except ImportError as error:
-        logger.warning("%s Messages are aggregated by torch meanwhile.", error)
+        logger.warning("%s Messages are aggregated by torch instead.", error)
         return False
     if device_type != "cuda":
         return device_type == "cpu"
@@ -206,21 +206,21 @@ def _first_line(error: BaseException) -> str:
 
 
 def run_dgllife(network: nn.Module, graph: Any, *inputs: Tensor) -> Any:
-    """Run a network of dgllife, in single precision at least.
+    """Run a network of dgllife, at least in single precision.
 
-    Under autocast its nodes would be half and its edges single, which DGL's kernels refuse.
+    Under autocast nodes would be half and edges single precision, which DGL's kernels reject.
 
     Parameters
     ----------
     network : nn.Module
     graph : dgl.DGLGraph
     *inputs : Tensor
-        What the network takes beside the graph.
+        Further inputs of the network.
 
     Returns
     -------
     Tensor
-        What it gives.
+        The network's output.
     """
     whole = [x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in inputs]
     with torch.autocast(inputs[0].device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""The encoders that have a name, by modality."""
+"""Encoders by modality and name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENCODERS: dict[str, dict[str, Callable[..., nn.Module]]] = {
     "geometry": {"comenet": ComENet, "schnet": SchNet},
     "fingerprint": {"mlp": FingerprintMLP},
 }
-"""Modality to name to class."""
+"""Class of each encoder, by modality and name."""
 
 
 def make_encoder(modality: str, name: str, **options: Any) -> nn.Module:
@@ -31,17 +31,19 @@ def make_encoder(modality: str, name: str, **options: Any) -> nn.Module:
     name : str
         A key of ``ENCODERS[modality]``.
     **options
-        Of its class, such as ``width``.
+        Options of its class, such as ``width``.
 
     Returns
     -------
     torch.nn.Module
-        With ``out_dim``, mapping the modality's part of a batch to ``[n, out_dim]``.
+        Module with ``out_dim`` that maps the modality's part of a batch to ``[n, out_dim]``.
 
     Raises
     ------
     ValueError
-        When the name is unknown, or an option, or its value.
+        When the name or an option is unknown, or a value is out of range.
+    ImportError
+        When the encoder needs DGL or dgllife and it is missing.
 
     Examples
     --------

@@ -1,9 +1,9 @@
 """The message of continuous-filter networks: ``y_i = Σ_j (W f_ji) ⊙ x_j``.
 
-``aggregate`` computes it with one vector of the full width per edge, which is what a GPU wants.
-On a CPU those vectors cost more than all else in the network. A molecule of ordinary size is
-nearly complete at a cutoff of 8 Å, so there the same sum is taken as one small dense product per
-molecule, ``[n, n K] @ [n K, d]``, whose operands stay in the cache; both are tested equal.
+``aggregate`` computes it with one vector of the full width per edge, which suits a GPU. On a CPU
+those vectors cost more than the rest of the network. The graph of an ordinary molecule is nearly
+complete at a cutoff of 8 Å, so there the same sum is computed as one small dense product per
+molecule, ``[n, n K] @ [n K, d]``, whose operands stay in the cache; tests compare the two.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class FilterEdges:
         int64 ``[E]``; edges within molecules.
     n_atoms : Tensor
         int64 ``[G]``; atoms per molecule. Dense blocks are largest where molecules of one size
-        are neighbours in the batch, see :func:`by_size`.
+        are adjacent in the batch, see :func:`by_size`.
     molecule_of_atom : Tensor
         int64 ``[N]``.
     features : list of Tensor
-        Descriptions of the edges, each ``[E, K]``.
+        Sets of edge features, each ``[E, K]``.
     dense : bool, optional
         Use dense blocks; by default on a CPU unless molecules are very large.
     """
@@ -70,7 +70,7 @@ class FilterEdges:
 
 
 def by_size(n_atoms: Tensor) -> tuple[Tensor, Tensor]:
-    """Order of atoms in which molecules of one size are neighbours.
+    """Return an order of atoms in which molecules of one size are adjacent.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def filtered_sum(edges: FilterEdges, index: int, x: Tensor, weight: Tensor) -> T
     edges : FilterEdges
         The edges and their features ``f``.
     index : int
-        Which of the features.
+        Which set of features.
     x : Tensor
         ``[N, d]``.
     weight : Tensor
@@ -142,7 +142,7 @@ def _chunks(sizes: list[int], row_elements: int) -> list[tuple[int, int, int, in
         count = 1
         while count < limit and start + count < len(sizes) and sizes[start + count] == n:
             count += 1
-        # Of few different numbers: in bf16 oneDNN compiles, and keeps, a product for each shape.
+        # Powers of two, for few shapes: in bf16 oneDNN compiles, and keeps, a product for each.
         count = 1 << (count.bit_length() - 1)
         if n:
             chunks.append((atom, pair, n, count))
@@ -151,7 +151,7 @@ def _chunks(sizes: list[int], row_elements: int) -> list[tuple[int, int, int, in
 
 
 class _DenseFilteredSum(torch.autograd.Function):
-    """The sum by dense blocks. The products with ``W`` are made again in the backward pass."""
+    """The sum by dense blocks. The products with ``W`` are recomputed in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, features: Tensor, weight: Tensor, sizes: list[int]) -> Tensor:
@@ -173,7 +173,7 @@ class _DenseFilteredSum(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, Tensor | None, Tensor, None]:
-        """Gradients of x, features (where asked for) and weight."""
+        """Return the gradients of x, features (if required) and weight."""
         x, features, weight = ctx.saved_tensors
         k, d = weight.shape
         grad_y = grad_y.contiguous()

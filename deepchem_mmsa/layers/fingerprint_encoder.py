@@ -1,10 +1,10 @@
 """Encoder of fingerprint and descriptors: a multilayer perceptron.
 
-Descriptors range over twenty orders of magnitude with heavy tails. Each is brought to the normal
+Descriptors range over twenty orders of magnitude with heavy tails. Each is mapped to the normal
 score of its rank among reference molecules: 15,000 of ChEMBL, PubChem and ZINC, none of them in
-a benchmark's validation or test set (examples/descriptor_quantiles.py). Their quantiles stand in
-``descriptor_quantiles.csv`` and travel in the encoder's state, so that an exported model is
-whole and a prediction depends on nothing else.
+a benchmark's validation or test set (examples/descriptor_quantiles.py). Their quantiles are kept
+in ``descriptor_quantiles.csv`` and in the encoder's state, so that an exported model is
+self-contained.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def reference_quantiles() -> tuple[list[str], Tensor, Tensor]:
     Returns
     -------
     names : list of str
-        Of the descriptors, in the order of the columns.
+        Names of the descriptors, in the order of the columns.
     levels : Tensor, [Q]
         Normal scores of the quantiles, ascending.
     quantiles : Tensor, [217, Q]
@@ -122,19 +122,19 @@ def normal_scores(values: Tensor, levels: Tensor, quantiles: Tensor) -> Tensor:
 
 
 class FingerprintMLP(nn.Module):
-    """Fingerprint counts and descriptors → one vector.
+    """Encode fingerprint counts and descriptors as one vector.
 
-    Counts enter as ``log(1 + count)``, descriptors by :func:`normal_scores`. There is no norm
-    over the batch: one molecule's output depends on no other, in training too.
+    Counts enter as ``log(1 + count)``, descriptors by :func:`normal_scores`. There is no
+    batch norm: the output for a molecule does not depend on others, even in training.
 
     Parameters
     ----------
     width : int
-        Of the hidden layers and of the output.
+        Width of the hidden layers and of the output.
     n_layers : int
-        Linear layers.
+        Number of linear layers.
     dropout : float
-        After each of them.
+        Dropout probability after each layer.
 
     Attributes
     ----------
@@ -182,7 +182,7 @@ class FingerprintMLP(nn.Module):
         Parameters
         ----------
         inputs : BatchedFingerprints
-            Of n molecules; n may be 0.
+            ``n`` molecules; ``n`` may be 0.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Fusion: the embeddings of the modalities become one molecule embedding.
+"""Fusion of the modalities' embeddings into one molecule embedding.
 
 Per modality ``m`` (docs/method.md)::
 
@@ -42,14 +42,14 @@ class Fusion(nn.Module):
     dim : int, default 256
         Width ``d`` of the shared space.
     how : {"mean", "attention"}, default "mean"
-        How the available codes become one.
+        How the available codes are merged.
     dropout : float, default 0.0
-        Inside heads, encoders and decoders.
+        Dropout probability in heads, encoders and decoders.
 
     Raises
     ------
     ValueError
-        No or a repeated modality, a modality without a width, an unknown ``how``.
+        If there is no modality or a repeated one, one has no width, or ``how`` is unknown.
 
     Examples
     --------
@@ -109,8 +109,8 @@ class Fusion(nn.Module):
         Parameters
         ----------
         embeddings : dict of str to Tensor, [B, in_dim]
-            Rows of molecules that lack the modality may hold anything finite. A modality that is
-            left out altogether gets rows of zeros: mark it as not available for every molecule.
+            Rows of molecules that lack the modality may hold any finite values. A modality that
+            is left out altogether gets rows of zeros: mark it as unavailable for every molecule.
 
         Returns
         -------
@@ -120,7 +120,7 @@ class Fusion(nn.Module):
         Raises
         ------
         ValueError
-            Nothing given, an unknown modality, or different numbers of molecules.
+            If nothing is given, a modality is unknown, or numbers of molecules differ.
         """
         unknown = [m for m in embeddings if m not in self.modalities]
         if unknown or not embeddings:
@@ -149,9 +149,9 @@ class Fusion(nn.Module):
         Returns
         -------
         Tensor, [B, d]
-            A molecule with nothing available gets zeros, and gives no gradient.
+            A molecule without any available modality gets zeros and no gradient.
         """
-        # `where`, not a product: a filler row must have no influence at all, whatever it holds.
+        # `where`, not a product: a masked row must have no influence at all, whatever it holds.
         codes = torch.where(available.unsqueeze(-1), codes, torch.zeros_like(codes))
         if self.attention is None:
             weight = available.to(codes.dtype)
@@ -169,7 +169,7 @@ class Fusion(nn.Module):
         return self.fuse(self.project(embeddings)[1], available)
 
     def reconstruct(self, codes: Tensor) -> Tensor:
-        """Decode every code by every decoder.
+        """Decode every code with every decoder.
 
         Parameters
         ----------
@@ -178,7 +178,7 @@ class Fusion(nn.Module):
         Returns
         -------
         Tensor, [B, M, M, d]
-            ``[i, s, t]`` is ``D_t(c_s)`` of molecule i: modality t as told by modality s.
-            The decoders are small; all M² of them cost less than picking the needed ones.
+            ``[i, s, t]`` is ``D_t(c_s)`` of molecule i: modality t reconstructed from s.
+            The decoders are small; all M² outputs cost less than selecting the needed ones.
         """
         return torch.stack([self.decoders[m](codes) for m in self.modalities], dim=2)

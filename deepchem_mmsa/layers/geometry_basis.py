@@ -1,7 +1,7 @@
-"""Which atoms of a conformer see each other, and what an edge between them looks like.
+"""The radius graph of a conformer, and the geometric features of its edges.
 
-The description of an edge follows ComENet (Wang et al. 2022, NeurIPS, arXiv 2206.08515): distance
-``d``, the spherical angles ``θ, φ`` of the neighbour in the atom's own frame, and the torsion
+The features of an edge follow ComENet (Wang et al. 2022, NeurIPS, arXiv 2206.08515): distance
+``d``, the spherical angles ``θ, φ`` of the neighbour in the atom's local frame, and the torsion
 ``τ`` about the edge. The frame's axes point to the atom's two nearest neighbours.
 """
 
@@ -27,10 +27,10 @@ SOFTENING = 0.05  # Å; below this height three atoms count as collinear, smooth
 def radius_graph(
     conformers: BatchedConformers, cutoff: float, max_neighbors: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Pairs of atoms of one molecule that are nearer than a cutoff.
+    """Return the pairs of atoms of one molecule that are closer than a cutoff.
 
-    Pairs are listed molecule by molecule without padding, so one large molecule costs its own
-    square and no more.
+    Pairs are listed molecule by molecule without padding, so that a large molecule costs only
+    the square of its own size.
 
     Parameters
     ----------
@@ -39,8 +39,8 @@ def radius_graph(
     cutoff : float
         Å.
     max_neighbors : int, optional
-        Keep an atom's nearest neighbours only; all that tie with the last one stay, so that the
-        result does not depend on the order of atoms.
+        Keep only so many nearest neighbours per atom, and all that tie with the last one, so
+        that the result does not depend on the order of atoms.
 
     Returns
     -------
@@ -114,7 +114,7 @@ def _nearest_edge(
 
 @dataclass
 class EdgeGeometry:
-    """What ComENet knows of an edge ``j → i``; invariant to rotation and translation.
+    """ComENet's features of an edge ``j → i``, invariant to rotation and translation.
 
     Parameters
     ----------
@@ -144,12 +144,12 @@ def _across(vectors: Tensor, axis: Tensor) -> Tensor:
 
 
 def edge_geometry(conformers: BatchedConformers, src: Tensor, dst: Tensor) -> EdgeGeometry:
-    """Distances, angles and torsions of the edges of a radius graph.
+    """Compute distances, angles and torsions of the edges of a radius graph.
 
     With ``f`` the nearest and ``s`` the second nearest neighbour of an atom: θ is the angle
     between ``i→f_i`` and ``i→j``, φ the azimuth of ``j`` about ``i→f_i`` counted from ``s_i``,
     τ the torsion ``ref_i – i – j – ref_j`` with ``ref_i = f_i``, or ``s_i`` where ``f_i`` is
-    ``j``. Components of unit vectors stand for the angles, since they have finite gradients
+    ``j``. Components of unit vectors represent the angles, because their gradients are finite
     everywhere; a missing reference atom (one or two atoms) gives zeros.
 
     Parameters
@@ -303,7 +303,7 @@ class BesselBasis(nn.Module):
 
 
 def _spherical_bessel(degree: int, x: Tensor) -> Tensor:
-    """``j_degree(x)`` for ``x ≥ 0``: a series below 1, where the recurrence cancels."""
+    """``j_degree(x)`` for ``x ≥ 0``: a series below 1, where the recurrence loses precision."""
     small = x.clamp(max=1.0)
     square = 0.5 * small.square()
     term = small**degree / math.prod(range(1, 2 * degree + 2, 2))
@@ -323,7 +323,7 @@ def _bessel_scalar(degree: int, x: float) -> float:
 
 
 def _bessel_zeros(n_degrees: int, n_zeros: int) -> list[list[float]]:
-    """First positive zeros of ``j_0 ... j_{n_degrees-1}``; those of neighbours interlace."""
+    """First positive zeros of ``j_0 ... j_{n_degrees-1}``; those of adjacent degrees interlace."""
     brackets = [math.pi * (n + 1) for n in range(n_zeros + n_degrees)]
     rows = [brackets[:n_zeros]]
     for degree in range(1, n_degrees):

@@ -1,8 +1,8 @@
 """Encoders of the 3D conformer: ComENet, written here, and dgllife's SchNet.
 
 ComENet (Wang et al. 2022, NeurIPS, arXiv 2206.08515) is in no library of this stack. The network
-below has every term of the paper; where two linear layers follow each other without a
-non-linearity it holds their product as one matrix, which is the same function and a third faster.
+below has every term of the paper; two consecutive linear layers without a non-linearity are
+merged into one matrix, which is the same function and a third faster.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ N_ELEMENTS = 120  # Z = 0 (dummy atom) to 118, and one spare
 
 
 class GeometryEncoder(nn.Module):
-    """What both encoders of a conformer share: atoms first, then their read-out.
+    """Base class of the conformer encoders: atom embeddings, then their readout.
 
     Parameters
     ----------
     cutoff : float
-        Å; farther atoms do not see each other.
+        Å; atoms farther apart exchange no messages.
     max_neighbors : int or None
         Limit per atom, see :func:`radius_graph`.
     width, n_layers, out_dim : int
@@ -78,7 +78,7 @@ class GeometryEncoder(nn.Module):
         self.pooling = readout
 
     def atom_embeddings(self, conformers: BatchedConformers) -> Tensor:
-        """Embed every atom in its surroundings: ``[N, atom_dim]``."""
+        """Embed every atom in its environment: ``[N, atom_dim]``."""
         raise NotImplementedError
 
     def readout(self, conformers: BatchedConformers, atoms: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class EdgeGraphConv(nn.Module):
     Parameters
     ----------
     n_features : int
-        Width of the edges' description ``f``.
+        Width of the edge features ``f``.
     width : int
         Width of ``x`` and ``y``.
     """
@@ -125,7 +125,7 @@ class EdgeGraphConv(nn.Module):
     def forward(self, edges: FilterEdges, index: int, x: Tensor) -> Tensor:
         """Map ``x`` ``[N, width]`` to ``[N, width]`` with the edges' ``index``-th features.
 
-        ``x`` may have more rows than there are atoms, to which no message comes.
+        ``x`` may have more rows than there are atoms; these receive no message.
         """
         n_atoms = edges.edges.n_nodes
         messages = filtered_sum(edges, index, x[:n_atoms], self.filter.weight)
@@ -136,15 +136,15 @@ class EdgeGraphConv(nn.Module):
 class ComENetBlock(nn.Module):
     """One interaction block: both branches, the atom itself, residual layers, norm.
 
-    ``LayerNorm`` stands where the reference has ``GraphNorm``: the latter divides by the spread
-    over a molecule's atoms, which is zero in a symmetric molecule and blows rounding up there.
+    ``LayerNorm`` replaces the reference's ``GraphNorm``, which divides by the spread over a
+    molecule's atoms: in a symmetric molecule that is zero, and rounding errors are amplified.
 
     Parameters
     ----------
     width : int
-        Of atoms.
+        Width of the atom embeddings.
     n_spherical, n_torsion : int
-        Widths of the two descriptions of an edge.
+        Widths of the two sets of edge features.
     n_dense : int
         Residual layers.
     """
@@ -175,8 +175,8 @@ class ComENet(GeometryEncoder):
     Edges within ``cutoff`` are described by two vectors: radial × spherical harmonics of the
     neighbour's direction ``(d, θ, φ)`` in the atom's frame, and radial × harmonics of the torsion
     ``(d, τ)``. The output is invariant to rotation and translation, and differs for mirror
-    images. Ours: the torsion enters with cosine and sine (its sign is then known), atoms are
-    averaged rather than summed by default.
+    images. Differences from the paper: the torsion enters by cosine and sine (which keeps its
+    sign), and atoms are averaged rather than summed by default.
 
     Parameters
     ----------
@@ -238,7 +238,7 @@ class ComENet(GeometryEncoder):
     def edge_features(
         self, conformers: BatchedConformers, src: Tensor, dst: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Describe edges, once for all blocks.
+        """Compute the edge features, once for all blocks.
 
         Parameters
         ----------
@@ -269,7 +269,7 @@ class ComENet(GeometryEncoder):
         return torch.cat(spherical, dim=1), torch.cat(torsional, dim=1)
 
     def atom_embeddings(self, conformers: BatchedConformers) -> Tensor:
-        """Embed every atom in its surroundings.
+        """Embed every atom in its environment.
 
         Parameters
         ----------
@@ -299,9 +299,9 @@ class ComENet(GeometryEncoder):
 
 
 class SchNet(GeometryEncoder):
-    """SchNet (Schütt et al. 2017, arXiv 1706.08566), dgllife's.
+    """SchNet (Schütt et al. 2017, arXiv 1706.08566), in dgllife's implementation.
 
-    Sees distances only, hence not the difference between mirror images.
+    It uses distances only, so it cannot distinguish mirror images.
 
     Parameters
     ----------
@@ -350,7 +350,7 @@ class SchNet(GeometryEncoder):
         )
 
     def atom_embeddings(self, conformers: BatchedConformers) -> Tensor:
-        """Embed every atom in its surroundings: ``[N, atom_dim]``.
+        """Embed every atom in its environment: ``[N, atom_dim]``.
 
         Raises
         ------

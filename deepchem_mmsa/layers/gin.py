@@ -1,10 +1,10 @@
 """GIN with edge embeddings (Hu et al. 2020, arXiv 1905.12265), equal to dgllife's but faster.
 
 dgllife makes one vector per edge, self-loops included, and computes every atom. Here the bonds are
-one small matrix product, the self-loop is a term, and atoms that the network cannot tell apart
-are computed once: there is one row for each kind of atom, and batch norm counts how many it stands
-for. Without gradients these rows are pooled as they are, and the last matrix product comes after
-a mean over atoms, with which it can change places.
+one small matrix product, the self-loop is a term, and atoms that the network cannot distinguish
+are computed once: there is one row for each kind of atom, weighted in batch norm by its number of
+atoms. Without gradients these rows are pooled directly, and with mean pooling the last matrix
+product follows the mean over atoms, with which it commutes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ROW_MULTIPLE = 128  # see padded_rows
 
 @dataclass
 class SharedRows:
-    """Atoms with equal surroundings, whose rows are equal.
+    """Atoms with equal environments, which share a row.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class SharedRows:
 
 @torch.no_grad()
 def shared_rows(graph: BatchedGraph, n_atom: int, n_bond: int, depth: int) -> list[SharedRows]:
-    """Find the atoms that a message-passing network cannot tell apart, for every depth.
+    """Find the atoms that a message-passing network cannot distinguish, at every depth.
 
     An atom's kind after ``t`` steps is a 64-bit hash of its kind and those of its neighbours and
     bonds after ``t - 1`` steps (colour refinement, Weisfeiler and Leman 1968).
@@ -62,12 +62,12 @@ def shared_rows(graph: BatchedGraph, n_atom: int, n_bond: int, depth: int) -> li
     n_atom, n_bond : int
         Columns that the network reads.
     depth : int
-        Steps.
+        Number of steps.
 
     Returns
     -------
     list of SharedRows
-        Of the inputs, then one per step.
+        For the inputs, then for each step.
     """
     kind = _hash_rows(graph.atoms[:, :n_atom])
     bonds = torch.zeros_like(kind).index_add(0, graph.dst, _hash_rows(graph.bonds[:, :n_bond]))
@@ -80,7 +80,7 @@ def shared_rows(graph: BatchedGraph, n_atom: int, n_bond: int, depth: int) -> li
 
 
 def _rows_of(kind: Tensor) -> SharedRows:
-    """Group atoms of one kind; an atom stands for its kind."""
+    """Group atoms by kind; the first of each kind represents it."""
     kinds, row_of_atom = torch.unique(kind, return_inverse=True)
     atoms = torch.arange(len(kind), device=kind.device)
     first = torch.full_like(kinds, len(kind)).scatter_reduce(0, row_of_atom, atoms, "amin")
@@ -88,7 +88,7 @@ def _rows_of(kind: Tensor) -> SharedRows:
 
 
 def _hash_rows(categories: Tensor) -> Tensor:
-    """Hash of each row of categories, int64 ``[R]``; overflow wraps, as a hash wants it."""
+    """Hash of each row of categories, int64 ``[R]``; overflow wraps, as intended."""
     code = torch.zeros(len(categories), dtype=torch.int64, device=categories.device)
     for column in categories.unbind(1):
         code = _mix(code * 1000003 + column + 1)
@@ -96,7 +96,7 @@ def _hash_rows(categories: Tensor) -> Tensor:
 
 
 def _mix(code: Tensor) -> Tensor:
-    """Scramble 64 bits, one to one (the finaliser of splitmix64)."""
+    """Scramble 64 bits bijectively (the finaliser of splitmix64)."""
     code = (code ^ (code >> 30)) * -4658895280553007687
     code = (code ^ (code >> 27)) * -7723592293110705685
     return code ^ (code >> 31)
@@ -104,7 +104,7 @@ def _mix(code: Tensor) -> Tensor:
 
 @dataclass
 class Step:
-    """What one step of message passing needs to know of the graph.
+    """What one step of message passing needs of the graph.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ class Step:
     total : int
         Atoms ``N``.
     own : Tensor, optional
-        int64 ``[R]``; the row before of each row. Without it rows are atoms, before and after.
+        int64 ``[R]``; for each row, its row before the step. None where rows are atoms throughout.
     rows : SharedRows, optional
         The rows after the step; None where they are atoms.
     """
@@ -138,7 +138,7 @@ class GINLayer(nn.Module):
     bond_vocabularies : list of int
         Sizes of the embedding tables.
     width : int
-        Of ``h``.
+        Width of ``h``.
     """
 
     def __init__(self, bond_vocabularies: list[int], width: int) -> None:
@@ -155,29 +155,29 @@ class GINLayer(nn.Module):
         return self.normalized(self.mlp(padded_rows(rows))[: len(rows)], step)
 
     def gathered(self, h: Tensor, step: Step) -> Tensor:
-        """Return what arrives at each row, ``[R, width]``."""
+        """Return the sum of messages at each row, ``[R, width]``."""
         # Refinement only splits kinds: there are no fewer rows than before.
         padded = functional.pad(h, (0, 0, 0, step.edges.n_nodes - len(h)))
         neighbours = aggregate(step.edges, padded, message="nodes", reduce="sum")
         own = h if step.own is None else h.index_select(0, step.own)
-        with torch.autocast(h.device.type, enabled=False):  # too small a product to gain by it
+        with torch.autocast(h.device.type, enabled=False):  # the product is too small to gain
             bonds = step.bond_counts @ joined_tables(self.edge_embeddings)
         return own + neighbours + bonds.to(h.dtype)
 
     def normalized(self, h: Tensor, step: Step) -> Tensor:
-        """Apply batch norm over the atoms that rows stand for."""
+        """Apply batch norm over the atoms that the rows represent."""
         bn = self.bn
         if not bn.training or (step.rows is None and step.total > 1):
             return bn(h)
         if step.total == 1:
-            # The variance of one atom is undefined; its running estimate is the best there is.
+            # The variance of one atom is undefined: use the running estimate.
             return functional.batch_norm(
                 h, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps
             )
         assert step.rows is not None
         rows = h if h.dtype == torch.float64 else h.float()
         share = torch.bincount(step.rows.row_of_atom, minlength=len(h)).to(rows.dtype) / step.total
-        with torch.autocast(h.device.type, enabled=False):  # three digits are no mean
+        with torch.autocast(h.device.type, enabled=False):  # half precision is too coarse
             mean = share @ rows
             centred = rows - mean
             variance = share @ centred.square()
@@ -187,10 +187,10 @@ class GINLayer(nn.Module):
 
 
 def padded_rows(rows: Tensor) -> Tensor:
-    """Append rows of zeros up to a multiple, under autocast on a CPU.
+    """Append rows of zeros up to a multiple of ``ROW_MULTIPLE``, under autocast on a CPU.
 
-    On a CPU half precision is oneDNN's, which compiles each product for the number of its rows:
-    in training, where every batch has another one, that took a fifth of a step, and memory.
+    There oneDNN computes half precision and compiles each product for its number of rows: in
+    training, where that differs from batch to batch, this took a fifth of a step, and memory.
     """
     if rows.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
         return rows
@@ -218,23 +218,23 @@ class GIN(GraphEncoder):
     Parameters
     ----------
     features : {"basic", "full"}
-        Atom and bond columns that are read; each has an embedding table of its own.
+        Atom and bond columns that are read; each has its own embedding table.
     width : int
         Width of all layers.
     n_layers : int
         Steps of message passing.
     dropout : float
-        After each layer.
+        Dropout probability after each layer.
     readout : {"mean", "sum", "max"}
-        How atoms are pooled; joined by ``+``, such as ``"mean+max"``, side by side.
+        How atoms are pooled; several joined by ``+``, such as ``"mean+max"``, are concatenated.
     jk : {"last", "concat"}
-        An atom's embedding: that of the last layer, or of all side by side (jumping knowledge,
-        Xu et al. 2018, arXiv 1806.03536).
+        An atom's embedding: that of the last layer, or of all layers concatenated (jumping
+        knowledge, Xu et al. 2018, arXiv 1806.03536).
     share_rows : bool
-        Compute atoms with equal surroundings once per batch, as far as dropout leaves them equal.
-        Outputs and gradients of parameters are the same, and a third of the work is saved.
-        Gradients with respect to one atom's *input* then land on an equal atom: switch it off
-        (it is a plain attribute) to attribute a prediction to atoms by gradients.
+        Compute atoms with equal environments once per batch (on a CPU, and as far as dropout
+        leaves them equal). Outputs and gradients of parameters are the same, and a third of the
+        work is saved. The gradient of one atom's *input* may then go to an equal atom: set this
+        attribute to False to attribute a prediction to atoms by gradients.
 
     Raises
     ------
@@ -308,11 +308,11 @@ class GIN(GraphEncoder):
         return torch.cat(every, dim=1) if every else _spread(h, rows)
 
     def forward(self, graph: BatchedGraph) -> Tensor:
-        """Encode molecules: ``G`` of them, maybe none, to ``[G, out_dim]``."""
+        """Encode ``G`` molecules (``G`` may be 0) to ``[G, out_dim]``."""
         learns = self._drops or torch.is_grad_enabled() or self._layers[0].bn.training
         if learns or not self._shares(graph) or len(graph.atoms) == 0:
             return super().forward(graph)
-        # Rows are pooled where they are, without a copy for each atom.
+        # Shared rows are pooled directly, without a copy for each atom.
         shared = self._shared_rows(graph)
         h, _ = self._embedded(graph, shared)
         *steps, last_step = self._steps(graph, shared)
@@ -332,7 +332,7 @@ class GIN(GraphEncoder):
         return torch.cat(every, dim=1) * (graph.n_atoms > 0).unsqueeze(1)
 
     def _pooled(self, graph: BatchedGraph, h: Tensor, step: Step) -> list[Tensor]:
-        """Pool the rows after a step over the atoms they stand for, each pooling on its own."""
+        """Pool the rows after a step over the atoms they represent, once per kind of pooling."""
         assert step.rows is not None
         h = h if h.dtype == torch.float64 else h.float()
         starts = graph.n_atoms.cumsum(0) - graph.n_atoms
@@ -344,7 +344,7 @@ class GIN(GraphEncoder):
         return [cast(GINLayer, layer) for layer in self.gnn_layers]
 
     def _shares(self, graph: BatchedGraph) -> bool:
-        # To find equal rows is many small steps, each of which a GPU has to be waited for.
+        # Finding equal rows takes many small steps, for each of which a GPU would be waited for.
         return self.share_rows and graph.atoms.device.type == "cpu"
 
     @property
@@ -355,7 +355,7 @@ class GIN(GraphEncoder):
         """Rows of the inputs and of each step in which rows can be shared."""
         if not self._shares(graph):
             return []
-        # After the first dropout no two atoms are equal any more.
+        # After the first dropout no two atoms are equal.
         depth = 1 if self._drops else len(self.gnn_layers)
         return shared_rows(graph, len(self.atom_vocabularies), len(self.bond_vocabularies), depth)
 
@@ -386,7 +386,7 @@ def _spread(h: Tensor, rows: SharedRows | None) -> Tensor:
 
 
 def _edges_between(graph: BatchedGraph, before: SharedRows, rows: SharedRows) -> EdgeList:
-    """Edges from the rows before to the rows after, through the atoms that stand for the latter."""
+    """Return edges from the rows before to those after, through the atoms that represent these."""
     place = torch.full((len(graph.atoms),), -1, device=graph.dst.device)
     place[rows.first] = torch.arange(len(rows.first), device=place.device)
     target = place.index_select(0, graph.dst)

@@ -1,4 +1,4 @@
-"""What all encoders of the 2D graph share: their interface, and the embedding of categories."""
+"""The interface of all 2D graph encoders, and the embedding of categorical features."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SELF_LOOP_TYPE = 4  # of BOND_FEATURES["type"]
 
 
 class GraphEncoder(nn.Module):
-    """What every encoder of the 2D graph offers: atoms first, then their read-out.
+    """Base class of the 2D graph encoders: atom embeddings, then their readout.
 
-    A subclass gives :meth:`atom_embeddings`, and may replace :meth:`readout`.
+    A subclass implements :meth:`atom_embeddings`, and may override :meth:`readout`.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class GraphEncoder(nn.Module):
     width : int
         Width of the atoms' and of the molecule's embedding.
     readout : {"mean", "sum", "max"}
-        How atoms are pooled; several in a row, such as ``"mean+max"``, stand side by side.
+        How atoms are pooled; several joined by ``+``, such as ``"mean+max"``, are concatenated.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class GraphEncoder(nn.Module):
     Raises
     ------
     ValueError
-        When an option is unknown.
+        When an option is unknown or out of range.
     """
 
     def __init__(self, features: str, width: int, readout: str = "mean") -> None:
@@ -117,13 +117,13 @@ def embed_sum(tables: nn.ModuleList, categories: Tensor) -> Tensor:
 
 
 def joined_tables(tables: nn.ModuleList) -> Tensor:
-    """All tables under each other, ``[sum of vocabularies, width]``."""
+    """Concatenate all tables, ``[sum of vocabularies, width]``."""
     weights: list[Tensor] = [table.get_parameter("weight") for table in tables]
     return torch.cat(weights)
 
 
 def bond_counts_of(graph: BatchedGraph, vocabularies: list[int], self_loop: bool) -> Tensor:
-    """How often each bond category ends in each atom, float ``[N, sum of vocabularies]``.
+    """Count the bonds of each category at each atom, float ``[N, sum of vocabularies]``.
 
     The sum of the embeddings of an atom's bonds is this matrix times the joined tables.
     """

@@ -1,7 +1,7 @@
-"""Encoders of the 2D graph by name.
+"""Encoders of the 2D graph: GIN, GCN, GAT and AttentiveFP.
 
-GIN, the default, is written in :mod:`deepchem_mmsa.layers.gin`; GCN, GAT and AttentiveFP are
-dgllife's. All of them read categorical features, which are embedded and summed.
+GIN, the default, is implemented in :mod:`deepchem_mmsa.layers.gin`; the others are dgllife's. All
+of them read categorical features, which are embedded and summed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 
 
 class _DGLLifeEncoder(GraphEncoder):
-    """A network of dgllife on embedded categories: what the three encoders below share."""
+    """Base class of the three encoders below: a network of dgllife on embedded categories."""
 
     def __init__(self, features: str, width: int, n_layers: int, readout: str) -> None:
         super().__init__(features, width, readout)
@@ -51,13 +51,13 @@ class _DGLLifeEncoder(GraphEncoder):
 class GCN(_DGLLifeEncoder):
     """Graph convolutional network (Kipf and Welling 2017), dgllife's, with residual connections.
 
-    Its definition knows no bond features, so the embeddings of an atom's bonds are added to the
+    It has no bond features by definition, so the embeddings of an atom's bonds are added to the
     atom's own before the first layer.
 
     Parameters
     ----------
     features, width, n_layers, dropout, readout
-        As of :class:`GIN`.
+        See :class:`GIN`.
 
     Raises
     ------
@@ -107,14 +107,14 @@ class GCN(_DGLLifeEncoder):
 
 
 class GAT(GCN):
-    """Graph attention network (Veličković et al. 2018), dgllife's, four heads, averaged last.
+    """Graph attention network (Veličković et al. 2018), dgllife's; four heads, averaged at the end.
 
     Every atom attends to itself too. Bonds enter as in :class:`GCN`.
 
     Parameters
     ----------
     features, width, n_layers, dropout, readout
-        As of :class:`GIN`; ``width`` must be a multiple of 4 if there are several layers.
+        See :class:`GIN`; ``width`` must be a multiple of 4 if there are several layers.
 
     Raises
     ------
@@ -144,16 +144,16 @@ class GAT(GCN):
 class AttentiveFP(_DGLLifeEncoder):
     """AttentiveFP (Xiong et al. 2020, doi 10.1021/acs.jmedchem.9b00959), dgllife's.
 
-    Atoms are read out by its own attention with two GRU steps.
+    The readout is its own attention with GRU steps.
 
     Parameters
     ----------
     features, width, n_layers, dropout
-        As of :class:`GIN`.
+        See :class:`GIN`.
     bond_width : int
         Width of the embedding of a bond.
     readout_steps : int
-        Steps of the attentive read-out.
+        Steps of the attentive readout.
 
     Raises
     ------

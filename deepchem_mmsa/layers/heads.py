@@ -1,4 +1,4 @@
-"""What makes outputs of a molecule: an MLP on its embedding, and a sum over its atoms."""
+"""The supervised head: an MLP on the molecule embedding, and a sum over the atoms."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 __all__ = ["Head", "atom_width"]
 
 ATOMS = 20
-"""Atoms of an ordinary molecule: with so many, their sum begins at the size of one atom's term."""
+"""Atoms of an ordinary molecule; scales their sum to the initial size of one atom's term."""
 
 
 def atom_width(encoder: Any) -> int:
-    """Return the width of a graph encoder's atoms; a ValueError if it does not show them."""
+    """Return the width of a graph encoder's atoms; raise ValueError if it does not expose them."""
     shown = ("atom_dim", "atom_embeddings", "readout")
     if not all(hasattr(encoder, name) for name in shown):
         raise ValueError(
-            f"atom_sum=True: {type(encoder).__name__} does not show its atoms, by `atom_dim`, "
+            f"atom_sum=True: {type(encoder).__name__} does not expose its atoms by `atom_dim`, "
             "`atom_embeddings(graph)` and `readout(graph, atoms)`"
         )
     return encoder.atom_dim
@@ -28,8 +28,8 @@ def atom_width(encoder: Any) -> int:
 class Head(nn.Sequential):
     """The supervised head: an MLP on the molecule embedding.
 
-    With `atom_dim` a second term adds up over the atoms, ``MLP(e) + W Σ_a x_a / 20``: for labels
-    that grow with the molecule, of which means, maxima and layer norms tell nothing (the atom-wise
+    With `atom_dim` a second term is summed over the atoms, ``MLP(e) + W Σ_a x_a / 20``: for labels
+    that grow with the molecule, which means, maxima and layer norms do not capture (the atom-wise
     output of SchNet, Schütt et al. 2018, doi 10.1063/1.5019779, with one layer).
 
     Parameters
@@ -65,7 +65,7 @@ class Head(nn.Sequential):
         self.atom_weight: nn.Parameter | None = None
         if atom_dim:
             self.atom_weight = nn.Parameter(torch.empty(out_dim, atom_dim))
-            nn.init.kaiming_uniform_(self.atom_weight, a=math.sqrt(5))  # as of nn.Linear
+            nn.init.kaiming_uniform_(self.atom_weight, a=math.sqrt(5))  # as nn.Linear does
 
     def forward(self, embedding: Tensor, atom_sums: Tensor | None = None) -> Tensor:
         """Return outputs ``[B, out_dim]``.
@@ -76,7 +76,7 @@ class Head(nn.Sequential):
             ``[B, in_dim]``.
         atom_sums : torch.Tensor, optional
             ``Σ_a x_a``, ``[B, atom_dim]``, 0 for a molecule whose atoms are not known; without
-            it the MLP speaks alone.
+            it the output is that of the MLP alone.
         """
         outputs = super().forward(embedding)
         if self.atom_weight is None or atom_sums is None:

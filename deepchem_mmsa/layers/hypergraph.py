@@ -8,15 +8,15 @@ With incidence ``H`` [N, E] (membership weights), hyperedge weights ``W``, node 
     G = D_v^-1/2 H W D_e^-1 Hᵀ D_v^-1/2         norm="sym"
 
 (Feng et al., AAAI 2019, the symmetric form; Gao et al., TPAMI 2023, the row form; the residual,
-the norm and the fading membership are this package's.) Two scopes of this one operator:
+the norm and the fading membership are added here.) This operator has two scopes:
 
 * *batch* - nodes are the molecules of the batch and the anchors: `nearest_nodes_hypergraph`, then
   `HypergraphConv.forward`;
-* *memory* - nodes are one molecule and the anchors, for each molecule by itself:
-  `HypergraphConv.forward_memory`, in closed form. The batch beside a molecule has no influence.
+* *memory* - nodes are one molecule and the anchors, for each molecule separately:
+  `HypergraphConv.forward_memory`, in closed form. Other molecules of the batch have no influence.
 
-Membership weights are detached from the graph of gradients: who is near whom is the structure on
-which the codes are learned, not one more path by which codes could change it.
+Membership weights are detached from the gradient graph: the neighbourhoods are the structure on
+which the codes are learned, and gradients do not flow through them.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from deepchem_mmsa.layers.message_passing import EdgeList, aggregate
 
-# A molecule's least weight in its own hyperedge: where all k + 1 nearest nodes are equally near,
-# every other weight is zero, and the hyperedge would be empty.
+# A molecule's minimum weight in its own hyperedge: where its k nearest others have a cosine of 1 to
+# it, every weight would be zero, and the hyperedge empty.
 OWN_WEIGHT = 0.01
 
 
@@ -45,7 +45,7 @@ def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
     Returns
     -------
     Tensor, [A, B]
-        In fp32 at least, autocast or not: with the three digits of bf16, neighbours are noise.
+        At least fp32, even under autocast: bf16 is too coarse to rank neighbours.
     """
     with torch.autocast(a.device.type, enabled=False):
         if a.dtype in (torch.float16, torch.bfloat16):
@@ -56,7 +56,7 @@ def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(eq=False)
 class Hypergraph:
-    """A weighted hypergraph as the list of its memberships.
+    """A weighted hypergraph as a list of memberships.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ class Hypergraph:
 
     @property
     def node_degree(self) -> Tensor:
-        """``D_v``: the weights of each node's hyperedges times its memberships, ``[N]``."""
+        """``D_v``: the sum of membership times hyperedge weight for each node, ``[N]``."""
         carried = self.membership * self.weight.index_select(0, self.hyperedge)
         return carried.new_zeros(self.n_nodes).index_add(0, self.node, carried)
 
@@ -130,14 +130,14 @@ class Hypergraph:
 
     @property
     def scatter_edges(self) -> EdgeList:
-        """The same edges turned round: from hyperedges to their nodes."""
+        """The reversed edges, from hyperedges to their nodes."""
         if self._scatter is None:
             gather = self.gather_edges
             self._scatter = EdgeList(gather.dst, gather.src, gather.n_nodes)
         return self._scatter
 
     def incidence(self) -> Tensor:
-        """Return the dense ``H``, [N, E], to look at and to test with."""
+        """Return the dense ``H``, [N, E], for inspection and tests."""
         dense = self.membership.new_zeros(self.n_nodes, self.n_hyperedges)
         return dense.index_put((self.node, self.hyperedge), self.membership, accumulate=True)
 
@@ -148,16 +148,16 @@ def _check_k(k: int) -> None:
 
 
 def _members(similarity: Tensor, n_others: int, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Members of one hyperedge per row: the row's own node and its nearest others.
+    """Return the members of one hyperedge per row: the row's own node and its nearest others.
 
     ``similarity`` [R, C] holds ``n_others`` candidates a row, and −inf for the row's own node if
     that is a column. Returns the others' columns and weights, [R, k'], and the own weights, [R].
     """
     if n_others + 1 <= k:
-        nearest, others = similarity.topk(max(n_others, 0), dim=1)  # no node at all: −1
+        nearest, others = similarity.topk(max(n_others, 0), dim=1)  # −1 without nodes
         border = similarity.new_full((len(similarity), 1), -1.0)
     else:
-        # Of k nearest nodes, the own one is one; the k-th other is the first outside: the border.
+        # The own node is one of the k nearest; the k-th other is the first left out: the border.
         nearest, others = similarity.topk(k, dim=1)
         border = nearest[:, -1:]
         nearest, others = nearest[:, :-1], others[:, :-1]
@@ -166,7 +166,7 @@ def _members(similarity: Tensor, n_others: int, k: int) -> tuple[Tensor, Tensor,
 
 
 def _neighbourhoods(queries: Tensor, nodes: Tensor, own_node: Tensor, k: int) -> Hypergraph:
-    """One hyperedge per query, over ``nodes``, of which the query is node ``own_node``."""
+    """Make one hyperedge per query over ``nodes``; the query itself is node ``own_node``."""
     similarity = cosine_similarity(queries, nodes)
     similarity = similarity.scatter(1, own_node.unsqueeze(1), -torch.inf)
     others, weight, own = _members(similarity, len(nodes) - 1, k)
@@ -183,7 +183,7 @@ def _neighbourhoods(queries: Tensor, nodes: Tensor, own_node: Tensor, k: int) ->
 
 @torch.no_grad()
 def anchor_hypergraph(anchors: Tensor, k: int) -> Hypergraph:
-    """Anchors only: each spawns one hyperedge, its k nearest anchors (itself is one of them).
+    """Make the hypergraph of the anchors: one hyperedge each, its k nearest including itself.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def anchor_hypergraph(anchors: Tensor, k: int) -> Hypergraph:
     Raises
     ------
     ValueError
-        ``k`` < 1.
+        If ``k`` < 1.
     """
     _check_k(k)
     own = torch.arange(len(anchors), device=anchors.device)
@@ -210,13 +210,13 @@ def anchor_hypergraph(anchors: Tensor, k: int) -> Hypergraph:
 def nearest_nodes_hypergraph(
     codes: Tensor, anchors: Tensor, k: int, between: Hypergraph | None = None
 ) -> Hypergraph:
-    """Scope "batch": the molecules of a batch and the anchors in one hypergraph.
+    """Make one hypergraph of the molecules of a batch and the anchors (scope "batch").
 
-    A molecule spawns a hyperedge of its k nearest nodes by cosine, itself always one of them; an
-    anchor one of its k nearest anchors. The weight of member j is ``relu(sim_j − border)``, the
+    Each molecule has a hyperedge of its k nearest nodes by cosine, always including itself; each
+    anchor has one of its k nearest anchors. The weight of member j is ``relu(sim_j − border)``, the
     border being the similarity of the nearest node that is left out (−1 if there is none), so
     weights reach zero where the members change, and the layer is continuous. The node itself has
-    ``relu(1 − border) + 0.01``: no hyperedge is empty, ties and duplicates or not.
+    ``relu(1 − border) + 0.01``: no hyperedge is empty, even with ties and duplicates.
 
     Parameters
     ----------
@@ -227,7 +227,7 @@ def nearest_nodes_hypergraph(
     k : int
         Members of a hyperedge; all nodes, where there are fewer.
     between : Hypergraph, optional
-        `anchor_hypergraph` of the anchors, where it is known already.
+        `anchor_hypergraph` of the anchors, if already computed.
 
     Returns
     -------
@@ -237,7 +237,7 @@ def nearest_nodes_hypergraph(
     Raises
     ------
     ValueError
-        ``k`` < 1.
+        If ``k`` < 1.
 
     Examples
     --------
@@ -262,7 +262,7 @@ def nearest_nodes_hypergraph(
 
 
 def _inverse(degree: Tensor, power: float = 1.0) -> Tensor:
-    # The pseudo-inverse: an isolated node and an empty hyperedge pass nothing on.
+    # The pseudo-inverse: an isolated node and an empty hyperedge contribute nothing.
     return torch.where(degree > 0, degree, torch.inf) ** -power
 
 
@@ -274,22 +274,22 @@ class HypergraphConv(nn.Module):
     dim : int
         Width ``d``.
     norm : {"row", "sym"}, default "row"
-        Which ``G``.
+        Normalisation of ``G``.
     dropout : float, default 0.0
-        On the transformed nodes.
+        Dropout probability on the transformed nodes.
     backend : {"auto", "dgl", "torch"}, default "auto"
-        Who sums the messages, see `aggregate`.
+        Backend that sums the messages, see `aggregate`.
 
     Attributes
     ----------
     detach_memberships : bool
-        Whether `forward_memory` hides from gradients that memberships depend on the codes: True.
-        Set it to False where the gradient of the function itself is wanted, to explain it.
+        Whether `forward_memory` detaches memberships from gradients; True by default. Set it to
+        False for the gradient of the whole function, as explanations need it.
 
     Raises
     ------
     ValueError
-        Unknown ``norm``.
+        If ``norm`` is unknown.
 
     Examples
     --------
@@ -338,14 +338,14 @@ class HypergraphConv(nn.Module):
         Raises
         ------
         ValueError
-            The numbers of nodes differ.
+            If the numbers of nodes differ.
         """
         if len(x) != hypergraph.n_nodes:
             raise ValueError(f"x has {len(x)} rows, the hypergraph {hypergraph.n_nodes} nodes")
         y = self.transform(x)
         node, hyperedge, membership = hypergraph.node, hypergraph.hyperedge, hypergraph.membership
         node_degree = hypergraph.node_degree
-        # The degrees go into the weights of single memberships: numbers, where messages are rows.
+        # Degrees scale the memberships, which are scalars, not the messages, which are rows.
         share = hypergraph.weight * _inverse(hypergraph.hyperedge_degree)
         into = membership * share.index_select(0, hyperedge)
         if self.norm == "row":
@@ -353,7 +353,7 @@ class HypergraphConv(nn.Module):
         else:
             root = _inverse(node_degree, 0.5).index_select(0, node)
             into, out = into * root, membership * root
-        # `aggregate` works on one set of nodes: the hyperedges are nodes after the nodes.
+        # `aggregate` works on one set of nodes: the hyperedges are appended to the nodes.
         padded = F.pad(y, (0, 0, 0, hypergraph.n_hyperedges))
         of_hyperedges = self._sum(hypergraph.gather_edges, padded, into)
         return x + self._sum(hypergraph.scatter_edges, of_hyperedges, out)[: len(x)]
@@ -361,8 +361,8 @@ class HypergraphConv(nn.Module):
     def forward_memory(self, codes: Tensor, anchors: Tensor, k: int) -> Tensor:
         """Convolve each molecule in its own hypergraph of itself and the anchors.
 
-        The molecule i is only in its own hyperedge (members j, weights h_j), hence in closed form,
-        ``D_j`` being the degree of anchor j in the hyperedges of the anchors::
+        Molecule i is only in its own hyperedge (members j, weights h_j), hence a closed form, with
+        ``D_j`` the degree of anchor j in the hyperedges of the anchors::
 
             row:  z = c + Σ_j h_j y_j / Σ_j h_j
             sym:  z = c + √h_i / Σ_j h_j · (√h_i y_i + Σ_{j≠i} h_j (D_j + h_j)^-½ y_j)
@@ -371,7 +371,7 @@ class HypergraphConv(nn.Module):
         ----------
         codes : Tensor, [B, d]
         anchors : Tensor, [K_active, d]
-            With none of them, the codes are returned as they are.
+            Without any, the codes are returned unchanged.
         k : int
             Members of a hyperedge; all nodes, where there are fewer.
 
@@ -383,7 +383,7 @@ class HypergraphConv(nn.Module):
         Raises
         ------
         ValueError
-            ``k`` < 1.
+            If ``k`` < 1.
         """
         _check_k(k)
         n_molecules, n_anchors = len(codes), len(anchors)
@@ -414,7 +414,7 @@ class HypergraphConv(nn.Module):
     def convolve_anchors(
         self, anchors: Tensor, k: int, between: Hypergraph | None = None
     ) -> Tensor:
-        """Convolve the anchors over their own hyperedges: ``A``, which no molecule changes.
+        """Convolve the anchors over their own hyperedges: ``A``, independent of the molecules.
 
         Parameters
         ----------
@@ -422,7 +422,7 @@ class HypergraphConv(nn.Module):
         k : int
             Members of a hyperedge; all anchors, where there are fewer.
         between : Hypergraph, optional
-            `anchor_hypergraph` of the anchors, where it is known already.
+            `anchor_hypergraph` of the anchors, if already computed.
 
         Returns
         -------

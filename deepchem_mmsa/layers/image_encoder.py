@@ -1,9 +1,9 @@
-"""Encoders of a molecule's picture.
+"""Encoder of a molecule's image.
 
 ResNet-18 (He et al. 2016, arXiv 1512.03385) with the parameter names and shapes of torchvision's,
 so that its weights and those of ImageMol (Zeng et al. 2022, doi 10.1038/s42256-022-00557-6) load.
-It is written here because torchvision is not a requirement of this package, and because a chemist
-without a GPU needs the leaner ``width=32``.
+It is implemented here because torchvision is not a requirement of this package, and because work
+without a GPU needs the smaller ``width=32``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class BasicBlock(nn.Module):
     in_channels, out_channels : int
         Channels before and after.
     stride : int
-        Of the first convolution; 2 halves the picture's side.
+        Stride of the first convolution; 2 halves the image's side.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -59,11 +59,11 @@ class BasicBlock(nn.Module):
 
 
 _SINGLE_PIXEL = 32
-"""Side of the largest picture that the last stage sees as one pixel."""
+"""Side of the largest image that the last stage sees as one pixel."""
 
 
 class ResNet18(nn.Module):
-    """ResNet-18 without its classifier: a picture becomes one vector.
+    """ResNet-18 without its classifier: it encodes an image as one vector.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class ResNet18(nn.Module):
     ------
     ValueError
         When ``width`` is less than 8: on AVX2 processors the convolutions of torch 2.13 (oneDNN)
-        with fewer channels write beside their memory in training, and the process aborts.
+        with fewer channels write out of bounds in training, and the process aborts.
 
     Examples
     --------
@@ -99,7 +99,7 @@ class ResNet18(nn.Module):
         if width < MIN_WIDTH:
             raise ValueError(
                 f"width={width} must be at least {MIN_WIDTH}: torch's convolutions with fewer "
-                "channels write beside their memory on some processors"
+                "channels write out of bounds on some processors"
             )
         self.width = width
         self.out_dim = 8 * width
@@ -140,7 +140,7 @@ class ResNet18(nn.Module):
                     nn.init.zeros_(module.bn2.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Encode pictures.
+        """Encode images.
 
         Parameters
         ----------
@@ -155,7 +155,7 @@ class ResNet18(nn.Module):
         Raises
         ------
         ValueError
-            When the shape is another one.
+            When the shape differs.
         """
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be [G, 3, S, S], got {list(images.shape)}")
@@ -166,7 +166,7 @@ class ResNet18(nn.Module):
                 return self(images)
         x = (images.to(self.mean.dtype) - self.mean) / self.std
         # With channels last the convolutions are a quarter faster on a CPU. Only the input is
-        # converted: the weights stay contiguous, as formats of checkpoints demand.
+        # converted: the weights stay contiguous, as checkpoint formats require.
         x = x.contiguous(memory_format=torch.channels_last)
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
@@ -175,8 +175,8 @@ class ResNet18(nn.Module):
     def load_torchvision(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load weights under torchvision's or ImageMol's names.
 
-        ``fc.*`` is ignored, the prefixes ``module.`` and ``resnet.`` are dropped; all else must
-        fit exactly.
+        ``fc.*`` is ignored, the prefixes ``module.`` and ``resnet.`` are dropped; all other names
+        and shapes must match exactly.
 
         Parameters
         ----------
@@ -196,7 +196,7 @@ class ResNet18(nn.Module):
         plain = {_without_prefixes(name): tensor for name, tensor in state_dict.items()}
         plain = {name: tensor for name, tensor in plain.items() if not name.startswith("fc.")}
         own = self.state_dict()
-        # Weights saved before 2018 lack the batch counters, which play no part in the result.
+        # Weights saved before 2018 lack the batch counters, which do not affect the result.
         missing = [n for n in own if n not in plain and not n.endswith("num_batches_tracked")]
         unknown = [n for n in plain if n not in own]
         if missing or unknown:

@@ -1,7 +1,7 @@
 """The memory bank: anchors, typical representations that molecules are compared with.
 
-``K`` anchors ``M_j`` live in the space of the unified codes (docs/method.md). They start from
-k-means of the codes seen in a warm-up, and then follow the codes whose *nearest* anchor they are
+``K`` anchors ``M_j`` lie in the space of the unified codes (docs/method.md). They are initialised
+by k-means of the codes seen in a warm-up, and then follow the codes that they are *nearest* to
 (hard assignment: soft updates pull all anchors into one direction). A molecule reads them by::
 
     p_i = softmax_j(cos(c_i, M_j) / τ)      address
@@ -19,48 +19,49 @@ from torch import Tensor, nn
 
 from deepchem_mmsa.layers.hypergraph import cosine_similarity
 
-# Rows of the warm-up per anchor that they start: fewer would make k-means a list of molecules.
+# Warm-up molecules per anchor: with fewer, k-means would only list molecules.
 MOLECULES_PER_ANCHOR = 8
-# What an exemplar's rank loses with each update since it was last seen. Code and anchor drift
-# apart, and a similarity measured long ago says little; one epoch of a few hundred updates costs
-# as much as a few hundredths of cosine.
+# Penalty on an exemplar's rank per update since it was last seen. Code and anchor drift apart, so
+# that an old similarity means little; one epoch of a few hundred updates costs as much as a few
+# hundredths of cosine.
 STALENESS = 1e-4
 
 
 class MemoryBank(nn.Module):
-    """Anchors in the code space, with their addressing, their learning and their exemplars.
+    """Anchors in the code space, with their addressing, updates and exemplars.
 
-    Until it is active (see `start`) there is no anchor: `address` has no column, `read` gives
-    zeros. What is needed to *use* the bank are buffers of fixed shapes (``anchors``, ``n_active``,
+    Until it is active (see `start`) there is no anchor: `address` has no column, `read` returns
+    zeros. What is needed to *use* the bank are tensors of fixed shapes (``anchors``, ``n_active``,
     ``usage``, ``idle``). What is needed to *continue its training* (recent codes, their SMILES,
-    counters) and the exemplars are the extra state, of plain Python and torch types; a state
-    dictionary without it loads too.
+    counters) and the exemplars form the extra state, of plain Python and torch types; a state
+    dictionary without it loads as well.
 
     Parameters
     ----------
     n_anchors : int, default 512
-        ``K``, at most: with a short warm-up, one anchor per 8 molecules seen is active.
+        Maximum number of anchors ``K``; at most one per 8 molecules seen becomes active.
     dim : int, default 256
         Width ``d`` of the codes.
     temperature : float, default 0.1
-        τ of the addresses.
+        Softmax temperature τ of the addresses.
     decay : float, default 0.99
-        Of the moving averages, per update.
+        Decay of the moving averages, per update.
     update : {"ema", "gradient"}, default "ema"
-        Anchors are buffers that follow their codes, or parameters that an optimizer moves.
+        Whether anchors are buffers that follow their codes, or parameters of the optimizer.
     warmup : int, default 4096
-        Molecules to be seen before the anchors start; also, how many recent codes are kept.
+        Molecules seen before the anchors are initialised; also the number of recent codes kept.
     n_exemplars : int, default 5
-        Molecules remembered per anchor; 0 for none.
+        Training molecules kept per anchor; 0 for none.
     dead_after : int, optional
-        An anchor that none of so many molecules chose is re-seeded from a recent code; 50 K.
+        Molecules since an anchor was last nearest to one, after which it is re-seeded from a
+        recent code; ``50 * n_anchors`` by default.
     seed : int, default 0
-        Of k-means and of the choice of codes for re-seeding.
+        Seed of k-means and of the choice of codes for re-seeding.
 
     Raises
     ------
     ValueError
-        An argument out of its range.
+        If an argument is out of range.
 
     Examples
     --------
@@ -126,10 +127,10 @@ class MemoryBank(nn.Module):
     # --- use ----------------------------------------------------------------------------------
 
     def _count(self) -> int:
-        """Return ``n_active`` as a number; a GPU is asked only where it may have changed."""
+        """Return ``n_active`` as an int; wait for a GPU only where it may have changed."""
         now = self.n_active
         if now.is_inference():
-            return int(now)  # it has no version
+            return int(now)  # an inference tensor has no version
         if self._counted[0] is not now or self._counted[1] != now._version:
             self._counted = now, now._version, int(now)
         return self._counted[2]
@@ -150,7 +151,7 @@ class MemoryBank(nn.Module):
         return self.anchors[: self._count()].clone()
 
     def address(self, codes: Tensor) -> Tensor:
-        """``p``: how much each anchor is read by each molecule; [B, d] to [B, K_active].
+        """Return ``p``, the weight of each anchor for each molecule; [B, d] to [B, K_active].
 
         Rows sum to 1; with no active anchor there is no column.
         """
@@ -158,13 +159,13 @@ class MemoryBank(nn.Module):
         return torch.softmax(similarity / self.temperature, dim=1)
 
     def read(self, codes: Tensor, values: Tensor) -> Tensor:
-        """``r``: the values of the anchors, weighted by the addresses.
+        """Return ``r``, the values of the anchors weighted by the addresses.
 
         Parameters
         ----------
         codes : Tensor, [B, d]
         values : Tensor, [K_active, d]
-            As a rule the convolved anchors ``A``; with none of them ``r``, [B, d], is zero.
+            Usually the convolved anchors ``A``; without anchors ``r``, [B, d], is zero.
         """
         p = self.address(codes)
         return p @ values.to(p.dtype)
@@ -185,7 +186,7 @@ class MemoryBank(nn.Module):
         Raises
         ------
         RuntimeError
-            There is no active anchor.
+            If there is no active anchor.
         """
         if not self.is_active:
             raise RuntimeError(
@@ -196,9 +197,9 @@ class MemoryBank(nn.Module):
         return index, similarity
 
     def share_in_use(self, codes: Tensor | None = None) -> float:
-        """Share of the active anchors that are the nearest of at least one molecule.
+        """Return the share of the active anchors that are nearest to at least one molecule.
 
-        ``codes`` are [B, d], by default the recent ones of training; NaN without any.
+        ``codes`` are [B, d], by default the recent ones of training; NaN if there are none.
         """
         codes = self.recent_codes if codes is None else codes
         if not self.is_active or len(codes) == 0:
@@ -211,19 +212,19 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def update(self, codes: Tensor, smiles: Sequence[str | None] | None = None) -> None:
-        """Learn from a batch of training molecules, and never from others.
+        """Update the bank with a batch of training molecules, never with validation or test ones.
 
         Parameters
         ----------
         codes : Tensor, [B, d]
-            Unified codes, those of all processes. Rows of zeros (no view) are passed over.
+            Unified codes, those of all processes. Rows of zeros (no view) are skipped.
         smiles : sequence of str, optional
-            The molecules' names for the exemplars.
+            SMILES of the molecules, kept for the exemplars.
 
         Raises
         ------
         ValueError
-            A code is not finite, or lengths differ.
+            If a code is not finite, or lengths differ.
         """
         codes = codes.detach().to(self.usage)
         if smiles is not None and len(smiles) != len(codes):
@@ -240,7 +241,7 @@ class MemoryBank(nn.Module):
         codes = codes[with_direction]
         names = [None if smiles is None else smiles[row] for row in with_direction.tolist()]
         self.n_updates += 1
-        # New tensors, not a ring in place: a state dictionary taken before stays what it was.
+        # New tensors, not an in-place ring: a state dictionary taken earlier must not change.
         self.recent_codes = torch.cat([self.recent_codes, codes])[-self.warmup :]
         self.recent_smiles = (self.recent_smiles + names)[-self.warmup :]
         if self.is_active:
@@ -250,11 +251,11 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def start(self) -> bool:
-        """Start the anchors: k-means of the codes collected so far.
+        """Initialise the anchors by k-means of the codes collected so far.
 
-        `update` does it after ``warmup`` molecules; call it at the end of a pre-training that was
-        shorter. Calling it again changes nothing. Returns whether the bank is active now: with
-        fewer than 8 molecules it is not.
+        `update` calls it after ``warmup`` molecules; call it at the end of a shorter
+        pre-training. Calling it again changes nothing. Returns whether the bank is active now:
+        with fewer than 8 molecules it is not.
         """
         n_clusters = min(self.n_anchors, len(self.recent_codes) // MOLECULES_PER_ANCHOR)
         if self.is_active or n_clusters == 0:
@@ -269,7 +270,7 @@ class MemoryBank(nn.Module):
             n_clusters, n_init=1, batch_size=2048, random_state=self.seed % 2**32
         ).fit(directions.double().cpu().numpy())
         centres = torch.from_numpy(kmeans.cluster_centers_).to(self.usage)
-        # k-means sees directions; an anchor is a mean of codes, as later in `_follow`.
+        # k-means clusters directions; an anchor is a mean of codes, as later in `_follow`.
         index = cosine_similarity(codes, centres).argmax(dim=1)
         usage, means = self._assigned(codes, index, n_clusters)
         means = torch.where((usage > 0).unsqueeze(1), means, centres * codes.norm(dim=1).mean())
@@ -295,8 +296,8 @@ class MemoryBank(nn.Module):
         new = (1 - self.decay) * share
         self.usage[:n] = old + new
         if self.update_rule == "ema":
-            # The average over codes, not over updates: an anchor that few molecules visit keeps
-            # its place until they come, and then weighs them like any other.
+            # The average over codes, not over updates: an anchor that is rarely nearest stays in
+            # place until it is, and then weighs its codes as any other anchor does.
             weight = (new / (old + new).clamp(min=1e-12)).unsqueeze(1)
             self.anchors[:n] += weight * (means - self.anchors[:n])
         self.idle[:n] = torch.where(share > 0, 0, self.idle[:n] + len(codes))
@@ -309,7 +310,7 @@ class MemoryBank(nn.Module):
         codes = self.recent_codes
         dead = dead[: len(codes)]
         _, similarity = self.nearest(codes)
-        # Rather where no anchor is near; drawn by seed and update: no generator has to be saved.
+        # Prefers codes far from all anchors; seed and update fix the draw, so no state is saved.
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.n_updates) % 2**63)
         distance = (1 - similarity).clamp(min=1e-6).double().cpu()
         chosen = torch.multinomial(distance, len(dead), generator=generator).to(codes.device)
@@ -326,7 +327,7 @@ class MemoryBank(nn.Module):
     def exemplars(self) -> list[list[tuple[str, float]]]:
         """The training molecules nearest to each active anchor: (SMILES, cosine), nearest first.
 
-        Cosines are those of when a molecule was last seen; those not seen for long give way.
+        Cosines are from when a molecule was last seen; stale exemplars lose rank.
         """
         return [
             sorted(((s, c) for s, c, _ in kept), key=lambda exemplar: -exemplar[1])
@@ -346,9 +347,9 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def collect_exemplars(self, codes: Tensor, smiles: Sequence[str | None]) -> None:
-        """Offer molecules as exemplars of their nearest anchors, which stay where they are.
+        """Offer molecules as exemplars of their nearest anchors, without moving the anchors.
 
-        `update` does so with every batch. For exact similarities at the end of a training, call
+        `update` does so with every batch. For exact similarities at the end of training, call
         `forget_exemplars`, and then this with all training molecules.
 
         Parameters
@@ -361,7 +362,7 @@ class MemoryBank(nn.Module):
             return
         index, similarity = (t.tolist() for t in self.nearest(codes))
         seen = {s: (j, cosine) for s, j, cosine in zip(smiles, index, similarity) if s is not None}
-        # What was measured of a molecule before is out of date, at whichever anchor it was kept.
+        # Earlier cosines of these molecules are out of date, at whichever anchor they were kept.
         self._exemplars = [[e for e in kept if e[0] not in seen] for kept in self._exemplars]
         for name, (anchor, cosine) in seen.items():
             self._exemplars[anchor].append((name, cosine, self.n_updates))
@@ -376,7 +377,7 @@ class MemoryBank(nn.Module):
     # --- state --------------------------------------------------------------------------------
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return what training and exemplars need beside the buffers, in plain types."""
+        """Return the state of training and exemplars beside the buffers, in plain types."""
         return {
             "n_updates": self.n_updates,
             "recent_codes": self.recent_codes.clone(),  # oldest first
@@ -385,12 +386,12 @@ class MemoryBank(nn.Module):
         }
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Take over what `get_extra_state` gave, or forget everything if that is empty.
+        """Restore the result of `get_extra_state`, or reset everything if it is empty.
 
         Raises
         ------
         ValueError
-            The state is that of a bank of another width or number of anchors.
+            If the state is that of a bank of another width or number of anchors.
         """
         codes = state.get("recent_codes", self.usage.new_zeros(0, self.dim))
         exemplars = state.get("exemplars", [[] for _ in range(self.n_anchors)])
@@ -408,8 +409,8 @@ class MemoryBank(nn.Module):
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        # Weights without training state (an export) are complete: torch would call the extra state
-        # missing.
+        # Weights without training state (an export) are complete, but torch would report the extra
+        # state as missing.
         key = prefix + "_extra_state"
         if key not in state_dict:
             state_dict = {**state_dict, key: {}}
@@ -417,10 +418,10 @@ class MemoryBank(nn.Module):
 
 
 class MemoryReadout(nn.Module):
-    """``e = LayerNorm(z + g ⊙ r)``: the molecule embedding from its code and what memory says.
+    """``e = LayerNorm(z + g ⊙ r)``: the molecule embedding from its code and the memory readout.
 
-    The gate ``g`` starts at 0, so that a memory that becomes active in the middle of a training
-    fades in instead of breaking what was learned without it.
+    The gate ``g`` starts at 0, so that a memory that becomes active during training fades in
+    instead of breaking what was learned without it.
 
     Parameters
     ----------
@@ -440,7 +441,7 @@ class MemoryReadout(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, z: Tensor, r: Tensor | None = None) -> Tensor:
-        """Merge codes and what was read: ``z`` and ``r`` [B, d] to ``e`` [B, d].
+        """Merge codes and memory readout: ``z`` and ``r`` [B, d] to ``e`` [B, d].
 
         ``r`` is None where no anchor is active: then ``e = LayerNorm(z)``.
         """

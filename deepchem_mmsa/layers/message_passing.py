@@ -1,9 +1,9 @@
-"""Batches of molecules as plain tensors, and the one place where messages are aggregated.
+"""Batches of molecules as plain tensors, and the aggregation of messages.
 
-Every network of this package sends messages through :func:`aggregate` (along edges) and
-:func:`pool` (from the atoms to their molecule). On a device that DGL supports the fused kernels
-of DGL do the work; elsewhere, and for plain sums on a CPU, where it is faster still, torch does.
-All are tested equal, values and gradients.
+The networks of this package send messages through :func:`aggregate` (along edges) and
+:func:`pool` (from the atoms to their molecule). On a device that DGL supports, its fused kernels
+are used; elsewhere, and for plain sums on a CPU, where it is faster still, torch is used. Tests
+compare their values and gradients.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class EdgeList:
 
     @property
     def bags(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The edges ordered by their target, built once.
+        """The edges sorted by target, built once.
 
         Returns
         -------
@@ -75,7 +75,7 @@ class EdgeList:
 
     @property
     def reverse(self) -> EdgeList:
-        """The same edges the other way round, built once: what gradients run along."""
+        """The reversed edges, along which gradients flow, built once."""
         if self._reverse is None:
             self._reverse = EdgeList(self.dst, self.src, self.n_nodes)
         return self._reverse
@@ -104,7 +104,7 @@ class EdgeList:
 
 @dataclass(eq=False)
 class BatchedGraph:
-    """Many molecular graphs as one: plain tensors, so that it moves to any device.
+    """Many molecular graphs as one, in plain tensors that move to any device.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ class BatchedGraph:
         return BatchedGraph(*(tensor.to(device, non_blocking=True) for tensor in tensors))
 
     def dgl(self) -> Any:
-        """Return a ``DGLGraph`` with the molecules marked in it, built once; no self-loops.
+        """Return a batched ``DGLGraph`` of the molecules, built once, without self-loops.
 
         Raises
         ------
@@ -274,20 +274,20 @@ def aggregate(
     Parameters
     ----------
     edges : EdgeList
-        Where the messages run.
+        Edges that carry the messages.
     nodes : Tensor, optional
         Floating ``[n_nodes, d]``; not needed by ``"edges"``.
     edge_values : Tensor, optional
         Floating ``[E, d]`` or ``[E, 1]``; not needed by ``"nodes"``.
     message : {"nodes", "edges", "add", "mul"}
-        What an edge carries.
+        Message of an edge, as above.
     reduce : {"sum", "mean", "max"}
-        How messages are reduced. Where two messages tie for a maximum, the kernels may send the
+        How messages are reduced. Where two messages tie for a maximum, backends may send the
         gradient to different ones.
     backend : {"auto", "dgl", "torch"}
-        ``"auto"`` takes DGL where it supports the device, which is faster on a CPU, except for
-        sums on the CPU whose edge values are scalars without gradient: torch sums them in the
-        same order in half the time, no graph has to be built, and DGL need not be loaded.
+        ``"auto"`` uses DGL where it supports the device, which is faster on a CPU, except for
+        sums on a CPU whose edge values, if any, are scalars without gradient: torch sums these
+        in the same order in half the time, without building a graph or loading DGL.
 
     Returns
     -------
@@ -298,8 +298,8 @@ def aggregate(
     ------
     ValueError
         When an option is unknown or an operand is missing.
-    RuntimeError
-        When ``backend="dgl"`` and DGL does not support the device.
+    ImportError, RuntimeError
+        When ``backend="dgl"`` and DGL is missing or does not support the device.
 
     Examples
     --------
@@ -337,7 +337,7 @@ def aggregate(
 
 
 def _sums_bags(nodes: Tensor | None, edge_values: Tensor | None) -> bool:
-    """Whether these are messages that :class:`_BagSum` sums."""
+    """Whether :class:`_BagSum` can sum these messages."""
     scalar = edge_values is None or edge_values.shape[1:] == (1,)
     learnt = edge_values is not None and edge_values.requires_grad and torch.is_grad_enabled()
     return nodes is not None and nodes.device.type == "cpu" and scalar and not learnt
@@ -366,7 +366,7 @@ class _BagSum(torch.autograd.Function):
 def _aggregate_torch(
     edges: EdgeList, nodes: Tensor | None, edge_values: Tensor | None, message: str, reduce: str
 ) -> Tensor:
-    # index_select, not nodes[src]: the backward of advanced indexing is racy on two CPU threads.
+    # index_select, not nodes[src], whose backward has a race condition on two CPU threads.
     sent = edge_values if nodes is None else nodes.index_select(0, edges.src)
     assert sent is not None
     if message == "add" and edge_values is not None:
@@ -416,9 +416,9 @@ def pool(
     n_atoms : Tensor
         int64 ``[G]``; atoms per molecule, with sum ``N``.
     reduce : {"sum", "mean", "max"}
-        How.
+        Kind of pooling.
     molecule_of_atom : Tensor, optional
-        int64 ``[N]``, if it is at hand already.
+        int64 ``[N]``, if already computed.
 
     Returns
     -------

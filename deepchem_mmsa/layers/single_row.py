@@ -11,9 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @contextmanager
 def running_statistics(module: nn.Module) -> Iterator[None]:
-    """Let batch norm use its running statistics, also where it is training.
+    """Make batch norm use its running statistics, even in training mode.
 
-    The variance of one value is undefined; its running estimate is the best there is.
+    The variance of one value is undefined; its running estimate is used instead.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Seeing a model: a page about a whole run, and single pictures.
+"""Reports on a model: an HTML page about a whole run, and single figures.
 
 >>> from deepchem_mmsa.report import write_report  # doctest: +SKIP
 >>> write_report("report.html", "runs/bbbp")  # doctest: +SKIP

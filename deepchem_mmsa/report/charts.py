@@ -17,20 +17,20 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 10, 10, 42
 class Chart:
     """One pair of axes.
 
-    Colours are classes of the page: ``c0`` to ``c7`` of a palette for all colour vision,
+    Colours are CSS classes of the page: ``c0`` to ``c7`` of a palette for all colour vision,
     ``train``, ``valid``, ``test``, and ``faint``.
 
     Parameters
     ----------
     x, y : array-like
-        Any values that must fit; NaN are passed over.
+        Values that the axes must cover; NaN are ignored.
     x_label, y_label : str
     title : str
-        What readers who do not see the chart are told.
+        Text for screen readers.
     whole_x : bool
-        Whether x counts something.
+        Whether ticks of x are whole numbers.
     square : bool
-        Whether both axes have one range and length.
+        Whether both axes have the same range and length.
 
     Examples
     --------
@@ -58,7 +58,7 @@ class Chart:
         self._marks: list[str] = []
 
     def line(self, x: ArrayLike, y: ArrayLike, kind: str, thin: bool = False) -> Self:
-        """Draw a line; NaN interrupt it."""
+        """Draw a line, interrupted by NaN."""
         path, joined = [], False
         for px, py in zip(*self._places(x, y)):
             there = bool(np.isfinite(px) and np.isfinite(py))
@@ -84,7 +84,7 @@ class Chart:
         return self
 
     def intervals(self, x: ArrayLike, low: ArrayLike, high: ArrayLike, kind: str) -> Self:
-        """Draw upright lines from low to high."""
+        """Draw vertical lines from low to high."""
         xs, lows = self._places(x, low)
         _, highs = self._places(x, high)
         path = "".join(f"M{a:.1f} {b:.1f}V{c:.1f}" for a, b, c in zip(xs, lows, highs))
@@ -99,12 +99,12 @@ class Chart:
         return self.line(x, y, kind)
 
     def diagonal(self) -> Self:
-        """Draw the line on which both axes agree."""
+        """Draw the line ``y = x``."""
         low, high = max(self._x[0], self._y[0]), min(self._x[1], self._y[1])
         return self.line([low, high], [low, high], "faint", thin=True)
 
     def svg(self) -> str:
-        """Return the chart as an element of a page."""
+        """Return the chart as an SVG element."""
         right, bottom = WIDTH - _RIGHT, self._height - _BOTTOM
         grid, words = [], []
         for value in self._y_ticks:

@@ -16,8 +16,8 @@ from deepchem_mmsa.report.words import number
 
 WIDTH, HEIGHT, _MARGIN = 720, 540, 16
 _STEPS = 9  # of the colour ramp
-_CATEGORIES = 8  # colours that can be told apart
-_TASKS = 8  # that get a colouring of their own
+_CATEGORIES = 8  # colours that can be distinguished
+_TASKS = 8  # with their own colouring
 PROJECTIONS = ("pca", "umap")
 
 
@@ -28,9 +28,9 @@ class Colouring(NamedTuple):
     ----------
     name : str
     classes : list of str
-        Of the style sheet.
+        Classes of the style sheet.
     of : np.ndarray
-        ``[N]``, which class each point has.
+        ``[N]``, index of the class of each point.
     legend : str
         HTML.
     """
@@ -49,7 +49,7 @@ def map_section(
     Raises
     ------
     ModuleNotFoundError
-        If UMAP is asked for and not installed.
+        If UMAP is requested and umap-learn is not installed.
     """
     known = np.flatnonzero((run.parts != "") & ~np.isnan(run.embedding).any(1))
     if len(known) < 3:
@@ -82,7 +82,7 @@ def map_section(
     )  # fmt: skip
     html = f"""<section id="map"><h2>Map of molecules</h2>
 <p class="soft">{shown}. {escape(how)} Point at a molecule to see its structure; click it, or press
-Enter, to list its nearest neighbours. With the keyboard: Tab to the map, arrow keys to walk.</p>
+Enter, to list its nearest neighbours. With the keyboard: Tab to the map, arrow keys to move.</p>
 <div class="mapgrid"><div class="card"><div class="mapbar"><label for="colouring">Colour by</label>
 <select id="colouring">{options}</select></div>{legends}
 <svg id="points" viewBox="0 0 {WIDTH} {HEIGHT}" role="listbox" aria-label="Map of molecules">
@@ -95,7 +95,7 @@ its nearest neighbours by the cosine of their embeddings will be listed here.</p
 
 
 def project(embedding: np.ndarray, projection: str, seed: int) -> tuple[np.ndarray, str]:
-    """Return coordinates ``[N, 2]`` and how they were found.
+    """Return coordinates ``[N, 2]`` and a description of the projection.
 
     Parameters
     ----------
@@ -113,13 +113,13 @@ def project(embedding: np.ndarray, projection: str, seed: int) -> tuple[np.ndarr
     """
     if projection == "pca":
         fitted = PCA(2, random_state=seed)
-        with np.errstate(invalid="ignore"):  # equal embeddings have no variance to share
+        with np.errstate(invalid="ignore"):  # equal embeddings have no variance
             places = fitted.fit_transform(embedding)
         share = 100 * np.nan_to_num(fitted.explained_variance_ratio_)
         return places, (
-            "Embeddings in their first two principal components, which hold "
-            f"{share[0]:.0f} % and {share[1]:.0f} % of the variance: molecules that lie apart "
-            "differ, those that lie together may differ in what is not shown."
+            "The first two principal components of the embeddings, which explain "
+            f"{share[0]:.0f} % and {share[1]:.0f} % of the variance: distant molecules differ, "
+            "close ones may differ in components that are not shown."
         )
     if projection != "umap":
         raise ValueError(f"projection={projection!r}: choose {' or '.join(PROJECTIONS)}")
@@ -127,15 +127,15 @@ def project(embedding: np.ndarray, projection: str, seed: int) -> tuple[np.ndarr
         from umap import UMAP
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "a UMAP needs umap-learn: pip install 'deepchem_mmsa[umap]', or take the projection "
+            "a UMAP needs umap-learn: pip install 'deepchem_mmsa[umap]', or choose the projection "
             "'pca'"
         ) from error
     near = max(2, min(15, len(embedding) - 1))
     start = "spectral" if len(embedding) > near + 1 else "random"
     reducer = UMAP(n_neighbors=near, metric="cosine", random_state=seed, init=start, n_jobs=1)
     return np.asarray(reducer.fit_transform(embedding)), (
-        "Embeddings by UMAP: neighbours are kept together, distances between clusters and their "
-        "sizes mean little."
+        "UMAP of the embeddings: neighbours are kept together; sizes of clusters, and distances "
+        "between them, mean little."
     )
 
 
@@ -155,7 +155,7 @@ def neighbours(embedding: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _on_paper(places: np.ndarray) -> np.ndarray:
-    """Return places as coordinates of the picture, y downwards."""
+    """Return coordinates scaled to the SVG, y downwards."""
     low, high = places.min(0), places.max(0)
     share = (places - low) / np.where(high > low, high - low, 1.0)
     share[:, high <= low] = 0.5
@@ -180,7 +180,7 @@ def _colourings(run: Run, known: np.ndarray) -> list[Colouring]:
     for task, name in enumerate(run.tasks[:_TASKS] if run.kind == "regression" else []):
         if run.y.shape[1] and not np.isnan(run.y[known, task]).all():
             error = np.abs(run.predicted[known, task] - run.y[known, task])
-            found.append(_ramp(f"Size of the error: {name}", error))
+            found.append(_ramp(f"Absolute error: {name}", error))
     parts = run.part_names
     index = np.array([parts.index(part) for part in run.parts[known]])
     found.append(_categories("Split", index, parts, "part"))
@@ -193,7 +193,7 @@ def _colourings(run: Run, known: np.ndarray) -> list[Colouring]:
         if len(anchors) > len(common):
             names.append(f"{len(anchors) - len(common)} other anchors")
         by_anchor = _categories("Nearest memory anchor", index, names, "rest")
-        # A single part is one colour, which says nothing at first sight.
+        # A single part has one colour, which shows nothing: put the anchors first.
         found.insert(0 if len(found) == len(parts) == 1 else len(found), by_anchor)
     return found
 
@@ -210,7 +210,7 @@ def _ramp(name: str, values: np.ndarray) -> Colouring:
 
 
 def _categories(name: str, index: np.ndarray, names: list[str], how: str) -> Colouring:
-    """Colour by category; how: "part" colours splits as everywhere, "rest" greys the last."""
+    """Colour by category; how: "part" uses the colours of splits, "rest" greys the last."""
     classes = [f"c{i % _CATEGORIES}" for i in range(len(names))]
     if how == "part":
         classes = [n if n in ("train", "valid", "test") else f"c{i}" for i, n in enumerate(names)]
@@ -262,12 +262,12 @@ def _data(
         {"classes": c.classes, "of": c.of.tolist(), "name": c.name} for c in colourings
     ]
     content = {"terms": terms, "molecules": molecules, "modes": modes}
-    # Inside a script element only "<" could end it, or open a comment.
+    # Inside a script element only "<" could end the element, or open a comment.
     return json.dumps(content, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
 
 
 def answer(run: Run, said: np.ndarray | float) -> str:
-    """Write a prediction: a value, the probability of class 1, or the likeliest of many."""
+    """Format a prediction: a value, the probability of class 1, or the most probable class."""
     values = np.atleast_1d(said)
     if np.isnan(values).any():
         return "–"

@@ -34,10 +34,10 @@ def anchors_section(run: Run) -> str:
     shown = f"the {len(order)} with the most molecules" if n > len(order) else "all of them"
     return (
         f"<section id='memory'><h2>Memory anchors</h2><p class='soft'>The memory holds "
-        f"{counted(n, 'typical representation')}; here are {shown}. {counted(idle, 'anchor')} of "
+        f"{counted(n, 'typical representation')}; shown are {shown}. {counted(idle, 'anchor')} of "
         f"{n:,} {'is' if idle == 1 else 'are'} nearest to none of the {len(seen):,} molecules "
-        "looked at. Each card shows the molecules of pre-training that lie nearest to the anchor: "
-        "what they share is what the anchor stands for.</p>"
+        "evaluated. Each card shows the pre-training molecules nearest to the anchor: what they "
+        "share is what the anchor represents.</p>"
         f"<div class='anchors'>{cards}</div></section>"
     )
 
@@ -45,13 +45,13 @@ def anchors_section(run: Run) -> str:
 def _anchor(run: Run, anchor: int, count: int, exemplars: list[tuple[str, float]]) -> str:
     note = ""
     if not exemplars:
-        # The model was exported without its training molecules: these stand in.
+        # For example, the model was exported without its training molecules.
         mine = np.flatnonzero(run.anchor == anchor)
         near = mine[np.argsort(-run.anchor_similarity[mine], kind="stable")][:_TYPICAL]
         exemplars = [(run.smiles[i], float(run.anchor_similarity[i])) for i in near.tolist()]
         note = "<p class='soft'>" + (
-            "Exemplars were left out of this model; these are the nearest of the molecules here."
-            if exemplars else "No exemplar, and none of the molecules here is near."
+            "No exemplar is kept; these are the nearest of the molecules evaluated."
+            if exemplars else "No exemplar, and nearest to none of the molecules evaluated."
         ) + "</p>"  # fmt: skip
     typical = "".join(
         f"<figure title='{escape(smiles)}'>{as_svg(smiles)}<figcaption>cosine {cosine:.2f}"
@@ -78,7 +78,7 @@ def _first(run: Run) -> str:
 
 
 def errors_section(run: Run) -> str:
-    """Return the molecules that the model is most wrong about."""
+    """Return the section of the molecules with the largest errors."""
     part = run.judged()
     if not part:
         return ""
@@ -101,20 +101,20 @@ def errors_section(run: Run) -> str:
     if not found:
         return (
             f"<section id='errors'><h2>Worst errors</h2><p class='soft'>Every label of the "
-            f"{escape(part)} molecules got more than half of the probability.</p></section>"
+            f"{escape(part)} molecules has a probability of at least 50 %.</p></section>"
         )
     nearest = _nearest_training(run, [place for _, place, _ in found[:_ERRORS]])
     cards = "".join(
         _error(run, place, task, nearest.get(place)) for _, place, task in found[:_ERRORS]
     )
     how = (
-        "The largest differences between prediction and label."
+        "The largest differences between prediction and label"
         if run.kind == "regression"
-        else "The labels that were given the least probability."
+        else "The labels with the lowest predicted probability"
     )
     warning = " These are molecules that the model was trained on." if part == "train" else ""
     return (
-        f"<section id='errors'><h2>Worst errors</h2><p class='soft'>{how} Of the {escape(part)} "
+        f"<section id='errors'><h2>Worst errors</h2><p class='soft'>{how} among the {escape(part)} "
         f"molecules.{warning} Look for what they share, for labels that may be wrong, and for "
         "molecules unlike anything in the training set (a low cosine to the nearest one)."
         f"</p><div class='errors'>{cards}</div></section>"
@@ -157,7 +157,7 @@ def _error(run: Run, place: int, task: int, nearest: tuple[int, float] | None) -
         other, cosine = nearest
         facts += f"<dt>nearest in training</dt><dd>cosine {cosine:.3f}"
         if not np.isnan(run.y[other, task]):
-            facts += f"</dd><dt>label of that</dt><dd>{number(run.y[other, task])}"
+            facts += f"</dd><dt>its label</dt><dd>{number(run.y[other, task])}"
         facts += "</dd>"
     title = escape(run.tasks[task]) + ", " if len(run.tasks) > 1 else ""
     return (

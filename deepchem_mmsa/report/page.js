@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  // What a closed <details> holds is printed too.
+  // Contents of a closed <details> are printed too.
   addEventListener("beforeprint", () => {
     document.querySelectorAll("details:not([open])").forEach((d) => {
       d.open = true;
@@ -93,7 +93,7 @@
     hover.style.top = top + "px";
   };
 
-  const step = (i) => { // the one point that Tab comes to
+  const step = (i) => { // the one point that Tab reaches
     points[stop].setAttribute("tabindex", -1);
     stop = i;
     points[stop].setAttribute("tabindex", 0);
@@ -124,7 +124,7 @@
     chosen.scrollTop = 0;
   };
 
-  // The nearest point within a finger's width, so that small points can be met.
+  // The nearest point within a finger's width, so that small points can be hit.
   const under = (event) => {
     const box = svg.getBoundingClientRect();
     const scale = svg.viewBox.baseVal.width / box.width;

@@ -59,7 +59,7 @@ def write_report(
         ``(molecules, labels)`` of SMILES, molecules or records, and ``[N]`` or ``[N, T]`` numbers
         (NaN where missing) or None.
     history : sequence of mapping, optional
-        A row per epoch; by default the model's own.
+        One row per epoch; by default that of the run or model.
     title : str, optional
         By default the folder's name.
     projection : {"pca", "umap"}
@@ -69,11 +69,11 @@ def write_report(
     n_neighbors : int
         Neighbours listed for each of them.
     resamples : int
-        Of the bootstrap; 0 for no intervals.
+        Bootstrap resamples; 0 for no intervals.
     seed : int
-        Of the bootstrap and of what is drawn at random.
+        Seed of the bootstrap and of random choices.
     device : str, optional
-        Of a folder's model; by default the GPU where there is one.
+        Device of a folder's model; the GPU, where there is one, by default.
 
     Returns
     -------
@@ -83,12 +83,12 @@ def write_report(
     Raises
     ------
     FileNotFoundError
-        If the folder holds no finished run.
+        If the folder holds no finished run, or several models.
     ValueError
-        If a model comes without data sets, a folder with them, a count is below 1, or labels do
-        not fit the tasks.
+        If a model comes without data sets or a folder with them, a count is too small, the
+        projection is unknown, or labels do not fit the tasks.
     ModuleNotFoundError
-        If UMAP is asked for and not installed.
+        If UMAP is requested and umap-learn is not installed.
 
     Examples
     --------
@@ -112,7 +112,7 @@ def write_report(
     if isinstance(source, (str, os.PathLike)):
         if datasets is not None:
             raise ValueError(
-                "a run's folder knows its own molecules: leave datasets away, or give a model "
+                "a run's folder already has its molecules: leave out datasets, or give a model "
                 "instead of the folder"
             )
         run = from_folder(source, device, max_points, seed)
@@ -128,7 +128,7 @@ def write_report(
         run.title = title
     text = _page(run, projection, max_points, n_neighbors, resamples, seed)
     path = Path(path)
-    # A lone surrogate of a damaged table becomes "?", and costs nobody the page.
+    # A lone surrogate from a damaged table becomes "?" rather than an error.
     content = text.encode("utf-8", "replace")
 
     def write(name: str) -> None:

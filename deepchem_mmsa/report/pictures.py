@@ -1,4 +1,4 @@
-"""Pictures of a run: training curves, predicted against true."""
+"""Figures of a run: training curves, predicted against true values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TITLES = {
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
-    """Return a figure that needs no screen and no global state, and its axes."""
+    """Return a figure that needs no display or global state, and its axes."""
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -65,7 +65,7 @@ def plot_history(histories: Mapping[str, Sequence[Mapping[str, float]]], path: s
 
 
 def plot_comparison(curves: Mapping[str, Sequence[float]], path: str | Path, label: str) -> None:
-    """Draw one figure over the epochs for several runs.
+    """Draw one quantity over the epochs for several runs.
 
     Parameters
     ----------
@@ -89,14 +89,14 @@ def plot_comparison(curves: Mapping[str, Sequence[float]], path: str | Path, lab
 def plot_parity(
     truth: np.ndarray, predictions: Mapping[str, np.ndarray], path: str | Path, label: str
 ) -> None:
-    """Draw predicted against true, a panel for each model, with its RMSE and R².
+    """Draw predicted against true values, a panel for each model with its RMSE and R².
 
     Parameters
     ----------
     truth : np.ndarray
         ``[N]``.
     predictions : mapping of str to np.ndarray
-        Model to ``[N]`` values; NaN ones are left out and counted.
+        Model to ``[N]`` values; NaN are left out and counted.
     path : path-like
         Where to write the PNG.
     label : str

@@ -1,4 +1,4 @@
-"""Sections of the page on how good a model is: scores, curves, calibration."""
+"""Sections of the page on model quality: scores, curves, calibration."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from deepchem_mmsa.report.scores import Problem, Score, metrics_of, problems, sc
 from deepchem_mmsa.report.sections import kind_of, part_dot, parts_legend
 from deepchem_mmsa.report.words import counted, number
 
-_PANELS = 6  # problems that get charts of their own
+_PANELS = 6  # problems that get their own charts
 _POINTS = 1500  # dots of a parity plot
 _LEVELS = np.linspace(0.1, 0.95, 18)
-_LEAST = 20  # molecules that say something of calibration
+_LEAST = 20  # fewest molecules to assess calibration
 
 
 def score_runs(run: Run, resamples: int, seed: int) -> list[Score]:
@@ -61,16 +61,16 @@ def scores_section(run: Run, scores: list[Score], resamples: int) -> str:
     )
     meaning = (
         "ROC AUC: the chance that a positive is ranked above a negative, 0.5 for guessing. PR AUC: "
-        "average precision, the share of positives for guessing. Brier: mean squared error of the "
-        "probabilities, 0 is best."
+        "average precision; for guessing, the share of positives. Brier: mean squared error of "
+        "the probabilities, 0 is best."
         if run.kind == "classification"
         else "RMSE and MAE in label units, 0 is best; R²: the share of the labels' variance that "
-        "is explained, 1 is best, 0 what their mean would do."
+        "is explained, 1 is best, 0 for predicting their mean."
     )
     if resamples:
         meaning += (
             f" In brackets: 95 % intervals from {resamples:,} bootstrap resamples of the part's "
-            "molecules (fewer where these are more than 5,000). They say how much a score depends "
+            "molecules (fewer where these are more than 5,000). They show how much a score depends "
             "on which molecules were drawn, not on the training."
         )
     return f"<section id='scores'><h2>Scores</h2><p class='soft'>{meaning}</p>{table}</section>"
@@ -131,8 +131,8 @@ def curves_section(run: Run) -> str:
         panels = "".join(_roc(run, problem) + _precision(run, problem) for problem in shown)
         title = "ROC and precision–recall curves"
         reading = (
-            "How many positives are found (recall) at the price of how many false alarms, as the "
-            "threshold moves. Dashed: guessing."
+            "True against false positive rate, or precision against recall, as the threshold "
+            "varies. Dashed: guessing."
         )
     return (
         f"<section id='curves'><h2>{title}</h2><p class='soft'>{reading}{note}</p>"
@@ -190,14 +190,14 @@ def _roc(run: Run, problem: Problem) -> str:
     if not _both_classes(problem):
         return _single_class(problem)
     chart = Chart(
-        [0, 1], [0, 1], "false alarms", "positives found", f"ROC of {problem.name}", square=True
+        [0, 1], [0, 1], "false positives", "true positives", f"ROC of {problem.name}", square=True
     )
     chart.diagonal()
     parts = [p for p in run.part_names if p != "train"] or run.part_names
     parts = _draw_parts(run, problem, parts, chart, lambda y, p: roc_curve(y, p)[:2])
     return (
         f"<figure class='card'><h3>{escape(problem.name)}: ROC</h3>{chart.svg()}"
-        f"{parts_legend(run, parts)}<figcaption>The nearer to the upper left corner, the better."
+        f"{parts_legend(run, parts)}<figcaption>Closer to the upper left corner is better."
         "</figcaption></figure>"
     )
 
@@ -221,8 +221,9 @@ def _precision(run: Run, problem: Problem) -> str:
     )
     return (
         f"<figure class='card'><h3>{escape(problem.name)}: precision–recall</h3>{chart.svg()}"
-        f"{parts_legend(run, parts)}<figcaption>Of those called positive, how many are; "
-        f"{100 * base:.0f} % of the {escape(problem.part)} molecules are.</figcaption></figure>"
+        f"{parts_legend(run, parts)}<figcaption>Precision: share of true positives among "
+        f"those predicted positive. {100 * base:.0f} % of the {escape(problem.part)} molecules are "
+        "positive.</figcaption></figure>"
     )
 
 
@@ -255,16 +256,16 @@ def calibration_section(run: Run) -> str:
     shown, note = _chosen(problems(run, part))
     if run.kind == "classification":
         reading = (
-            f"Of the {escape(part)} molecules that were given a probability, how many came out "
-            "positive? On the dashed line probabilities mean what they say; below it the model "
-            "is too sure of positives. Bars are 95 % intervals."
+            f"Observed share of positives among the {escape(part)} molecules, by predicted "
+            "probability. On the dashed line the model is calibrated; below it, it is too sure "
+            "of positives. Bars are 95 % intervals."
         )
         panels = "".join(_reliability(run, problem) for problem in shown)
     else:
         reading = (
-            "Intervals made from the errors on the validation molecules (split conformal) are "
-            f"tried on the {escape(part)} molecules. On the dashed line they hold the label as "
-            "often as they promise; below it, errors have grown from one part to the other."
+            "Split conformal intervals, from the errors on the validation molecules, are "
+            f"evaluated on the {escape(part)} molecules. On the dashed line they cover the label "
+            "as often as claimed; below it, errors are larger than on the validation molecules."
         )
         panels = "".join(_coverage(run, problem) for problem in shown)
     return (
@@ -280,12 +281,12 @@ def _reliability(run: Run, problem: Problem) -> str:
         return _too_few(title, n)
     found = reliability(problem.y, problem.answer, n_bins=min(10, max(3, n // 15)))
     chart = Chart(
-        [0, 1], [0, 1], "predicted probability", "share that came true",
+        [0, 1], [0, 1], "predicted probability", "observed share of positives",
         f"Reliability of {problem.name}", square=True,
     ).diagonal()  # fmt: skip
     chart.intervals(found.predicted, found.low, found.high, kind)
     said = [
-        f"{counted(int(k), 'molecule')}: predicted {100 * p:.0f} %, came true {100 * o:.0f} %"
+        f"{counted(int(k), 'molecule')}: predicted {100 * p:.0f} %, observed {100 * o:.0f} %"
         for p, o, k in zip(found.predicted, found.observed, found.n)
     ]
     chart.line(found.predicted, found.observed, kind, thin=True)
@@ -303,7 +304,7 @@ def _coverage(run: Run, problem: Problem) -> str:
     if len(yard) < _LEAST or len(problem.y) < _LEAST:
         return _too_few(title, min(len(yard), len(problem.y)))
     y, p = run.y[yard, problem.task], run.predicted[yard, problem.task]
-    levels = _LEVELS[_LEVELS * (len(yard) + 1) <= len(yard)]  # more cannot be promised with so few
+    levels = _LEVELS[_LEVELS * (len(yard) + 1) <= len(yard)]  # higher levels need more molecules
     hits, widths = [], []
     for level in levels:
         intervals = ConformalIntervals(float(level)).fit(y, p)
@@ -312,14 +313,14 @@ def _coverage(run: Run, problem: Problem) -> str:
     n, kind = len(problem.y), kind_of(problem.part, run.part_names)
     bounds = [binomtest(k, n).proportion_ci(method="wilson") for k in hits]
     chart = Chart(
-        [0, 1], [0, 1], "promised share", "share that was inside",
+        [0, 1], [0, 1], "nominal coverage", "observed coverage",
         f"Coverage of intervals of {problem.name}", square=True,
     ).diagonal()  # fmt: skip
     observed = np.array(hits) / n
     chart.intervals(levels, [b.low for b in bounds], [b.high for b in bounds], kind)
     chart.line(levels, observed, kind, thin=True)
     said = [
-        f"± {number(width)}: promised {100 * level:.0f} %, inside {100 * o:.0f} %"
+        f"± {number(width)}: nominal {100 * level:.0f} %, observed {100 * o:.0f} %"
         for width, level, o in zip(widths, levels, observed)
     ]
     chart.points(levels, observed, kind, said, 3.4)
@@ -327,8 +328,8 @@ def _coverage(run: Run, problem: Problem) -> str:
     inside = 100 * nine.covers(problem.y, problem.answer).mean()
     return (
         f"<figure class='card'>{title}{chart.svg()}<figcaption>90 % intervals are ± "
-        f"{number(float(nine.quantile[0]))} and hold {inside:.0f} % of {counted(n, 'label')}. If "
-        "the epoch was chosen on the same validation molecules, their errors flatter a little."
+        f"{number(float(nine.quantile[0]))} and cover {inside:.0f} % of {counted(n, 'label')}. If "
+        "the epoch was chosen on the same validation molecules, their errors are a bit too small."
         "</figcaption></figure>"
     )
 
@@ -336,6 +337,6 @@ def _coverage(run: Run, problem: Problem) -> str:
 def _too_few(title: str, n: int) -> str:
     return (
         f"<figure class='card'>{title}<p class='soft'>{counted(n, 'label')} can be used: too few "
-        f"to say something of calibration (at least {_LEAST} are needed, of validation and test "
-        "molecules each).</p></figure>"
+        f"to assess calibration (at least {_LEAST} are needed; for intervals, in each of two "
+        "parts).</p></figure>"
     )

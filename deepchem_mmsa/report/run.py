@@ -1,4 +1,4 @@
-"""What a page is made of: molecules with labels, predictions and embeddings, and a history."""
+"""The data of a page: molecules with labels, predictions and embeddings, and a history."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PARTS = ("train", "valid", "test")
 
 
 class Missing(NamedTuple):
-    """A view that could not be made of a row."""
+    """A view that could not be made for a row."""
 
     row: int
     smiles: str
@@ -56,19 +56,19 @@ class Run:
     y : np.ndarray
         ``[N, T]`` labels, NaN where missing; ``T`` is 0 without labels.
     predicted : np.ndarray
-        ``[N, T]`` values or ``[N, T, C]`` probabilities; NaN where nothing can be said.
+        ``[N, T]`` values or ``[N, T, C]`` probabilities; NaN where there is no prediction.
     embedding : np.ndarray
-        ``[N, d]``; NaN where the molecule was not looked at or has no view.
+        ``[N, d]``; NaN where the molecule was not evaluated or has no view.
     anchor, anchor_similarity : np.ndarray
         ``[N]`` nearest memory anchor, -1 where there is none, and its cosine.
     missing : list of Missing
-        Of the views that the model reads.
+        Missing views, of those that the model reads.
     failed : np.ndarray
         Bool ``[N]``: rows without any view that the model reads.
     history : list of dict
-        A row per epoch.
+        One row per epoch.
     summary : dict
-        What the run says of itself.
+        Contents of the run's ``metrics.json``, if any.
     """
 
     title: str
@@ -107,7 +107,7 @@ class Run:
         return known + [part for part in there if part and part not in PARTS]
 
     def labelled(self, part: str, task: int) -> np.ndarray:
-        """Return the places of a part's rows with a label and a prediction."""
+        """Return the indices of a part's rows with a label and a prediction."""
         if not self.y.shape[1]:
             return np.zeros(0, dtype=int)
         known = ~np.isnan(self.y[:, task]) & ~np.isnan(
@@ -116,7 +116,7 @@ class Run:
         return np.flatnonzero(known & (self.parts == part))
 
     def judged(self) -> str:
-        """Return the part that a model is judged by: test, else valid, else what has labels."""
+        """Return the part used for evaluation: test, else valid, else another one with labels."""
         names = self.part_names
         order = [p for p in ("test", "valid") if p in names] + names[::-1]
         for part in order:
@@ -127,7 +127,7 @@ class Run:
 
 @dataclass
 class _Source:
-    """Rows and how their records are read: places ascending in, records out."""
+    """Rows, and a function from ascending row indices to their records."""
 
     rows: np.ndarray
     smiles: list[str]
@@ -145,7 +145,7 @@ def from_folder(folder: str | os.PathLike, device: str | None, at_most: int, see
     Raises
     ------
     FileNotFoundError
-        If it holds no finished run.
+        If it holds no finished run, or several models.
     """
     folder = Path(folder)
     if several := members(folder):
@@ -175,7 +175,7 @@ def _rows_of(folder: Path, predictor: MMSAPredictor, summary: Mapping[str, Any])
     ok = (table["status"] != "failed").to_numpy()
     if "split" in table:
         parts = table["split"].to_numpy(dtype=object)
-    else:  # pre-training knows no split
+    else:  # pre-training has no split
         parts = np.where(ok, "train", "").astype(object)
     labels = [f"label {task}" for task in predictor.tasks]
     y = np.full((len(table), 0), np.nan)
@@ -219,7 +219,7 @@ def from_model(
     at_most: int,
     seed: int,
 ) -> Run:
-    """Look at data sets with a model; arguments as of :func:`~deepchem_mmsa.report.write_report`.
+    """Evaluate a model on data sets; arguments as in :func:`~deepchem_mmsa.report.write_report`.
 
     Raises
     ------
@@ -233,7 +233,7 @@ def from_model(
         if isinstance(model, MMSAPredictor)
         else MMSAPredictor(network, {"tasks": getattr(model, "tasks", None)})
     )
-    network.train(training)  # making a predictor sets evaluation mode; a run may go on
+    network.train(training)  # making a predictor sets evaluation mode; training may go on
     records: list[Any] = []
     parts: list[str] = []
     rows: list[np.ndarray] = []
@@ -273,7 +273,7 @@ def _unpacked(data: Any, predictor: MMSAPredictor, name: str) -> tuple[list[Any]
         y[np.broadcast_to(np.asarray(w, float).reshape(len(X), -1), y.shape) == 0] = np.nan
     if y.shape[1] != len(predictor.tasks):
         raise ValueError(
-            f"the data set {name!r} has {y.shape[1]} label(s) a molecule, the model "
+            f"the data set {name!r} has {y.shape[1]} label(s) per molecule, the model "
             f"{len(predictor.tasks)} task(s): {', '.join(predictor.tasks)}"
         )
     allowed, remedy = usable(y, predictor.config)
@@ -287,7 +287,7 @@ def _unpacked(data: Any, predictor: MMSAPredictor, name: str) -> tuple[list[Any]
     return X, y
 
 
-# ---- looking --------------------------------------------------------------------------------
+# ---- evaluation -----------------------------------------------------------------------------
 
 
 def _looked_at(

@@ -1,4 +1,4 @@
-"""Scores with bootstrap intervals: how much they would vary with other molecules of the kind."""
+"""Scores with bootstrap intervals, which show how they vary with the choice of molecules."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from deepchem_mmsa.report.run import Run
 
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 _BLOCK = 1 << 24  # numbers of a block of resamples in memory
-_ROWS = 5_000_000  # drawn in all: of many molecules, fewer resamples say as much
+_ROWS = 5_000_000  # drawn in all: with many molecules, fewer resamples suffice
 _FEWEST = 200
 
 
 class Problem(NamedTuple):
-    """One question with labels and answers: a task, or a class of a task against the rest.
+    """One problem with labels and predictions: a task, or a class of a task against the rest.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Score(NamedTuple):
 
 
 def problems(run: Run, part: str) -> list[Problem]:
-    """Return the questions of a part that have labels."""
+    """Return the problems of a part that have labels."""
     found = []
     for task, name in enumerate(run.tasks):
         places = run.labelled(part, task)
@@ -70,21 +70,21 @@ def problems(run: Run, part: str) -> list[Problem]:
 
 
 def metrics_of(kind: str) -> dict[str, Metric]:
-    """Return what is measured, by name."""
+    """Return the metrics by name."""
     if kind == "classification":
         return {"ROC AUC": roc_auc, "PR AUC": average_precision, "Brier": mean_square}
     return {"RMSE": rmse, "MAE": mean_error, "R²": r2}
 
 
 def score(problem: Problem, kind: str, resamples: int = 1000, seed: int = 0) -> list[Score]:
-    """Measure a problem, and again on molecules drawn with replacement.
+    """Score a problem, and bootstrap resamples of its molecules.
 
     Parameters
     ----------
     problem : Problem
     kind : {"classification", "regression"}
     resamples : int
-        0 for no interval; fewer are drawn of more than 5,000 molecules, but 200 at least.
+        0 for no interval; with ``n`` molecules, at most ``max(200, 5,000,000 / n)`` are drawn.
     seed : int
 
     Returns
@@ -125,7 +125,7 @@ def mean_square(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 
 def rmse(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Return the root of the mean squared error."""
+    """Return the root mean squared error."""
     return np.sqrt(mean_square(y, p, w))
 
 
@@ -136,7 +136,7 @@ def mean_error(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 def r2(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> np.ndarray:
     """Return the coefficient of determination; NaN where labels do not vary."""
-    centred = y - y.mean()  # differences of large numbers would lose their digits
+    centred = y - y.mean()  # differences of large numbers would lose precision
     mean = w @ centred / w.sum(1)
     spread = w @ centred**2 / w.sum(1) - mean**2
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -159,7 +159,7 @@ def roc_auc(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 
 def average_precision(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Return ``Σ (recall step) × precision``; NaN with one class only.
+    """Return the average precision, ``Σ (recall step) × precision``; NaN with one class only.
 
     Examples
     --------
@@ -176,7 +176,7 @@ def average_precision(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> np.ndarray
 
 
 def _by_value(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weight of positives and negatives at each answer, ascending, ``[R, G]``."""
+    """Return the weight of positives and negatives at each prediction, ascending, ``[R, G]``."""
     order = np.argsort(p, kind="stable")
     starts = np.flatnonzero(np.diff(p[order], prepend=-np.inf))
     positive = np.add.reduceat(w[:, order] * y[order], starts, axis=1)

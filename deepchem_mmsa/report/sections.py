@@ -13,19 +13,19 @@ from deepchem_mmsa.report.words import counted, number
 
 _ROWS = 100  # of a list of failures
 _PANELS = 6
-# What each column of a history is, and how it is read.
+# Title and explanation of each column of a history.
 _TERMS = {
     "loss": ("Training loss", "The weighted sum of the terms; mean over the epoch."),
-    "valid_loss": ("Validation loss", "The same loss on molecules that are not learnt from."),
-    "con": ("Agreement of views", "How well a molecule's views find each other (contrastive)."),
-    "rec": ("Reconstruction", "How well one view is told from the others."),
-    "mask": ("Masked atoms", "How well hidden atoms are guessed from their surroundings."),
-    "align": ("Alignment with the memory", "How well views of a molecule read the same anchors."),
+    "valid_loss": ("Validation loss", "The same loss on molecules that are not trained on."),
+    "con": ("Agreement of views", "Contrastive loss (InfoNCE) between a molecule's views."),
+    "rec": ("Reconstruction", "Error of views reconstructed from their own and other codes."),
+    "mask": ("Masked atoms", "Loss of predicting masked atoms from their surroundings."),
+    "align": ("Alignment with the memory", "InfoNCE between memory- and batch-scope embeddings."),
     "commit": ("Commitment", "How far molecules lie from their nearest anchor."),
     "balance": ("Balance", "How unevenly the anchors are used; 0 is even."),
-    "desc": ("Descriptors", "How well fingerprint and descriptors are told from other views."),
+    "desc": ("Descriptors", "Error of predicting fingerprint and descriptors from other views."),
     "code_std": ("Spread of the codes", "Falls towards 0 if representations collapse."),
-    "anchors_in_use": ("Anchors in use", "Share of anchors that some recent molecule is nearest."),
+    "anchors_in_use": ("Anchors in use", "Share of anchors nearest to some recent molecule."),
     "learning_rate": ("Learning rate", "Of the optimizer, at the end of the epoch."),
 }
 _QUANTITIES = {
@@ -35,7 +35,7 @@ _SILENT = ("epoch", "step", "skipped_batches")
 
 
 def kind_of(part: str, others: list[str]) -> str:
-    """Return the colour class of a part: its own for the usual three."""
+    """Return the colour class of a part: fixed for train, valid and test."""
     return part if part in PARTS else f"c{others.index(part) % 8}"
 
 
@@ -77,8 +77,8 @@ def data_section(run: Run) -> str:
         f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
     return (
-        "<section id='data'><h2>Data</h2><p class='soft'>What the model was given, part by part. "
-        "Rows that cannot be read stay in the count and are listed with their reasons."
+        "<section id='data'><h2>Data</h2><p class='soft'>The data of the model, part by part. "
+        "Rows that cannot be read are counted and listed with their reasons."
         f"</p>{table}{_distributions(run)}{_failures(run)}</section>"
     )
 
@@ -121,8 +121,8 @@ def _distributions(run: Run) -> str:
         panels.append(
             f"<figure class='card'><h3>Labels: {escape(name)}</h3>{chart.svg()}"
             f"{parts_legend(run, list(heights))}<figcaption>Share of each part's molecules by "
-            "label. Where the curves differ, the split asks the model to go beyond what it has "
-            "seen.</figcaption></figure>"
+            "label. Where the curves differ, the split asks the model to extrapolate."
+            "</figcaption></figure>"
         )
     return f"<div class='panels below'>{''.join(panels)}</div>" if panels else ""
 
@@ -137,7 +137,7 @@ def parts_legend(run: Run, parts: list[str]) -> str:
 
 def _failures(run: Run) -> str:
     if not run.missing:
-        return "<p class='soft below'>Every view of every row looked at was made.</p>"
+        return "<p class='soft below'>Every view of every row evaluated was made.</p>"
     grouped: Counter[tuple[str, str]] = Counter()
     first: dict[tuple[str, str], Missing] = {}
     for item in run.missing:
@@ -162,8 +162,8 @@ def _failures(run: Run) -> str:
         else f"all {counted(len(run.missing), 'missing view')}"
     )
     return f"""<h3 class="below">Views that are missing</h3>
-<p class="soft">A molecule that lacks some views is learnt from and predicted with the others; one
-that lacks all of them has no prediction.</p>
+<p class="soft">A molecule that lacks some views is used for training and prediction with the
+others; one that lacks all of them has no prediction.</p>
 <div class="card scroll" tabindex="0" role="region" aria-label="Missing views by reason"><table>
 <thead><tr><th>View</th><th class="num">Rows</th><th>Reason</th><th>For example</th></tr></thead>
 <tbody>{rows}</tbody></table></div>
@@ -206,8 +206,8 @@ def training_section(run: Run) -> str:
     epochs = counted(len(run.history), "epoch")
     chosen = f" The dashed line is the epoch that was kept, {best}." if best else ""
     return (
-        f"<section id='training'><h2>Training</h2><p class='soft'>{epochs}, one panel a quantity; "
-        "terms that are switched off are left out. Of losses and their terms, lower is better."
+        f"<section id='training'><h2>Training</h2><p class='soft'>{epochs}, a panel per quantity; "
+        "terms that are switched off are left out. For losses and their terms, lower is better."
         f"{chosen}</p>"
         f"<div class='panels'>{panels}</div></section>"
     )
@@ -226,7 +226,7 @@ def _curve(run: Run, name: str, best: int | None) -> str:
         quantity = name.removeprefix("valid_")
         title = _QUANTITIES.get(quantity, quantity.replace("_", " "))
         title = f"{title} on the validation set" if validation else title
-        caption = "On molecules that are not learnt from, after each epoch." if validation else ""
+        caption = "On molecules that are not trained on, after each epoch." if validation else ""
     kind = "valid" if validation else "c0" if name in ("loss", "learning_rate") else "c2"
     chart = Chart(epochs, values, "epoch", "", f"{title} by epoch", whole_x=True)
     if best:

@@ -20,7 +20,7 @@ from deepchem_mmsa.rdkit_log import quiet
 
 WIDTH, HEIGHT = 200, 140
 # Colours that stand for classes: a0 is ink, a1 nitrogen, a2 oxygen, a3 sulfur, a4 halogens,
-# a5 phosphorus and boron. They never reach the page.
+# a5 phosphorus and boron. The page replaces them.
 _CLASS_OF_ELEMENT = {
     7: 1, 8: 2, 16: 3, 34: 3, 9: 4, 17: 4, 35: 4, 53: 4, 15: 5, 5: 5
 }  # fmt: skip
@@ -32,12 +32,12 @@ _CLASS_OF_COLOUR = {
 
 
 class Drawing(NamedTuple):
-    """What stands on the paper.
+    """The lines and letters of a structure.
 
     Attributes
     ----------
     lines : list of (int, int, str)
-        Class of the colour, 1 where the path is filled, path in SVG's language.
+        Class of the colour, 1 where the path is filled, SVG path data.
     letters : list of (float, float, int, int, str)
         x, y, class of the colour, size in pixels, text.
     """
@@ -48,7 +48,7 @@ class Drawing(NamedTuple):
 
 @lru_cache(maxsize=8192)
 def draw(smiles: str) -> Drawing | None:
-    """Draw a molecule on a paper of 200 × 140; None where the SMILES cannot be read.
+    """Draw a molecule on a canvas of 200 × 140; None if the SMILES cannot be read.
 
     Examples
     --------
@@ -58,14 +58,14 @@ def draw(smiles: str) -> Drawing | None:
     """
     with quiet():
         parameters = Chem.SmilesParserParams()
-        parameters.allowCXSMILES = False  # labels are nobody's business but the molecule's
+        parameters.allowCXSMILES = False  # labels are not drawn
         molecule = Chem.MolFromSmiles(smiles.strip().split(" ")[0], parameters)
         if molecule is None or molecule.GetNumAtoms() == 0:
             return None
         for atom in molecule.GetAtoms():
             atom.SetAtomMapNum(0)
         rdDepictor.Compute2DCoords(molecule, canonOrient=True)
-        # Without Freetype letters stay letters: outlines are ten times as long.
+        # Without Freetype letters stay text: outlines are ten times as long.
         drawer = rdMolDraw2D.MolDraw2DSVG(WIDTH, HEIGHT, -1, -1, True)
         options = drawer.drawOptions()
         options.setAtomPalette(
@@ -119,7 +119,7 @@ def _shortened(path: str) -> str:
 
 
 def as_svg(smiles: str) -> str:
-    """Return a structure as an element of a page; a note where there is none to draw.
+    """Return a structure as an SVG element; a note where there is none to draw.
 
     Examples
     --------
@@ -144,6 +144,6 @@ def as_svg(smiles: str) -> str:
 
 
 def as_json(smiles: str) -> Sequence[object] | None:
-    """Return a structure as lists for the script of the page."""
+    """Return a structure as lists for the page's script."""
     drawing = draw(smiles)
     return None if drawing is None else [drawing.lines, drawing.letters]

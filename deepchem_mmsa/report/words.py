@@ -1,4 +1,4 @@
-"""How numbers are written on a page."""
+"""Formatting of numbers on a page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Write a number with a few significant digits; a dash where there is none.
+    """Format a number with a few significant digits; a dash if it is not finite.
 
     Examples
     --------
@@ -17,7 +17,7 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def counted(n: int, one: str, many: str = "") -> str:
-    """Write a number of things.
+    """Format a count with its noun.
 
     Examples
     --------

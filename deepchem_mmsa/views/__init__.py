@@ -1,8 +1,8 @@
-"""One molecule → its views: picture, 2D graph, 3D conformer, fingerprint.
+"""Make the views of a molecule: image, 2D graph, 3D conformer, fingerprint.
 
-Each view is a pure, seeded function of a molecule in its own file. Here they are put together
-into the record that a dataset holds, for one molecule and, in parallel, for many. Nothing here
-imports DeepChem, so that prediction from the command line does not either.
+Each view is a pure, seeded function of a molecule in its own module. Here they are combined into
+the record that a dataset holds, for one molecule or, in parallel, for many. Nothing here imports
+DeepChem, so that prediction from the command line does not either.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rdkit import __version__ as RDKIT_VERSION
 
 from deepchem_mmsa.molecule import UNREADABLE, MoleculeViews
 from deepchem_mmsa.views.conformer import Conformer, ConformerError, supplied_conformer
-from deepchem_mmsa.views.conformer import conformer as make_conformer  # not to hide its module
+from deepchem_mmsa.views.conformer import conformer as make_conformer  # not to shadow its module
 from deepchem_mmsa.views.depiction import DepictionError, draw
 from deepchem_mmsa.views.fingerprint import Fingerprint, FingerprintError
 from deepchem_mmsa.views.fingerprint import fingerprint as make_fingerprint
@@ -45,22 +45,22 @@ __all__ = [
     "warm_up",
 ]
 
-#: Goes up whenever the same molecule gives another record: caches and shards are known by it.
+#: Increased whenever the same molecule gives a different record; caches and shards depend on it.
 FEATURE_VERSION = 3
 
-# Molecules that a worker takes at a time, at the end of a block and before: each time costs a
-# fork, about as much as twenty graphs.
+# Minimum and maximum number of molecules in a worker's chunk. Each chunk costs a fork, about as
+# much as twenty graphs.
 _CHUNKS = 4, 32
 _CHUNKS_OF_GRAPHS = 64, 256
 _BLOCK = 1024  # molecules read ahead by several workers
-_NICE = 10  # of workers in the background
-_SECONDS = 60.0  # of processor time for one molecule, beside those for its conformer
-_warming: list[threading.Thread] = []  # those that start processes
+_NICE = 10  # niceness of workers in the background
+_SECONDS = 60.0  # processor time per molecule, in addition to that for its conformer
+_warming: list[threading.Thread] = []  # threads that start processes
 _MAX_REASON = 500  # characters; RDKit's messages repeat the whole input
 
 
 def compare_features(version: Any, model: object) -> None:
-    """Warn of a model that was trained on records of another version than are made here.
+    """Warn if a model was trained on features of another version than those made here.
 
     Examples
     --------
@@ -73,20 +73,20 @@ def compare_features(version: Any, model: object) -> None:
     if version != FEATURE_VERSION:
         warnings.warn(
             f"{model} was trained on features of version {version}, and those made here are of "
-            f"version {FEATURE_VERSION}: it is asked about what it was not trained on; train it "
-            "again, or use the version of this package that made it",
+            f"version {FEATURE_VERSION}: its predictions may be wrong; train it again, or use the "
+            "version of this package that made it",
             stacklevel=2,
         )
 
 
 @dataclass(frozen=True)
 class _Task:
-    """What a worker needs of one molecule: texts and arrays, never a pickled molecule."""
+    """Input of a worker for one molecule: text and arrays, never a pickled molecule."""
 
     smiles: str
     supplied: Conformer | None = None
-    reason: str = ""  # why it is known to be no molecule
-    record: MoleculeViews | None = None  # what was made already
+    reason: str = ""  # why it is known to be unreadable
+    record: MoleculeViews | None = None  # a record that exists already
 
 
 def molecule_views(molecule: object, settings: ViewSettings | None = None) -> MoleculeViews:
@@ -95,14 +95,14 @@ def molecule_views(molecule: object, settings: ViewSettings | None = None) -> Mo
     Parameters
     ----------
     molecule : str, rdkit.Chem.Mol or MoleculeViews
-        The molecule; a record stays as it is, anything else gives a flagged one.
+        A readable record is returned unchanged; another type gives a flagged record.
     settings : ViewSettings, optional
-        What to make; everything by default.
+        Which views to make; by default image, graph and geometry, without the fingerprint.
 
     Returns
     -------
     MoleculeViews
-        Never an exception for a bad molecule: what could not be made is in `reasons`.
+        A bad molecule raises no exception: `reasons` holds what could not be made, and why.
 
     Examples
     --------
@@ -118,11 +118,12 @@ def molecule_views(molecule: object, settings: ViewSettings | None = None) -> Mo
 
 
 def check_sequence(molecules: object) -> None:
-    """Refuse what would be read as a list of letters, or of column names.
+    """Reject a text or a table, which would be read as a list of letters or of column names.
 
     Raises
     ------
     TypeError
+        If `molecules` is a single text or a table.
 
     Examples
     --------
@@ -150,22 +151,21 @@ def many_views(
     molecules : iterable of str or rdkit.Chem.Mol
         The molecules.
     settings : ViewSettings, optional
-        What to make; everything by default.
+        Which views to make; by default image, graph and geometry, without the fingerprint.
     n_jobs : int, optional
-        Processes, -1 for one per core. With more than one, joblib's backend does the work
-        (``joblib.parallel_config`` chooses another one, such as Dask or Ray).
+        Processes, -1 for one per core. With more than one, joblib does the work
+        (``joblib.parallel_config`` selects another backend, such as Dask or Ray).
     progress : callable, optional
         Called with the number of molecules finished so far.
     contained : bool, optional
-        Whether a molecule that crashes RDKit, or takes more than a minute of processor time,
-        costs only itself: it is worked on in a child process and flagged. So it is by default
-        with more than one process; with one, the work is done in this very process unless this
-        is true.
+        Whether to work in a child process, so that a molecule that crashes RDKit, or takes more
+        than a minute of processor time, is flagged and the others are unaffected. By default
+        True with more than one process and False with one; without effect on Windows.
 
     Returns
     -------
     list of MoleculeViews
-        The same records whatever `n_jobs` is.
+        The records do not depend on `n_jobs`.
 
     Examples
     --------
@@ -186,14 +186,14 @@ def stream_views(
     n_jobs: int = 1,
     contained: bool | None = None,
 ) -> Iterator[MoleculeViews]:
-    """Make records one after the other, as they are asked for; memory stays flat.
+    """Yield records one by one, on demand and in constant memory.
 
     Parameters
     ----------
     molecules : iterable of str or rdkit.Chem.Mol
-        Read as needed, at most a thousand ahead.
+        Read lazily, at most 1,024 ahead.
     settings, n_jobs, contained
-        As of :func:`many_views`.
+        See :func:`many_views`.
 
     Yields
     ------
@@ -226,21 +226,21 @@ def record_maker(
     contained: bool | None = None,
     background: bool = False,
 ) -> Iterator[Callable[[Sequence[object]], Iterator[bytes]]]:
-    """Hold workers ready that make records of one block of molecules after the other.
+    """Keep workers ready to make the records of successive blocks of molecules.
 
     Parameters
     ----------
     settings, n_jobs, contained
-        As of :func:`many_views`.
+        See :func:`many_views`.
     background : bool, optional
-        Whether workers give way to other processes, such as this one while it computes.
+        Whether workers run at low priority, so as not to slow down this process.
 
     Yields
     ------
     callable
         Block of molecules → an iterator over their records, in the compact form of
         :meth:`~deepchem_mmsa.molecule.MoleculeViews.to_bytes`, in order, as they are finished.
-        (On Ray, whose backend knows no generators, the whole block is finished first.)
+        (On Ray, whose backend lacks generators, the whole block is finished first.)
 
     Examples
     --------
@@ -248,7 +248,7 @@ def record_maker(
     ...     [MoleculeViews.from_bytes(data).smiles for data in make(["OCC", "N"])]
     ['CCO', 'N']
     """
-    # A tenth of a second that one molecule need not wait.
+    # Imported here: it takes a tenth of a second, for which one molecule need not wait.
     from joblib.parallel import Parallel, delayed, get_active_backend
 
     contain = AVAILABLE and (n_jobs != 1 if contained is None else contained)
@@ -277,12 +277,12 @@ def record_maker(
 
 
 def warm_up(n_jobs: int) -> None:
-    """Let joblib's processes start, and import what they need, while this one does other things.
+    """Start joblib's processes, and their imports, in the background.
 
     Parameters
     ----------
     n_jobs : int
-        As :func:`record_maker` will be asked for.
+        As it will be given to :func:`record_maker`.
     """
 
     def start() -> None:
@@ -296,7 +296,7 @@ def warm_up(n_jobs: int) -> None:
 
 
 def _await_warm_up() -> None:
-    """Let processes that start be there: joblib is not asked for others at the same time."""
+    """Wait for processes that are starting: joblib must not start others at the same time."""
     for thread in list(_warming):
         if thread is not threading.current_thread():
             thread.join()
@@ -305,7 +305,7 @@ def _await_warm_up() -> None:
 def _chunks(
     tasks: Sequence[_Task], n_workers: int, sizes: tuple[int, int]
 ) -> Iterator[Sequence[_Task]]:
-    """Cut tasks for workers, into smaller parts towards the end, so that all end together."""
+    """Split tasks into chunks, smaller towards the end, so that all workers finish together."""
     start = 0
     while start < len(tasks):
         size = (len(tasks) - start) // (4 * max(1, n_workers))
@@ -317,15 +317,15 @@ def _chunks(
 def _prepare(molecule: object, settings: ViewSettings) -> _Task:
     """Reduce a molecule to what a worker needs.
 
-    A molecule object is read here, for pickling one loses precision and state; a text is left
-    to the worker.
+    A molecule object is read here, because pickling it loses precision and state; a text is
+    left to the worker.
     """
     if isinstance(molecule, str):
         return _Task(molecule)
     if isinstance(molecule, MoleculeViews):
         if molecule.readable:
             return _Task(molecule.smiles, record=molecule)
-        # A row that its file could not even give as text or molecule: its reason is known.
+        # A row whose file gave neither text nor molecule: its reason is known.
         reason = next(iter(molecule.reasons.values()), "no molecule")
         return _Task(molecule.smiles, reason=reason.removeprefix(UNREADABLE))
     try:
@@ -338,7 +338,7 @@ def _prepare(molecule: object, settings: ViewSettings) -> _Task:
 
 
 def _text_of(molecule: object) -> str:
-    """Name a row that is no molecule, for reports."""
+    """Describe a row that is not a molecule, for reports."""
     if not isinstance(molecule, Chem.Mol):
         return "" if molecule is None else str(molecule)
     return written(molecule)
@@ -403,14 +403,14 @@ def _make_chunk(tasks: Sequence[_Task], settings: ViewSettings, contain: bool) -
 
 @lru_cache
 def _load_tables(settings: ViewSettings) -> None:
-    """Let RDKit read its tables here, once, for all child processes: 20 ms that each would take."""
+    """Load RDKit's tables once for all child processes, each of which would need 20 ms for it."""
     _make(_Task("CC(=O)Nc1ccc(O)cc1"), settings)
 
 
 def _made_chunk(
     tasks: Sequence[_Task], settings: ViewSettings, contain: bool, background: bool, owner: int
 ) -> list[bytes]:
-    """Work of one worker, for the process `owner`."""
+    """Make one chunk in a worker of the process `owner`."""
     if background and hasattr(os, "nice"):
         os.nice(max(0, _NICE - os.nice(0)))
     if multiprocessing.current_process().name.startswith("LokyProcess"):
@@ -420,7 +420,7 @@ def _made_chunk(
 
 @lru_cache
 def _end_with(owner: int) -> None:
-    """End this worker when the process that it works for is gone: killed, it could not say so."""
+    """End this worker when its owner is gone, which a killed owner could not announce."""
 
     def watch() -> None:
         while os.getppid() == owner:
@@ -431,7 +431,7 @@ def _end_with(owner: int) -> None:
 
 
 def _pack(record: MoleculeViews, settings: ViewSettings) -> bytes:
-    """Compact form of a record; of one that is too large for it, a flag."""
+    """Return the compact form of a record; of a flagged one if it is too large."""
     try:
         return record.to_bytes()
     except ValueError as error:
@@ -439,5 +439,5 @@ def _pack(record: MoleculeViews, settings: ViewSettings) -> bytes:
 
 
 def _flagged(smiles: str, reason: object, settings: ViewSettings) -> MoleculeViews:
-    """Record of a row that is no molecule."""
+    """Return the flagged record of a row without views."""
     return MoleculeViews.unreadable(smiles, str(reason)[:_MAX_REASON], settings.modalities)

@@ -1,8 +1,8 @@
 """The 3D conformer of a molecule: seeded embedding, fallbacks, reasons, and a budget.
 
 Most molecules embed in milliseconds, a few (large peptides, cages, crowded macrocycles) never
-do. Each stage is therefore bounded by numbers of atoms and of attempts first, so that the result
-does not depend on how fast the machine is, and by time only behind that.
+do. Each stage is therefore limited first by numbers of atoms and of attempts, so that the result
+does not depend on the speed of the machine, and only then by time.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 from deepchem_mmsa.rdkit_log import quiet
 from deepchem_mmsa.views.topology import canonical_order, conformer_3d
 
-#: Seconds of processor time for one molecule before its embedding is given up.
+#: Seconds of processor time per molecule before embedding is abandoned.
 DEFAULT_TIMEOUT = 5.0
-#: Largest molecules that are tried, in atoms without added hydrogens. RDKit looks at the clock
-#: only between attempts, of which one takes 2 s for 360 atoms and 9 s for 480; and the record of
-#: a larger one would pass 8 KB.
+#: Most atoms, without added hydrogens, of a molecule that is embedded. RDKit checks the time only
+#: between attempts, one of which takes 2 s for 360 atoms and 9 s for 480; and the record of a
+#: larger molecule would exceed 8 KB.
 MAX_EMBEDDED_ATOMS = 330
 #: Distance between the nearest faces of neighbouring fragments' bounding boxes, Å.
 FRAGMENT_GAP = 3.5
-#: Coordinates are multiples of this many Å (exactly, in float32): it takes a third off a record,
-#: and a conformer is not known to a thousandth of an Ångström.
+#: Coordinates are multiples of this many Å (exactly, in float32): records are a third smaller,
+#: and conformers are not accurate to a thousandth of an Ångström anyway.
 RESOLUTION = 1 / 1024
-#: Conformers of more points are kept without added hydrogens, so that a record stays small.
+#: Conformers of more points are stored without added hydrogens, to keep records small.
 MAX_POINTS_WITH_HYDROGENS = 400
-#: Gradient at which the first stage stops refining; RDKit's own is 0.001. It saves an eighth of
-#: an embedding and moves bond lengths by a hundredth of an Ångström (measured by
-#: examples/benchmarks/featurization.py). Large molecules, which come to later stages, need
-#: RDKit's: stopped early, they fail its test of the energy.
+#: Gradient at which the first stage stops refining; RDKit's default is 0.001. It saves an eighth
+#: of the time and moves bond lengths by a hundredth of an Ångström (measured by
+#: examples/benchmarks/featurization.py). Large molecules, which reach later stages, need RDKit's
+#: default: stopped early, they fail its energy check.
 FORCE_TOLERANCE = 0.0135
 _FORCE_FIELD_STEPS = 200
-_WALL_TIME = 10  # RDKit's own clock is the wall's: as many times the budget
+_WALL_TIME = 10  # RDKit's timeout is in wall time: this multiple of the budget
 
 
 class Conformer(NamedTuple):
-    """Atoms in space.
+    """Atomic numbers and coordinates.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class ConformerError(ValueError):
 
 
 class _Stage(NamedTuple):
-    """One way of embedding: what it is called, whom it is for, how often it may try."""
+    """One way of embedding: its name, options, largest molecule and number of attempts."""
 
     name: str
     torsions: bool  # ETKDGv3's knowledge of torsions and rings; plain distance geometry if not
@@ -70,7 +70,7 @@ class _Stage(NamedTuple):
     hydrogens: bool  # embed with hydrogens; if not they are added afterwards
     max_points: int  # atoms of the embedded molecule
     attempts: int
-    tolerance: float = 0.001  # gradient at which refining stops; RDKit's own
+    tolerance: float = 0.001  # gradient at which refining stops; RDKit's default
 
 
 _STAGES = (
@@ -88,13 +88,13 @@ def conformer(
     timeout: float = DEFAULT_TIMEOUT,
     optimize: bool = False,
 ) -> Conformer:
-    """Coordinates of a molecule's atoms and hydrogens.
+    """Return coordinates of a molecule's atoms and hydrogens.
 
-    A three-dimensional conformer that the molecule carries is used. Otherwise each
+    A three-dimensional conformer of the molecule itself is used if there is one. Otherwise each
     fragment is embedded by ETKDGv3 (Wang et al., J. Chem. Inf. Model. 2020), failing that from
-    random coordinates, failing that by plain distance geometry, at last without hydrogens, which
-    are then placed by geometry; large molecules begin further down, since the first stages would
-    only cost them time. Fragments of a salt stand side by side along x.
+    random coordinates, then by plain distance geometry, and finally without hydrogens, which are
+    added by geometry afterwards; large molecules start at a later stage, because the first ones
+    would only cost time. Fragments of a salt are placed side by side along x.
 
     Parameters
     ----------
@@ -104,10 +104,10 @@ def conformer(
     seed : int, optional
         Non-negative seed; the same molecule and seed give the same coordinates.
     timeout : float, optional
-        Seconds of processor time before it is given up, looked at between attempts.
+        Seconds of processor time before embedding is abandoned, checked between attempts.
     optimize : bool, optional
-        Relax an embedded conformer by MMFF94, or UFF where MMFF94 lacks parameters. It costs
-        about as much again.
+        Relax an embedded conformer by MMFF94, or UFF where MMFF94 lacks parameters. This about
+        doubles the cost.
 
     Returns
     -------
@@ -117,7 +117,7 @@ def conformer(
     Raises
     ------
     ConformerError
-        With the reason: too many atoms, the attempts or the time ran out.
+        With the reason: too many atoms, or attempts or time exhausted.
     ValueError
         If `seed` or `timeout` is negative.
 
@@ -136,7 +136,7 @@ def conformer(
         raise ConformerError(
             f"{molecule.GetNumAtoms()} heavy atoms; up to {MAX_EMBEDDED_ATOMS} are embedded"
         )
-    # Time of this thread, not of the wall: a busy machine must not give other records.
+    # Thread time, not wall time: records must not depend on the load of the machine.
     deadline = time.thread_time() + timeout
     with quiet():
         indices: list[tuple[int, ...]] = []
@@ -148,7 +148,7 @@ def conformer(
 
 
 def supplied_conformer(molecule: Chem.Mol) -> Conformer | None:
-    """Coordinates that a molecule came with, in canonical order.
+    """Return the coordinates that a molecule was read with, in canonical order.
 
     Parameters
     ----------
@@ -158,13 +158,13 @@ def supplied_conformer(molecule: Chem.Mol) -> Conformer | None:
     Returns
     -------
     Conformer or None
-        ``None`` if the molecule carries no three-dimensional conformer. Coordinates are the
-        supplied ones; hydrogens that were not given are placed by geometry.
+        ``None`` if the molecule has no three-dimensional conformer, or its atoms cannot be
+        matched. Hydrogens that were not given are placed by geometry.
 
     Raises
     ------
     ValueError
-        If the molecule cannot be sanitized.
+        If the molecule cannot be sanitized, or has no atom or too many.
 
     Examples
     --------
@@ -208,7 +208,7 @@ def supplied_conformer(molecule: Chem.Mol) -> Conformer | None:
 
 
 def _finished(points: Conformer, n_atoms: int) -> Conformer:
-    """Return the points as records keep them: rounded, the largest without added hydrogens."""
+    """Return the points as records store them: rounded, large ones without added hydrogens."""
     numbers, coordinates = points
     if len(numbers) > MAX_POINTS_WITH_HYDROGENS:
         numbers, coordinates = numbers[:n_atoms], coordinates[:n_atoms]
@@ -216,7 +216,7 @@ def _finished(points: Conformer, n_atoms: int) -> Conformer:
 
 
 def _with_coordinates(molecule: Chem.Mol) -> Conformer:
-    """Conformer that `molecule` carries, with the hydrogens that it lacks."""
+    """Return the conformer of `molecule`, with the hydrogens that it lacks."""
     with quiet():
         whole = Chem.AddHs(molecule, addCoords=True)
     source = conformer_3d(whole)
@@ -262,12 +262,12 @@ def _embed(
 
 
 def _attempt(molecule: Chem.Mol, stage: _Stage, seed: int, remaining: float) -> str:
-    """Embed `molecule` in place; return why that failed, or nothing."""
+    """Embed `molecule` in place; return why that failed, or an empty string."""
     parameters = rdDistGeom.ETKDGv3() if stage.torsions else rdDistGeom.EmbedParameters()
     parameters.optimizerForceTol = stage.tolerance
     parameters.useRandomCoords = stage.random
     parameters.maxIterations = stage.attempts
-    # RDKit takes seed 0 for 1, and a negative one for none.
+    # RDKit treats seed 0 as 1, and a negative seed as none.
     parameters.randomSeed = seed % ((1 << 31) - 1) + 1
     parameters.numThreads = 1
     parameters.trackFailures = True

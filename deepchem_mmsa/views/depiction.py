@@ -1,8 +1,8 @@
-"""The picture of a molecule: drawing, decoding, and augmentation for training.
+"""The image of a molecule: drawing, decoding, and augmentation for training.
 
-A picture is kept as a PNG with a fixed palette: white, greys, and a few shades of each colour in
+An image is stored as a PNG with a fixed palette: white, greys, and a few shades of each colour in
 which elements are drawn. That is a quarter of the size of the same drawing in true colour, and
-no element loses its colour, as a palette chosen by frequency would let it.
+no element loses its colour, as could happen with a palette chosen by frequency.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SIZE = 224
 MIN_SIZE, MAX_SIZE = 16, MAX_IMAGE_SIZE
-#: Laying out as many takes 4 s, and more gives one black spot.
+#: The layout of this many takes 4 s, and more atoms give one black spot.
 MAX_DRAWN_ATOMS = 1000
 
 # Drawn colours in 0..1; every other element is black.
@@ -40,11 +40,11 @@ _COLOURS: dict[tuple[int, ...], tuple[float, float, float]] = {
     (35,): (0.5, 0.3, 0.1),  # Br
     (53,): (0.63, 0.12, 0.94),  # I
 }
-# Levels between white and full colour, of blacks and of each other colour: 19 entries. Where
-# hundreds of atoms crowd, every pixel is an edge, and no level between keeps the picture small.
+# Levels from white to full colour, for black and for each other colour: 19 entries. Where
+# hundreds of atoms crowd, every pixel is an edge; without levels in between images stay small.
 _LEVELS, _COARSE_LEVELS = (4, 2), (1, 1)
 _CROWDED_ATOMS = 150
-_GREY = 0.2  # probability of losing the colours
+_GREY = 0.2  # probability of conversion to grey
 _TILT, _ZOOM, _SHIFT = 15.0, 0.1, 0.05  # degrees, shares of the side
 
 
@@ -100,15 +100,15 @@ def draw(molecule: Chem.Mol, size: int = DEFAULT_SIZE) -> bytes:
 
 
 def decode(picture: bytes, size: int | None = None) -> np.ndarray:
-    """Pixels of a compressed picture.
+    """Decode a PNG to pixels.
 
     Parameters
     ----------
     picture : bytes
-        A PNG, of :func:`draw` or any other square one.
+        A square PNG, of :func:`draw` or any other.
     size : int, optional
-        Pixels per side that are wanted; another size is resampled by area. The picture's own
-        size if not given.
+        Pixels per side of the result, resampled by area where they differ; by default those of
+        the image.
 
     Returns
     -------
@@ -118,8 +118,8 @@ def decode(picture: bytes, size: int | None = None) -> np.ndarray:
     Raises
     ------
     ValueError
-        If it is not a PNG, is damaged, not square, or larger than 4096 × 4096 pixels; the
-        dimensions are looked at before anything is decompressed.
+        If it is not a PNG, is damaged, not square, or larger than 4096 × 4096 pixels (checked
+        before anything is decompressed), or `size` is out of its range.
 
     Examples
     --------
@@ -149,7 +149,7 @@ def decode(picture: bytes, size: int | None = None) -> np.ndarray:
 
 
 def picture_size(picture: bytes) -> int:
-    """Return the pixels per side that stand in a PNG's header; nothing is decoded.
+    """Return the pixels per side from a PNG's header, without decoding.
 
     Examples
     --------
@@ -161,24 +161,24 @@ def picture_size(picture: bytes) -> int:
 
 
 def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Change pictures in ways that do not change the molecule.
+    """Augment images in ways that do not change the molecule.
 
-    Each picture is turned by up to 15°, scaled by up to 10 %, shifted by up to 5 % of its side,
-    and loses its colours (p = 0.2): mild changes, for every drawing that will ever be predicted
-    has RDKit's canonical orientation. It is never mirrored: with its wedges as they are, the
-    mirror image of a drawing depicts the other enantiomer.
+    Each image is rotated by up to 15°, scaled by up to 10 %, shifted by up to 5 % of its side,
+    and converted to grey (p = 0.2): mild changes, because at prediction every drawing has
+    RDKit's canonical orientation. It is never mirrored: with unchanged wedges, the mirror image
+    of a drawing depicts the other enantiomer.
 
     Parameters
     ----------
     images : torch.Tensor
         ``[B, 3, S, S]``, uint8 or floating point, 0..255, white background.
     generator : torch.Generator
-        On the CPU. The result is a function of the pictures and of its state only.
+        On the CPU. The result depends on the images and on its state only.
 
     Returns
     -------
     torch.Tensor
-        New pictures, of the shape, type and device of `images`.
+        New images, of the shape, type and device of `images`.
 
     Examples
     --------
@@ -203,7 +203,7 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     x, y = ((2 * move - 1) * 2 * _SHIFT for move in (right, down))
     rows = [torch.stack([cos, -sin, x], 1), torch.stack([sin, cos, y], 1)]
     theta = torch.stack(rows, 1).to(images.device)
-    # Ink instead of light: what grid_sample fills in from outside is 0, that is, white.
+    # Ink instead of light: the zeros that grid_sample pads with are then white.
     ink = 255.0 - images.float()
     grid = functional.affine_grid(theta, list(ink.shape), align_corners=False)
     ink = functional.grid_sample(ink, grid, padding_mode="zeros", align_corners=False)
@@ -217,7 +217,7 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _drawn(molecule: Chem.Mol, size: int) -> rdMolDraw2D.MolDraw2DCairo:
-    """RDKit's drawing; every option that another program could have set globally is set here."""
+    """Draw with RDKit, independently of options that were set globally."""
     molecule.RemoveAllConformers()
     # Not the generator that rdDepictor.SetPreferCoordGen may have chosen.
     rdDepictor.Compute2DCoords(molecule, canonOrient=True, forceRDKit=True)
@@ -265,7 +265,7 @@ def _palette_image(greys: int, shades: int) -> Image.Image:
 
 
 def atom_positions(molecule: Chem.Mol, size: int = DEFAULT_SIZE) -> np.ndarray:
-    """Where :func:`draw` puts the atoms of a molecule.
+    """Return the positions at which :func:`draw` puts the atoms of a molecule.
 
     Parameters
     ----------
@@ -278,12 +278,12 @@ def atom_positions(molecule: Chem.Mol, size: int = DEFAULT_SIZE) -> np.ndarray:
     -------
     np.ndarray
         float64 ``[n_atoms, 2]``: x to the right and y downwards, in pixels from the upper left
-        corner of the picture; the middle of its first pixel is (0.5, 0.5).
+        corner of the image; the centre of its first pixel is (0.5, 0.5).
 
     Raises
     ------
     DepictionError
-        As :func:`draw` does.
+        As :func:`draw`.
 
     Examples
     --------

@@ -1,12 +1,12 @@
-"""Fingerprint and descriptors of a molecule: what chemists computed before networks learned.
+"""Fingerprint and descriptors of a molecule: the features of classical QSAR models.
 
 ECFP4 (Rogers and Hahn, J. Chem. Inf. Model. 2010, 50, 742) as counts of atom environments, and
-RDKit's two-dimensional descriptors. A forest on these is the bar that most published networks
-do not clear, so they are offered to the network as a fourth view.
+RDKit's two-dimensional descriptors. A random forest on these is a baseline that most published
+networks do not beat, so they are offered to the network as a fourth view.
 
-Neither tells stereoisomers apart (one descriptor counts the centres that are left open), as in
-the baselines that they are compared with: stereochemistry reaches the network through graph and
-conformer, and bits that split by it would be rarer in small sets.
+Neither distinguishes stereoisomers (one descriptor counts unspecified centres), as in the
+baselines that they are compared with: stereochemistry reaches the network through graph and
+conformer, and chiral bits would be rarer in small data sets.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from deepchem_mmsa.rdkit_log import quiet
 
 RADIUS = 2
 MAX_ATOMS = 1000
-"""Beyond it, descriptors on distance matrices take many seconds."""
+"""Above it, descriptors of distance matrices take many seconds."""
 _MAX_ATOMS_OF = {"AvgIpc": 150, "Ipc": 150}  # characteristic polynomials: n^4
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -65,7 +65,7 @@ fr_thiocyan fr_thiophene fr_unbrch_alkane fr_urea
 """Names of the columns of :func:`descriptors`, functions of ``rdkit.Chem.Descriptors``."""
 
 _FUNCTIONS: dict[str, Callable[..., float]] = dict(Descriptors.descList)
-# Each of the four would compute the indices of all atoms anew; RDKit keeps them if it is let.
+# By default each of the four recomputes the indices of all atoms; force=False caches them.
 _FUNCTIONS |= {
     name: partial(_FUNCTIONS[name], force=False)
     for name in ("MaxEStateIndex", "MinEStateIndex", "MaxAbsEStateIndex", "MinAbsEStateIndex")
@@ -74,18 +74,18 @@ _FUNCTIONS |= {
 
 
 class FingerprintError(ValueError):
-    """A molecule of which this view is not made, and why."""
+    """The fingerprint cannot be computed; the message is the reason."""
 
 
 class Fingerprint(NamedTuple):
-    """The view.
+    """The fingerprint view of a molecule.
 
     Attributes
     ----------
     bits : np.ndarray
         uint16 ``[n_bits]``, the set positions of the folded fingerprint, ascending.
     counts : np.ndarray
-        uint8 ``[n_bits]``, how many atom environments fell on each, at most 255.
+        uint8 ``[n_bits]``, number of atom environments at each, at most 255.
     descriptors : np.ndarray
         float32 ``[217]`` in the order of :data:`DESCRIPTORS`; NaN where one is not defined.
     """
@@ -111,7 +111,7 @@ def fingerprint(molecule: Chem.Mol) -> Fingerprint:
     Raises
     ------
     FingerprintError
-        For more than 1,000 atoms (hydrogens are none, but for isotopes).
+        For more than 1,000 atoms (of hydrogens only isotopes count).
 
     Examples
     --------
@@ -147,7 +147,7 @@ def ecfp_counts(molecule: Chem.Mol) -> tuple[np.ndarray, np.ndarray]:
     >>> ecfp_counts(Chem.MolFromSmiles("CCCC"))[1].tolist()
     [2, 2, 1, 2, 2]
     """
-    # Made here, for a generator cannot be shared between threads; it costs microseconds.
+    # Made here, because a generator cannot be shared between threads; it costs microseconds.
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=RADIUS, fpSize=FINGERPRINT_SIZE)
     found = generator.GetCountFingerprint(molecule).GetNonzeroElements()
     bits = np.array(sorted(found), dtype=np.uint16)
@@ -168,7 +168,7 @@ def descriptors(molecule: Chem.Mol) -> np.ndarray:
     np.ndarray
         float32 ``[217]`` in the order of :data:`DESCRIPTORS`: NaN where RDKit defines no value
         (partial charges of metals), where it would take too long, or where the installed
-        version lacks the function; values beyond float32 at its limits.
+        version lacks the function; values beyond float32 are clipped.
 
     Examples
     --------
@@ -176,7 +176,7 @@ def descriptors(molecule: Chem.Mol) -> np.ndarray:
     >>> int(values["HeavyAtomCount"]), bool(np.isnan(values["BCUT2D_MWHI"]))
     (2, True)
     """
-    copy = Chem.Mol(molecule)  # RDKit writes charges and indices of its own on the atoms
+    copy = Chem.Mol(molecule)  # RDKit stores charges and indices on the atoms
     n = copy.GetNumAtoms()
     values = np.full(N_DESCRIPTORS, np.nan)
     with quiet():

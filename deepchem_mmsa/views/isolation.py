@@ -1,9 +1,9 @@
-"""Work that may crash, in a child process: a crash costs one item, and says so.
+"""Run work that may crash in a child process: a crash costs one item, which is reported.
 
 RDKit is C++: a molecule that overflows its stack or its memory ends the whole process, and no
-Python code can catch that or interrupt a call that does not return. So items are worked on in a
-forked child, which inherits everything loaded and costs a few milliseconds; each finished item
-comes back at once, and when the child dies, the item that it was at is known.
+Python code can catch that or interrupt a call that does not return. So items are processed in a
+forked child, which inherits everything loaded and costs a few milliseconds; each result is sent
+at once, so that when the child dies, the item that it was processing is known.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from typing import TypeVar
 T = TypeVar("T")
 
 AVAILABLE = hasattr(os, "fork")
-"""Whether this system can fork; on Windows nothing is contained."""
+"""Whether this system can fork; on Windows nothing is isolated."""
 
 _MESSAGE = struct.Struct("<BQ")  # kind, bytes that follow
 _RESULT, _FAULT = 0, 1
-_PATIENCE = 10  # a child that sleeps, as one that waits for a lock does, has so many times longer
+_PATIENCE = 10  # wall time per processor time, for a child that sleeps or waits for a lock
 
 
 class Lost(str):
-    """Why an item has no result: what its process died of."""
+    """Why an item has no result, such as the signal that ended its process."""
 
 
 def isolated(
@@ -45,18 +45,18 @@ def isolated(
     work : callable
         Item → bytes. Nothing that it changes is seen by this process.
     seconds : float
-        Processor time for one item, whatever else the machine is doing.
+        Processor time per item; the wall time is limited to ten times as much.
 
     Yields
     ------
     bytes or Lost
         :class:`Lost` for an item that ended its process twice (once may be chance, such as
-        memory that others had taken), or whose time ran out.
+        memory that others had taken), or that exceeded its time.
 
     Raises
     ------
     RuntimeError
-        If `work` raises: that is a fault of the program, and its traceback is the message.
+        If `work` raises, which is a bug; the message is its traceback.
 
     Examples
     --------
@@ -94,7 +94,7 @@ class _Child:
         os.close(sink)
 
     def results(self) -> Iterator[bytes]:
-        """Yield what comes, until the child is through or dead."""
+        """Yield results until the child has finished or died."""
         while header := self._read(_MESSAGE.size):
             kind, size = _MESSAGE.unpack(header)
             body = self._read(size)
@@ -105,15 +105,15 @@ class _Child:
             yield body
 
     def end(self) -> str:
-        """Make sure that it is gone; return what it died of."""
+        """Make sure that the child has ended; return why it did."""
         os.close(self._source)
         try:
             ended, status = os.waitpid(self._pid, os.WNOHANG)
             if not ended:
-                # It is through and about to exit, or nobody wants its results any more.
+                # It has finished and is about to exit, or its results are no longer wanted.
                 os.kill(self._pid, signal.SIGKILL)
                 _, status = os.waitpid(self._pid, 0)
-        except ChildProcessError:  # somebody else in this process has waited for it
+        except ChildProcessError:  # other code in this process has waited for it
             return "its process ended"
         code = os.waitstatus_to_exitcode(status)
         self.out_of_time |= -code == signal.SIGXCPU
@@ -141,8 +141,8 @@ class _Child:
 def _work_and_exit(
     items: Sequence[T], work: Callable[[T], bytes], seconds: float, sink: int
 ) -> None:
-    """Life of the child; it never returns."""
-    import resource  # as fork, not on Windows
+    """Run the child; this never returns."""
+    import resource  # like fork, not on Windows
 
     code = 1
     try:

@@ -1,4 +1,4 @@
-"""What to make of a molecule: which views, and how."""
+"""Settings of the views: which to make, and how."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 MAX_TIMEOUT = 86_400.0
-"""Seconds for a conformer: a day, which is no limit."""
+"""Most seconds for a conformer: a day, in effect no limit."""
 
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """What to make of a molecule.
+    """Which views to make of a molecule, and how.
 
     Parameters
     ----------
@@ -27,18 +27,18 @@ class ViewSettings:
         Any of ``"image"``, ``"graph"``, ``"geometry"``, ``"fingerprint"``, at least one; the
         first three by default.
     image_size : int, optional
-        Pixels per side of the picture.
+        Pixels per side of the image.
     seed : int, optional
         Seed of the conformer.
     conformer_timeout : float, optional
-        Seconds per molecule before its conformer is given up, up to a day.
+        Seconds of processor time per molecule before its conformer is abandoned, up to a day.
     optimize_conformer : bool, optional
         Relax the conformer by a force field.
 
     Raises
     ------
     ValueError
-        If a value is out of its range; an unknown modality is named with the known ones.
+        If a value is out of range, or a modality is unknown (the message lists the known ones).
 
     Examples
     --------
@@ -63,7 +63,7 @@ class ViewSettings:
             raise ValueError(f"no modality given: choose from {', '.join(MODALITIES)}")
         ordered = tuple(name for name in MODALITIES if name in given)
         object.__setattr__(self, "modalities", ordered)
-        for name in ("image_size", "seed"):  # NumPy's numbers are none to RDKit and to JSON
+        for name in ("image_size", "seed"):  # RDKit and JSON do not take NumPy's numbers
             value = getattr(self, name)
             if value != int(value):
                 raise ValueError(f"{name} must be a whole number, got {value}")
@@ -84,13 +84,13 @@ class ViewSettings:
 
     @classmethod
     def of(cls, config: MMSAConfig, drawn: int = 0) -> Self:
-        """Return the views that a network reads.
+        """Return the settings for the views that a network reads.
 
         Parameters
         ----------
         config : MMSAConfig
         drawn : int, optional
-            Side of the pictures that it was trained on, where that is known; they are drawn at
-            this size and resampled to the one that the encoder sees.
+            Side of the images that it was trained on, if known; images are drawn at this size
+            and resampled to the one that the encoder sees.
         """
         return cls(config.modalities, drawn or config.image_size)

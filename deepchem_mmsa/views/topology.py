@@ -1,6 +1,6 @@
 """The 2D graph of a molecule: canonical atom order, and atoms and bonds as vocabulary indices.
 
-The vocabularies stand in :mod:`deepchem_mmsa.molecule`. The first two columns of each table are
+The vocabularies are those of :mod:`deepchem_mmsa.molecule`. The first two columns of each table are
 the features of Hu et al., *Strategies for Pre-training Graph Neural Networks* (ICLR 2020).
 """
 
@@ -14,15 +14,15 @@ from deepchem_mmsa.molecule import ATOM_FEATURES, BOND_FEATURES
 from deepchem_mmsa.rdkit_log import errors, quiet
 
 DUMMY_ATOM = 118
-#: Atoms of one molecule. RDKit's time to order them grows with their square (some seconds here),
-#: and from about 15,000 in a chain it overflows the stack, which ends the process.
+#: Most atoms of one molecule. RDKit's canonical ordering takes quadratic time (some seconds here),
+#: and from about 15,000 atoms in a chain it overflows the stack, which ends the process.
 MAX_ATOMS = 5000
-#: Atoms of a molecule object with its hydrogens, most of which are removed.
+#: Most atoms of a molecule object with its hydrogens, most of which are removed.
 MAX_GIVEN = 4 * MAX_ATOMS
-#: Characters of a SMILES: 5,000 atoms with their stereochemistry need no more. Parsing nested
-#: branches by the hundred thousand does not end.
+#: Most characters of a SMILES: 5,000 atoms with their stereochemistry need no more. Parsing
+#: hundreds of thousands of nested branches does not end.
 MAX_CHARACTERS = 20_000
-#: Å; what lies farther out is no molecule, and single precision could not tell its atoms apart.
+#: Å; coordinates beyond it are not those of a molecule, and single precision is too coarse.
 MAX_COORDINATE = 1e5
 # RDKit's labeller needs about a second for 1,250,000 steps; drug-like molecules need hundreds.
 _CIP_STEPS = 125_000
@@ -56,12 +56,12 @@ _STEREO = {
 
 
 def read_smiles(smiles: object) -> Chem.Mol:
-    """Parse and sanitize a SMILES, or say why it cannot be read.
+    """Parse and sanitize a SMILES.
 
     Parameters
     ----------
     smiles : object
-        The text; anything else is refused with its type.
+        The text; another type is an error that names it.
 
     Returns
     -------
@@ -71,7 +71,8 @@ def read_smiles(smiles: object) -> Chem.Mol:
     Raises
     ------
     ValueError
-        With RDKit's own reason. RDKit's log stays quiet.
+        If it cannot be read, with RDKit's reason (its log stays quiet); if it is not text, is
+        empty, too long, or holds a character that SMILES lacks.
 
     Examples
     --------
@@ -87,10 +88,10 @@ def read_smiles(smiles: object) -> Chem.Mol:
         raise ValueError("the SMILES is empty")
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"a SMILES of {len(text)} characters; up to {MAX_CHARACTERS} are read")
-    if "\0" in text:  # RDKit would read what stands before it, and say nothing of the rest
+    if "\0" in text:  # RDKit would silently ignore it and what follows
         raise ValueError(f"a SMILES cannot hold a NUL character: {text!r:.60}")
     word = text.split(None, 1)[0]  # a name may follow, in any script
-    if not word.isascii() or not word.isprintable():  # at its ends RDKit would pass over them
+    if not word.isascii() or not word.isprintable():  # at its ends RDKit would skip them
         strange = next(c for c in word if not c.isascii() or not c.isprintable())
         raise ValueError(f"a SMILES cannot hold the character {strange!a}: {text!a:.60}")
     with quiet():
@@ -101,16 +102,16 @@ def read_smiles(smiles: object) -> Chem.Mol:
 
 
 def canonical(molecule: object) -> Chem.Mol:
-    """Bring a molecule into the one atom order that all its writings share.
+    """Return a molecule in canonical atom order, independent of how it was written.
 
     It is written as canonical isomeric SMILES, without atom-map numbers and without explicit
-    hydrogens that SMILES does not need, and read again, until that changes nothing more.
+    hydrogens that SMILES does not need, and read again, until nothing changes.
 
     Parameters
     ----------
     molecule : str or rdkit.Chem.Mol
-        SMILES or molecule; a molecule need not be sanitized (DeepChem's ``SDFLoader`` hands
-        out such) and is not changed.
+        SMILES or molecule; a molecule need not be sanitized (those of DeepChem's ``SDFLoader``
+        are not) and is not changed.
 
     Returns
     -------
@@ -149,7 +150,7 @@ def canonical(molecule: object) -> Chem.Mol:
 
 
 def canonical_order(molecule: object) -> tuple[Chem.Mol, list[int] | None]:
-    """Do what :func:`canonical` does, and say where each atom comes from.
+    """Return a molecule in canonical order, and the original index of each atom.
 
     Parameters
     ----------
@@ -165,7 +166,7 @@ def canonical_order(molecule: object) -> tuple[Chem.Mol, list[int] | None]:
     Raises
     ------
     ValueError
-        As :func:`canonical` does.
+        As :func:`canonical`.
     """
     if isinstance(molecule, Chem.Mol):
         current, start = _sanitized_heavy(molecule)
@@ -177,12 +178,12 @@ def canonical_order(molecule: object) -> tuple[Chem.Mol, list[int] | None]:
 
 
 def canonical_with_smiles(smiles: object) -> tuple[Chem.Mol, str]:
-    """Do what :func:`canonical` does for a SMILES, and say how the result is written.
+    """Return the molecule of a SMILES in canonical order, and its canonical SMILES.
 
     Parameters
     ----------
     smiles : object
-        As of :func:`read_smiles`.
+        See :func:`read_smiles`.
 
     Returns
     -------
@@ -192,7 +193,7 @@ def canonical_with_smiles(smiles: object) -> tuple[Chem.Mol, str]:
     Raises
     ------
     ValueError
-        As :func:`canonical` does.
+        As :func:`canonical`.
 
     Examples
     --------
@@ -216,9 +217,9 @@ def _read_unmapped(smiles: object) -> Chem.Mol:
 def _settled(
     current: Chem.Mol, order: list[int] | None, text: str = ""
 ) -> tuple[Chem.Mol, str, list[int] | None]:
-    """Write and read a molecule, read from `text`, until that changes nothing.
+    """Write and read a molecule, read from `text`, until nothing changes.
 
-    The order of its atoms is followed if given.
+    The order of its atoms is tracked if given.
     """
     if not 0 < current.GetNumAtoms() <= MAX_ATOMS:
         raise ValueError(f"a molecule of {current.GetNumAtoms()} atoms; 1 to {MAX_ATOMS} are read")
@@ -240,13 +241,13 @@ def _settled(
         smiles = again
         if smiles in seen:
             break
-    # A cycle of writings: any fixed choice among them is as canonical as another.
+    # The SMILES repeat in a cycle: any fixed choice among them is canonical.
     current, order = seen[min(seen)]
     return current, Chem.MolToSmiles(current), order
 
 
 def conformer_3d(molecule: Chem.Mol) -> Chem.Conformer | None:
-    """First conformer that is truly three-dimensional.
+    """Return the first conformer that is really three-dimensional.
 
     Parameters
     ----------
@@ -256,9 +257,9 @@ def conformer_3d(molecule: Chem.Mol) -> Chem.Conformer | None:
     Returns
     -------
     rdkit.Chem.Conformer or None
-        ``None`` if there is none, if a coordinate is not below :data:`MAX_COORDINATE`, or if
-        atoms that should be apart all lie at one point, as in files that carry a 3D flag and no
-        coordinates.
+        ``None`` if there is none. A conformer does not count if a coordinate is not below
+        :data:`MAX_COORDINATE`, or if several atoms all lie at one point, as in files with a 3D
+        flag but no coordinates.
     """
     for conformer in molecule.GetConformers():
         if conformer.Is3D():
@@ -271,20 +272,20 @@ def conformer_3d(molecule: Chem.Mol) -> Chem.Conformer | None:
 
 
 def topology(molecule: Chem.Mol) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Atoms and bonds of a molecule as vocabulary indices, in the molecule's own order.
+    """Return atoms and bonds of a molecule as vocabulary indices, in the molecule's order.
 
     Parameters
     ----------
     molecule : rdkit.Chem.Mol
-        A sanitized molecule, best in the order of :func:`canonical`.
+        A sanitized molecule, preferably in the order of :func:`canonical`.
 
     Returns
     -------
     atoms : np.ndarray
         uint8 ``[n_atoms, 9]``, columns of :data:`deepchem_mmsa.molecule.ATOM_FEATURES`.
     bond_atoms : np.ndarray
-        uint16 ``[n_bonds, 2]``, each bond once, from its first atom to its second, to which
-        its direction refers.
+        uint16 ``[n_bonds, 2]``, each bond once, from its begin atom to its end atom, the
+        order to which its direction refers.
     bonds : np.ndarray
         uint8 ``[n_bonds, 5]``, columns of :data:`deepchem_mmsa.molecule.BOND_FEATURES`.
 
@@ -333,8 +334,8 @@ def topology(molecule: Chem.Mol) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _cip_labels(molecule: Chem.Mol, centres: list[int]) -> dict[int, int]:
     """Vocabulary index of each tetrahedral centre's R or S, by the accurate algorithm.
 
-    It is asked only about centres that are there, and its steps are bounded, for it can take
-    hours over highly symmetric cages; those keep no label rather than RDKit's older, wrong one.
+    Only the given centres are labelled, and the number of steps is bounded, because highly
+    symmetric cages can take hours; those get no label rather than RDKit's older, wrong one.
     """
     if not centres:
         return {}
@@ -355,10 +356,10 @@ def _cip_labels(molecule: Chem.Mol, centres: list[int]) -> dict[int, int]:
 
 
 def written(molecule: Chem.Mol) -> str:
-    """Return the SMILES of a molecule, sanitized or not; empty where there is none to be had.
+    """Return the SMILES of a molecule, sanitized or not; empty if RDKit cannot write one.
 
-    RDKit walks from neighbour to neighbour, and a molecule of too many atoms would overflow the
-    stack (see :data:`MAX_ATOMS`); those at the end of a single bond make it no deeper.
+    RDKit recurses from neighbour to neighbour, and a molecule of too many atoms would overflow
+    the stack (see :data:`MAX_ATOMS`); terminal atoms do not add to the depth.
 
     Examples
     --------
@@ -396,7 +397,7 @@ def _sanitized_heavy(molecule: Chem.Mol) -> tuple[Chem.Mol, list[int]]:
 
 
 def _perceive_stereo(molecule: Chem.Mol) -> None:
-    """Do for a molecule block read without sanitizing what reading with it would have done."""
+    """Perceive the stereochemistry of a molecule that was read without sanitizing."""
     if conformer_3d(molecule) is not None:
         Chem.AssignStereochemistryFrom3D(molecule)
         return
@@ -407,7 +408,7 @@ def _perceive_stereo(molecule: Chem.Mol) -> None:
 
 
 def _why_unreadable(text: str) -> str:
-    """RDKit's reason why it does not read `text`; it gives it only to its log or in exceptions."""
+    """Return RDKit's reason for not reading `text`, which is only in its log or exceptions."""
     with quiet():
         raw = Chem.MolFromSmiles(text, sanitize=False)
         if raw is not None:
@@ -423,8 +424,8 @@ def _why_unreadable(text: str) -> str:
         for line in lines:
             if line.startswith("SMILES Parse Error"):
                 told.append(line)
-                if " for input: '" in line:  # the last that is said of a SMILES
+                if " for input: '" in line:  # the last line about a SMILES
                     if f"'{word}'" in line:
                         return told[0]
-                    told.clear()  # it was another thread's
+                    told.clear()  # from another thread
     return "SMILES Parse Error: not a SMILES that RDKit can read"

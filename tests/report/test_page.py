@@ -96,7 +96,7 @@ def test_data_of_the_script_is_the_run(read, regression):
         assert cosines == sorted(cosines, reverse=True)
     names = [mode["name"] for mode in content["modes"]]
     assert names == [
-        f"Label: {EVIL_TASK}", f"Size of the error: {EVIL_TASK}", "Split", "Nearest memory anchor"
+        f"Label: {EVIL_TASK}", f"Absolute error: {EVIL_TASK}", "Split", "Nearest memory anchor"
     ]  # fmt: skip
     circles = [d for t, d in page.tags if t == "circle" and d["class"].startswith("pt ")]
     assert all(len(mode["of"]) == len(circles) == len(molecules) for mode in content["modes"])
@@ -157,7 +157,7 @@ def test_requests_that_make_no_sense_are_refused(regression, tmp_path):
         write_report(path, model, {"test": (SMILES[:3], np.zeros((3, 2)))})
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         write_report(path, tmp_path)
-    with pytest.raises(ValueError, match="leave datasets away"):
+    with pytest.raises(ValueError, match="leave out datasets"):
         write_report(path, tmp_path, data)
     assert not path.exists()
 
