@@ -1,11 +1,11 @@
-r"""Make the table by which the fingerprint's encoder scales descriptors.
+r"""Compute the table of quantiles by which the fingerprint encoder scales descriptors.
 
     python examples/descriptor_quantiles.py --input runs/pretrain/selection.json \
         --output deepchem_mmsa/layers/descriptor_quantiles.csv
 
-15,000 of the molecules that ``pretrain.py`` chose: apart from every benchmark's held-out
-molecules, and at most 150 heavy atoms. The table travels in the state of every exported model, so
-that a new one changes new models only.
+It uses 15,000 of the molecules that ``pretrain.py`` chose, which exclude every benchmark's
+held-out molecules, with at most 150 heavy atoms. The table is stored in the state of every
+exported model, so that a new one affects new models only.
 """
 
 from __future__ import annotations

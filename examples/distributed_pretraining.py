@@ -3,11 +3,11 @@ r"""Pre-train on several processes, GPUs or machines.
     torchrun --standalone --nproc-per-node 8 examples/distributed_pretraining.py \
         --input molecules.csv.gz --model-dir runs/big --batch-size 2048
 
-``--batch-size`` is that of the whole step: the processes share it, and the result is that of
-one process with the same batch (batch norm apart, whose statistics are each process's own). Run
-the same command again after an interruption, on as many processes as there are then: it goes
-on. Without ``torchrun`` the same file trains in one process. On machines without GPUs it is
-gloo that carries the messages, with GPUs NCCL. See docs/scaling.md.
+``--batch-size`` is the total of a step: the processes share it, and the result is that of one
+process with the same batch (except for batch norm, whose statistics are per process). Run the
+same command again to resume after an interruption, on any number of processes. Without
+``torchrun`` the same file trains in one process. The backend is NCCL on GPUs, gloo on machines
+without. See docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -32,14 +32,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--input", help="table of molecules; by default 642 of FreeSolv")
     parser.add_argument("--views", help="folder of `mmsa featurize`, instead of --input")
-    parser.add_argument("--model-dir", required=True, help="a folder that all processes see")
+    parser.add_argument("--model-dir", required=True, help="a folder that all processes can access")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=256, help="of all processes together")
     parser.add_argument("--preset", default="base")
-    parser.add_argument("--tiny", action="store_true", help="a network for trying things out")
-    parser.add_argument("--jobs", type=int, default=-1, help="processes that featurize")
+    parser.add_argument("--tiny", action="store_true", help="a tiny network for quick tests")
+    parser.add_argument("--jobs", type=int, default=-1, help="processes for featurization")
     parser.add_argument(
-        "--workers", type=int, default=0, help="processes of each that collate batches, for GPUs"
+        "--workers",
+        type=int,
+        default=0,
+        help="processes that collate batches, per training process, for GPUs",
     )
     a = parser.parse_args()
 
@@ -48,7 +51,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model = MMSAModel(config, model_dir=str(folder), progress=False)
 
-    # The first process makes the views, in shards that a restarted run finds; the others wait.
+    # The first process makes the views, in shards that a resumed run reuses; the others wait.
     distributed.start(model.device)
     views = Path(a.views) if a.views else folder / "views"
     if not a.views:

@@ -1,4 +1,4 @@
-"""Why this prediction? An exported model explains what it says of molecules.
+"""Explain the predictions of an exported model.
 
     python examples/explain_molecule.py --model runs/first/model "CC(=O)Oc1ccccc1C(=O)O"
 
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--model", help="folder of save_pretrained, or the name of a shipped model")
     parser.add_argument("--task", default="0", help="number or name of the output")
     parser.add_argument("--output", type=Path, default=Path("runs/explain"))
-    parser.add_argument("--epochs", type=int, default=15, help="of the training without --model")
+    parser.add_argument("--epochs", type=int, default=15, help="for training without --model")
     parser.add_argument("--modalities", nargs="+", default=["image", "graph", "geometry"])
     arguments = parser.parse_args()
     output: Path = arguments.output

@@ -1,10 +1,10 @@
-"""The main job from beginning to end, on real molecules that need no download.
+"""The main workflow from start to end, on real molecules that need no download.
 
     python examples/first_run.py
 
 Pre-trains on ChEMBL drugs without labels, fine-tunes on measured solubilities with a scaffold
-split, and compares with a random forest on ECFP and with the mean. Leaves a table, the trained
-models and two pictures in ``runs/first``.
+split, and compares with a random forest on ECFP and with the mean. Writes a table, the trained
+models and two plots to ``runs/first``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LABELS = {
 
 
 def heavy_atoms(smiles: str) -> int:
-    """Return the number of heavy atoms; 0 for what cannot be read (the featurizer reports it)."""
+    """Return the number of heavy atoms; 0 for an unreadable SMILES (the featurizer reports it)."""
     molecule = Chem.MolFromSmiles(smiles)
     return 0 if molecule is None else molecule.GetNumHeavyAtoms()
 
@@ -39,10 +39,12 @@ def main() -> None:
     parser.add_argument("--dataset", choices=sorted(LABELS), default="solubility")
     parser.add_argument("--output", type=Path, default=Path("runs/first"))
     parser.add_argument("--pretrain-epochs", type=int, default=8)
-    parser.add_argument("--max-atoms", type=int, default=40, help="heavy atoms in pre-training")
+    parser.add_argument(
+        "--max-atoms", type=int, default=40, help="maximum heavy atoms in pre-training"
+    )
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=2, help="processes that featurize")
+    parser.add_argument("--jobs", type=int, default=2, help="processes for featurization")
     arguments = parser.parse_args()
     started = time.time()
     output = arguments.output

@@ -2,13 +2,13 @@
 
     python examples/moleculenet.py --dataset bbbp --data-dir DATA
 
-MMSA begins with the weights that ship, `mmsa-small` (graph and fingerprint); `--pretrained
-mmsa-base` reads all four views, `--preset small` begins anew, with image, graph and conformer.
+MMSA starts from the shipped weights `mmsa-small` (graph and fingerprint); `--pretrained
+mmsa-base` reads all four views, `--preset small` starts from scratch, with image, graph and
+conformer.
 
 One command line for BBBP, BACE, ClinTox, SIDER, Tox21 (ROC-AUC) and ESOL, FreeSolv,
-Lipophilicity (RMSE). Labels that are missing count nowhere; the test set is looked at once, at
-the best validation epoch. Writes ``results.csv`` (a row per model, seed and task) and
-``results.json``.
+Lipophilicity (RMSE). Missing labels are ignored; the test set is evaluated once, at the best
+validation epoch. Writes ``results.csv`` (a row per model, seed and task) and ``results.json``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="default: runs/DATASET")
     parser.add_argument("--splitter", default="scaffold")
     parser.add_argument("--modalities", nargs="+", help="default: all that the model reads")
-    parser.add_argument("--preset", help="begin anew, with a network of this size")
+    parser.add_argument("--preset", help="train a network of this size from scratch")
     parser.add_argument("--pretrained", help="folder of save_pretrained, or a shipped model")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--patience", type=int, default=10)

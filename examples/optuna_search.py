@@ -2,10 +2,10 @@
 
     python examples/optuna_search.py --trials 20
 
-Every trial is scored by cross-validation on the training part; the test part is looked at once,
-by the best configuration trained on all of the training part. Molecules are featurized once,
-before the search. Writes ``trials.csv`` and ``best.json``; a search with ``--storage`` goes on
-where it was left.
+Every trial is scored by cross-validation on the training part; the test part is evaluated once,
+with the best configuration trained on all of the training part. Molecules are featurized once,
+before the search. Writes ``trials.csv`` and ``best.json``; a search with ``--storage`` can be
+resumed.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--folds", type=int, default=3)
-    parser.add_argument("--model", help="pre-trained model to start from; its widths stay")
-    parser.add_argument("--max-molecules", type=int, help="for a quick look")
+    parser.add_argument("--model", help="pre-trained model to start from; its widths are kept")
+    parser.add_argument("--max-molecules", type=int, help="for a quick test")
     parser.add_argument("--storage", help="for example sqlite:///search.db")
     parser.add_argument("--output", type=Path, default=Path("runs/optuna"))
     parser.add_argument("--seed", type=int, default=0)
@@ -68,7 +68,7 @@ def main() -> None:
             "head_dropout": trial.suggest_float("head_dropout", 0.0, 0.5),
             "weight_decay": trial.suggest_float("weight_decay", 1e-6, 1e-2, log=True),
         }
-        if a.model is None:  # of a pre-trained network the architecture is given
+        if a.model is None:  # the architecture of a pre-trained network is fixed
             parameters["graph_width"] = trial.suggest_categorical("graph_width", [64, 128, 256])
             parameters["graph_layers"] = trial.suggest_int("graph_layers", 2, 5)
         scores = cross_val_score(

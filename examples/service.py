@@ -6,7 +6,7 @@
 
 One process holds one model, which all threads share. A request is refused, with the reason,
 if it is too large (413, 422), if too many wait already (503), or if it takes too long (504).
-A row that cannot be read is an answer, not an error: its values are null and its reason is named.
+A row that cannot be read is not an error: its values are null and its reason is given.
 """
 
 import argparse
@@ -31,21 +31,21 @@ from deepchem_mmsa.predictor import Predictions
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may ask for.
+    """Limits of requests.
 
     Parameters
     ----------
     molecules : int
-        Most molecules of one request.
+        Maximum number of molecules per request.
     characters : int
-        Longest SMILES.
+        Maximum length of a SMILES.
     seconds : float
-        After this the client hears 504. The thread finishes what it began: Python cannot stop
-        it. So a thread that is late counts as busy until it ends.
+        Time-out, after which the client gets 504. Python cannot stop the thread, which counts as
+        busy until it ends.
     threads : int
-        Requests computed at a time.
+        Number of requests computed at a time.
     waiting : int
-        Requests that may wait for a thread; the next one hears 503.
+        Number of requests that may wait for a thread; the next one gets 503.
     """
 
     molecules: int = 256
@@ -56,7 +56,7 @@ class Limits:
 
     @property
     def body_bytes(self) -> int:
-        """The longest body that can be a request within these limits: escapes make six of one."""
+        """Maximum size of a request within these limits: an escaped character takes six bytes."""
         return self.molecules * (6 * self.characters + 8) + 1024
 
 
@@ -66,7 +66,7 @@ class Workers:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="mmsa")
-        self.taken = 0  # changed in the event loop alone
+        self.taken = 0  # changed only in the event loop
 
     async def __call__(self, work: Callable[[], Any]) -> Any:
         """Return what `work` returns.
@@ -94,13 +94,13 @@ class Workers:
 
 
 class BodyLimit:
-    """Refuses a body that is too large before it is held in memory, whatever its header says."""
+    """Rejects a body that is too large before it is held in memory, whatever its header says."""
 
     def __init__(self, app: Any, most: int) -> None:
         self.app, self.most = app, most
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Serve one connection, as ASGI wants it."""
+        """Handle one ASGI connection."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -131,7 +131,7 @@ class BodyLimit:
 
 
 def answer(predictions: Predictions, molecules: list[str]) -> list[dict[str, Any]]:
-    """Return a row per molecule: JSON has no NaN, so that what cannot be said is null."""
+    """Return a row per molecule, with null for NaN, which JSON lacks."""
     return [
         {"smiles": smiles, "values": _plain(values), "reason": reason}
         for smiles, values, reason in zip(molecules, predictions.values, predictions.reasons)
@@ -208,9 +208,9 @@ def main() -> None:
     parser.add_argument("--waiting", type=int, default=Limits.waiting)
     parser.add_argument("--device", default="cpu")
     a = parser.parse_args()
-    torch.set_num_threads(1)  # requests are the parallel work; they must not share cores twice
+    torch.set_num_threads(1)  # requests run in parallel already
     predictor = MMSAPredictor.from_pretrained(a.model, a.device)
-    predictor.embed(["C"])  # whatever is loaded when first needed is loaded now
+    predictor.embed(["C"])  # load now what is loaded on first use
     limits = Limits(a.molecules, a.characters, a.seconds, a.threads, a.waiting)
     uvicorn.run(create_app(predictor, limits), host=a.host, port=a.port, log_level="warning")
 

@@ -5,15 +5,15 @@
 DATA holds MoleculeNet's files under DeepChem's names. Half of each data set trains a small
 ensemble (the graph view only, so that a laptop does it in minutes), the other half is held out:
 
-* does a distance order the held-out molecules by their error? The distance to the memory's
-  anchors, to anchors made of the training set, the Tanimoto distance to the training set and
-  the spread of the ensemble are asked the same question;
-* do conformal intervals and sets hold what they state, over many random splits?
-* are probabilities what they say, before and after calibration?
+* does a distance order the held-out molecules by their error? Compared are the distance to the
+  memory's anchors, to anchors made of the training set, the Tanimoto distance to the training
+  set and the spread of the ensemble;
+* do conformal intervals and sets have the stated coverage, over many random splits?
+* how well are probabilities calibrated, before and after calibration?
 
 Without ``--model`` a small model is pre-trained first, on ZINC if DATA has it and else on
 ChEMBL's drugs, without the molecules of the data sets. Writes ``results.json``, ``results.md``
-and pictures.
+and plots.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ COVERAGES = (0.8, 0.9, 0.95)
 
 
 def pretrain(folder: Path, data: Path, labelled: list[str], a: argparse.Namespace) -> None:
-    """Pre-train on molecules that none of the data sets holds."""
+    """Pre-train on molecules that are in none of the data sets."""
     zinc = data / "pretrain" / "zinc250k.csv.gz"
     if zinc.is_file():
         table = pd.read_csv(zinc)
@@ -75,14 +75,14 @@ def pretrain(folder: Path, data: Path, labelled: list[str], a: argparse.Namespac
 def orderings(
     error: np.ndarray, distances: dict[str, np.ndarray], seed: int
 ) -> dict[str, dict[str, float]]:
-    """Ask of each distance whether far molecules are predicted worse."""
+    """Measure for each distance whether distant molecules are predicted worse."""
     return {name: error_ordering(d, error, seed=seed)._asdict() for name, d in distances.items()}
 
 
 def plot_orderings(
     error: np.ndarray, distances: dict[str, np.ndarray], path: Path, label: str
 ) -> None:
-    """Draw the mean error of the nearest share of the molecules."""
+    """Plot the mean error of the nearest share of the molecules."""
     figure = Figure(figsize=(5.5, 4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     ax = figure.subplots()
@@ -111,7 +111,7 @@ def domain_distances(
 
 
 def run(name: str, model: str, a: argparse.Namespace) -> dict[str, Any]:
-    """Train on half of a data set, and ask everything of the other half."""
+    """Train on half of a data set, and evaluate on the other half."""
     file, column, mode = DATASETS[name]
     table = pd.read_csv(Path(a.data_dir) / file)
     smiles, y = table["smiles"].str.strip().to_numpy(dtype=object), table[column].to_numpy(float)
@@ -146,7 +146,7 @@ def run(name: str, model: str, a: argparse.Namespace) -> dict[str, Any]:
     if mode == "regression":
         error, label = np.abs(truth - predicted), "absolute error"
         result["rmse"] = float(np.sqrt((error**2).mean()))
-        # A few models may agree by chance: nothing is surer than half of what is usual.
+        # A few models may agree by chance: the median keeps the scale away from 0.
         scale = std + np.median(std)
         methods = {
             "intervals": (ConformalIntervals, {}, None),
@@ -181,7 +181,7 @@ def run(name: str, model: str, a: argparse.Namespace) -> dict[str, Any]:
 def calibrate(
     truth: np.ndarray, p: np.ndarray, random: np.random.Generator, path: Path
 ) -> dict[str, float]:
-    """Calibrate on half of the held-out molecules, look at the other half."""
+    """Calibrate on half of the held-out molecules, evaluate on the other half."""
     order = random.permutation(len(truth))
     fit, test = order[: len(order) // 2], order[len(order) // 2 :]
     by = {
@@ -231,7 +231,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--members", type=int, default=3, help="models in the ensemble")
     parser.add_argument("--splits", type=int, default=100)
-    parser.add_argument("--max-molecules", type=int, help="of each data set, for a quick look")
+    parser.add_argument("--max-molecules", type=int, help="of each data set, for a quick test")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
     a = parser.parse_args()

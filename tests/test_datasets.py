@@ -98,7 +98,7 @@ def test_a_file_that_cannot_be_used_says_why(tmp_path, text, tasks, message):
 
 def test_parquet_under_another_name_is_told(tmp_path):
     pd.DataFrame({"smiles": ["CCO"]}).to_parquet(tmp_path / "a.csv")
-    with pytest.raises(ValueError, match=r"a\.csv is Parquet, not csv: say"):
+    with pytest.raises(ValueError, match=r"a\.csv is Parquet, not csv: use"):
         dataset_from_csv(tmp_path / "a.csv", MMSAFeaturizer("graph"))
 
 

@@ -97,7 +97,7 @@ def test_ablations_share_views_and_resume(tmp_path):
     run(tmp_path, *command)
     assert made.stat().st_mtime_ns == before
     said = refused(tmp_path, *command[:-2], "n_anchors=16", "image_width=8")
-    assert "was asked for with other settings: give another --output" in said
+    assert "was trained with other settings: give another --output" in said
 
 
 def test_a_pretraining_goes_on_with_what_it_began_with(tmp_path):
@@ -111,7 +111,7 @@ def test_a_pretraining_goes_on_with_what_it_began_with(tmp_path):
     ]  # fmt: skip
     run(tmp_path, *command)
     run(tmp_path, *command)
-    assert "began with other settings (w_mask: " in refused(tmp_path, *command, "w_mask=0.25")
+    assert "was started with other settings (w_mask: " in refused(tmp_path, *command, "w_mask=0.25")
 
 
 def test_one_conformer_is_the_benchmark_and_several_are_another_answer(tmp_path):

@@ -244,7 +244,7 @@ def test_settings_are_known_even_without_the_manifest(made, tmp_path):
     for name, data in contents(made.folder).items():
         (tmp_path / name).write_bytes(data)
     (tmp_path / "manifest.json").unlink()
-    with pytest.raises(ShardError, match="made by other settings"):
+    with pytest.raises(ShardError, match="made with other settings"):
         featurize(tmp_path, settings=ViewSettings(("graph",), seed=1))
     (tmp_path / "manifest.json").write_text("{")
     featurize(tmp_path)

@@ -128,7 +128,7 @@ def test_two_columns_that_may_hold_the_smiles_are_not_guessed_between(tmp_path):
 @pytest.mark.parametrize("name", ["x.csv", "x.smi"])
 def test_parquet_under_another_name_is_told(tmp_path, name):
     write_table(pd.DataFrame({"smiles": ["C"]}), tmp_path / name, "parquet")
-    with pytest.raises(TableError, match="is Parquet, not .*: say --format parquet"):
+    with pytest.raises(TableError, match="is Parquet, not .*: use --format parquet"):
         read_table(tmp_path / name)
 
 

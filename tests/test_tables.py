@@ -228,7 +228,7 @@ def test_the_smiles_column_is_found(tmp_path, columns, found):
             "damaged or incomplete gzip",
         ),
         ("x.parquet", b"nothing", "is not a Parquet file"),
-        ("x.jsonl", b"{}", "are written, not read"),
+        ("x.jsonl", b"{}", "can only be written"),
     ],
 )
 def test_what_is_no_table_is_said_with_the_remedy(tmp_path, name, content, words):
@@ -414,8 +414,8 @@ def test_values_of_an_sdf_may_begin_like_a_header(tmp_path):
 @pytest.mark.parametrize(
     "data, said",
     [
-        (bz2.compress(b"smiles\nCCO\n"), "packed by bzip2"),
-        (lzma.compress(b"smiles\nCCO\n"), "packed by xz"),
+        (bz2.compress(b"smiles\nCCO\n"), "compressed with bzip2"),
+        (lzma.compress(b"smiles\nCCO\n"), "compressed with xz"),
         (b"PK\x03\x04\x14\0a.csv", "zip archive.*unpack it"),
     ],
 )

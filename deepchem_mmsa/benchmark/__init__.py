@@ -1,15 +1,15 @@
-"""Comparison on equal terms: the same split, the same labels, baselines in the same run.
+"""Benchmarks of models and baselines on the same splits and labels, in the same run.
 
 =============  ====================================================================
-sets           MoleculeNet's data sets, the two protocols, no test molecule elsewhere
-scores         metrics on the labels that are there
+sets           MoleculeNet data sets, two split protocols, checks for leaked test molecules
+scores         metrics on non-missing labels
 baselines      random forest, mean
 contenders     MMSA pre-trained and from scratch, forest and mean as models of a run
 peers          DeepChem's AttentiveFP, chemprop
-overlap        pre-training molecules that a benchmark holds out
+overlap        pre-training molecules that are in a benchmark's held-out sets
 cells          resumable runs, one file per finished (data set, model, seed)
-results        tidy table, Markdown, picture
-representation what a pre-trained representation is worth: retrieval, alignment, uniformity
+results        tidy table, Markdown, plot
+representation quality of a pre-trained representation: retrieval, alignment, uniformity
 =============  ====================================================================
 """
 

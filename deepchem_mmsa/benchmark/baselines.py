@@ -1,4 +1,4 @@
-"""Baselines that need no training loop: forests and means."""
+"""Baselines that need no training loop: random forest and mean."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def forest_predictions(
             forest = RandomForestClassifier(n_trees, n_jobs=n_jobs, random_state=seed)
             columns.append(forest.fit(bits[there], truth).predict_proba(test_bits)[:, 1])
         else:
-            # A third of the features at each split, as Breiman has it for regression.
+            # A third of the features at each split, as Breiman recommends for regression.
             forest = RandomForestRegressor(
                 n_trees, max_features=1 / 3, n_jobs=n_jobs, random_state=seed
             )

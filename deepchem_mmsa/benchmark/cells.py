@@ -1,9 +1,9 @@
 """Resumable runs: one small file per finished (data set, model, seed).
 
-A cell is finished when its JSON file is there, for that is written last and into place at once.
-A run that was killed skips the finished cells and repeats at most one. The name of a cell's file
-carries a digest of the model's settings: another setting is another cell, never an old result; a
-result of other data is refused.
+A cell is finished when its JSON file exists, which is written last and atomically. A run that is
+repeated after it was killed skips the finished cells and loses at most one. The name of a cell's
+file contains a digest of the model's settings, so that other settings never reuse an old result;
+a result from other data is refused.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _no_identity(dataset: str) -> Mapping[str, str | None]:
 
 @dataclass(frozen=True)
 class Cell:
-    """One contender on one split with one seed, and its place on disk.
+    """One contender on one split with one seed, and its files.
 
     Parameters
     ----------
@@ -48,9 +48,9 @@ class Cell:
     contender : Contender
     seed : int
     max_molecules : int, optional
-        Where the data set is cut short: such a cell lies in a folder of its own.
+        Size to which the data set is reduced; such cells are kept in a separate folder.
     identity : callable, optional
-        Name of a set → what tells these data from others of that name
+        Maps the name of a set to what identifies its data
         (:func:`~deepchem_mmsa.benchmark.sets.data_identity`).
     """
 
@@ -64,7 +64,7 @@ class Cell:
 
     @property
     def path(self) -> Path:
-        """Its JSON file; predictions stand beside it under ``.npz``."""
+        """Its JSON file; the predictions are in the ``.npz`` file of the same name."""
         settings = json.dumps(self.contender.settings(), sort_keys=True, default=str)
         key = hashlib.sha256(settings.encode()).hexdigest()[:10]
         plain = re.sub(r"[^\w=+-]+", "-", self.contender.name)
@@ -78,16 +78,16 @@ class Cell:
         return self.path.is_file()
 
     def result(self) -> dict[str, Any]:
-        """Return what was written."""
+        """Return the stored result."""
         return json.loads(self.path.read_text(encoding="utf-8"))
 
     def check_data(self) -> None:
-        """Make sure that a finished cell's result is one of these data.
+        """Check that the result of a finished cell was computed from the same data.
 
         Raises
         ------
         ValueError
-            If not. What an older result does not tell is passed over.
+            If it was not. Fields that an older result lacks are not compared.
         """
         theirs = self.result().get("data", {})
         for name, mine in self.identity(self.dataset).items():
@@ -191,20 +191,20 @@ def run_cells(
         ``load(dataset, protocol)`` → :class:`~deepchem_mmsa.benchmark.sets.Split`; called only
         for data sets with something left to do, once for each.
     keep_going : bool
-        Whether a cell that fails, or a set that cannot be loaded, is reported and left for the
-        next run, instead of ending this one.
+        Whether to report a cell that fails, or a set that cannot be loaded, and continue with the
+        next one instead of raising.
     report : callable
-        Gets a line for each cell.
+        Called with a line of text for each cell.
 
     Returns
     -------
     list of Cell
-        Those that failed.
+        The cells that failed.
 
     Raises
     ------
     ValueError
-        If a finished cell is a result of other data.
+        If a finished cell is a result from other data.
     """
     for cell in cells:
         if cell.finished:
@@ -220,7 +220,7 @@ def run_cells(
                 split = load(cell.dataset, cell.protocol)
                 loaded = (cell.dataset, cell.protocol)
             result = cell.run(split)
-        except Exception as error:  # any fault of one model; told now and left to be done
+        except Exception as error:  # any error of one model: reported, its cell left for later
             if not keep_going:
                 raise
             logger.exception("%s seed %d failed", place, cell.seed)

@@ -32,14 +32,14 @@ from deepchem_mmsa.predictor import MMSAPredictor
 
 @dataclass
 class Outcome:
-    """What a contender says about the held-out molecules.
+    """The predictions of a contender for the held-out molecules.
 
     Parameters
     ----------
     valid, test : np.ndarray
         ``[N, T, 2]`` probabilities or ``[N, T]`` values in label units.
     details : dict
-        JSON-able facts of the run.
+        JSON-serialisable details of the run.
     """
 
     valid: np.ndarray
@@ -55,7 +55,7 @@ class Contender(Protocol):
         """Its name in tables."""
 
     def settings(self) -> dict[str, Any]:
-        """Return all that decides its result beside split and seed, JSON-able."""
+        """Return all that determines its result except split and seed, JSON-serialisable."""
 
     def run(self, split: Split, seed: int) -> Outcome:
         """Train on ``split.train``, choose on ``split.valid``, predict both held-out parts."""
@@ -74,15 +74,15 @@ class MMSA:
     weights : str, optional
         A pre-trained model: folder, or name of a shipped one.
     preset : str
-        Without weights.
+        Size of the network if there are no weights.
     epochs, patience : int
-        Most epochs; epochs without a better validation score before training stops.
+        Maximum number of epochs; epochs without a better validation score before training stops.
     pretrained_on : str, optional
-        File of the InChIKey first blocks of the pre-training molecules, one a line, gzipped or
-        not: with it, a leaked test molecule is an error.
+        File of the InChIKey first blocks of the pre-training molecules, one per line, gzipped or
+        not; if given, a leaked test molecule is an error.
     components : tuple of str, optional
-        Parts of the weights that are taken, as ``load_from_pretrained`` names them; all but the
-        head by default.
+        Parts of the weights to load, named as in ``load_from_pretrained``; by default all but the
+        head.
     averaging : float
         Decay of the moving average of the weights; 0 is none.
     """
@@ -98,14 +98,14 @@ class MMSA:
     averaging: float = 0.0
 
     def settings(self) -> dict[str, Any]:
-        """Return the arguments, and the checksum of the weights rather than where they lie."""
+        """Return the arguments, with the checksum of the weights instead of their path."""
         values = asdict(self)
         values["config"] = dict(self.config)
         if self.pretrained_on is None:
             del values["pretrained_on"]
-        else:  # a cell that was not checked is another one
+        else:  # a checked and an unchecked cell are different cells
             values["pretrained_on"] = sha256(self.pretrained_on)[:16]
-        if self.components is None:  # so that cells finished before there was a choice stay so
+        if self.components is None:  # cells from before this option existed stay valid
             del values["components"]
         if not self.averaging:
             del values["averaging"]
@@ -151,10 +151,10 @@ class MMSA:
 def _check_weights(
     weights: str | None, pretrained_on: str | None, network: MMSANetwork, split: Split
 ) -> None:
-    """Raise a LeakError if pre-trained weights know labels, or molecules that are held out."""
+    """Raise a LeakError if pre-trained weights have seen labels or held-out molecules."""
     if weights is not None and load_pretrained(weights).from_labels:
         raise LeakError(
-            f"{weights} was fine-tuned on labels, or began with a model that was; they "
+            f"{weights} was fine-tuned on labels, or started from a model that was; they "
             f"may be those of {split.name}'s test set: give one that was pre-trained only"
         )
     remembered = network.memory.exemplars if network.memory is not None else []
@@ -163,7 +163,7 @@ def _check_weights(
 
 
 def _every_row(split: Split, part: Any, values: np.ndarray) -> tuple[np.ndarray, int]:
-    """Give the training set's mean to rows that a model cannot read: all are scored on the same."""
+    """Fill rows that a model cannot read with the training mean: all models score the same rows."""
     missing = np.isnan(values).reshape(len(values), -1).any(1)
     if missing.any():
         values = values.copy()
@@ -185,7 +185,7 @@ def _keys_in(path: str) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Forest:
-    """A random forest on ECFP4 bits, all of RDKit's descriptors, and what pre-training has learnt.
+    """A random forest on ECFP4 bits, RDKit's descriptors and, if given, pre-trained features.
 
     Parameters
     ----------
@@ -193,9 +193,9 @@ class Forest:
     name : str
         In tables.
     weights : str, optional
-        A pre-trained model, whose :meth:`~deepchem_mmsa.MMSAPredictor.features` stand beside them.
+        A pre-trained model, whose :meth:`~deepchem_mmsa.MMSAPredictor.features` are appended.
     pretrained_on : str, optional
-        As of :class:`MMSA`.
+        See :class:`MMSA`.
     """
 
     n_trees: int = 500
@@ -205,7 +205,7 @@ class Forest:
     pretrained_on: str | None = None
 
     def settings(self) -> dict[str, Any]:
-        """Return the number of trees, and checksums of the weights and their molecules."""
+        """Return name and number of trees, and checksums of the weights and their molecules."""
         values: dict[str, Any] = {"name": self.name, "n_trees": self.n_trees}
         if self.weights is not None:
             values["weights"] = _checksum(self.weights)
@@ -221,7 +221,7 @@ class Forest:
             _check_weights(self.weights, self.pretrained_on, predictor.network, split)
 
         def read(records: np.ndarray) -> np.ndarray:
-            """Zeros for a record that cannot be read, of descriptors as of what is learnt."""
+            """Return the features of records; zeros for a record that cannot be read."""
             known = chemical_features(records)
             if predictor is None:
                 return known
@@ -255,7 +255,7 @@ class Mean:
         return Outcome(valid, test)
 
 
-#: Without relations between molecules: what is left is an encoder with heads.
+#: No relations between molecules: only encoders and heads remain.
 NO_STRUCTURE = {"hypergraph": False, "memory": False}
 #: GIN as in Hu et al. 2020, five layers of 300.
 GIN = {
@@ -267,14 +267,14 @@ MLP = {"modalities": ("fingerprint",), **NO_STRUCTURE}
 
 
 def from_scratch(weights: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that build the network of pre-trained weights anew.
+    """Return the arguments that build the network of pre-trained weights from scratch.
 
     Parameters
     ----------
     weights : str
         Folder or name of the pre-trained model.
     config : mapping
-        Further changes.
+        Further fields to change.
     """
     theirs, plain = load_pretrained(weights).config.to_dict(), MMSAConfig().to_dict()
     differing = {k: v for k, v in theirs.items() if v != plain[k]}

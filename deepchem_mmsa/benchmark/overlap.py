@@ -1,4 +1,4 @@
-"""Pre-training molecules that stand in a benchmark's held-out sets: found, counted, left out."""
+"""Pre-training molecules that are in a benchmark's held-out sets: find, count, leave out."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def held_out_keys(
     protocols: Iterable[str] = PROTOCOLS,
     n_jobs: int = 1,
 ) -> dict[str, frozenset[str]]:
-    """Return each benchmark's keys of validation and test molecules, all protocols together."""
+    """Return the keys of each benchmark's validation and test molecules under all protocols."""
     wanted = tuple(protocols)
     return {
         name: frozenset().union(*keys_of(held_out_molecules(name, data_dir, wanted), n_jobs))
@@ -58,7 +58,7 @@ def held_out_keys(
 
 @dataclass
 class Selection:
-    """Molecules that may be pre-trained on.
+    """Molecules that may be used for pre-training.
 
     Parameters
     ----------
@@ -67,9 +67,9 @@ class Selection:
     keys : list of frozenset
         Their InChIKey first blocks.
     dropped : dict of str to int
-        How many molecules each benchmark cost; one may stand in several.
+        Number of molecules left out for each benchmark; one may count for several.
     n_dropped, n_unreadable : int
-        Molecules left out for a benchmark, and for being no molecule.
+        Number of molecules left out for any benchmark, and because they cannot be read.
     """
 
     smiles: list[str]
@@ -114,7 +114,7 @@ def leave_out(
 
 
 def write_keys(keys: Iterable[frozenset[str]], path: str | Path) -> None:
-    """Write all keys, one a line, gzipped: what :func:`check_apart` is given later."""
+    """Write all keys, one per line, gzipped: the file ``pretrained_on`` of a contender."""
     text = "".join(f"{key}\n" for key in sorted(frozenset().union(*keys)))
 
     def write(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Published networks in the same run: DeepChem's AttentiveFP, chemprop by its command line."""
+"""Published networks in the same run: DeepChem's AttentiveFP, and chemprop as a command."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from deepchem_mmsa.layers.dgl_backend import import_dgl, import_dgllife
 
 @dataclass(frozen=True)
 class AttentiveFP:
-    """DeepChem's AttentiveFP (Xiong et al. 2020) at its own settings.
+    """DeepChem's AttentiveFP (Xiong et al. 2020) with its default network.
 
-    DeepChem's loop is used as it is, an epoch at a time, and the weights of the best validation
-    score are kept. Its featurizer refuses molecules of one atom: they are predicted by the
-    mean of the training labels, and counted.
+    DeepChem's training loop is used unchanged, an epoch at a time, and the weights of the best
+    validation score are kept. Its featurizer rejects molecules of one atom: they are predicted by
+    the mean of the training labels, and counted.
 
     Parameters
     ----------
@@ -49,11 +49,11 @@ class AttentiveFP:
         }  # fmt: skip
 
     def run(self, split: Split, seed: int) -> Outcome:
-        """Train by DeepChem; see :class:`~deepchem_mmsa.benchmark.contenders.Contender`."""
+        """Train with DeepChem; see :class:`~deepchem_mmsa.benchmark.contenders.Contender`."""
         import_dgl()  # before DeepChem does, which cannot import every build of it
         import_dgllife()
         torch.manual_seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - by which DeepChem's data sets shuffle
+        np.random.seed(seed)  # noqa: NPY002 - DeepChem's data sets shuffle with it
         (train, _), valid, test = (_graphs(part) for part in split.parts().values())
         y, w = labels_of(train)
         mean, scale = np.zeros(y.shape[1]), np.ones(y.shape[1])
@@ -89,7 +89,7 @@ class AttentiveFP:
 
 
 def _graphs(part: Any) -> tuple[Any, np.ndarray]:
-    """Return DeepChem's graphs of those molecules that it takes, and their rows."""
+    """Return DeepChem's graphs of the molecules that it accepts, and their rows."""
     with quiet_deepchem():
         made = dc.feat.MolGraphConvFeaturizer(use_edges=True).featurize(list(part.ids))
     rows = [i for i, graph in enumerate(made) if isinstance(graph, dc.feat.GraphData)]
@@ -101,14 +101,14 @@ def _graphs(part: Any) -> tuple[Any, np.ndarray]:
 
 @dataclass(frozen=True)
 class Chemprop:
-    """chemprop 2 (Heid et al. 2024), an installation of its own, by its command line.
+    """chemprop 2 (Heid et al. 2024) from a separate installation, by its command line.
 
     Parameters
     ----------
     command : str
         Path of the program ``chemprop``.
     epochs, batch_size : int
-        Its own defaults.
+        By default those of chemprop.
     """
 
     command: str
@@ -126,7 +126,7 @@ class Chemprop:
         Raises
         ------
         RuntimeError
-            If the program fails; with the end of what it wrote.
+            If the program fails; the message ends with its error output.
         """
         tasks = [f"task{i}" for i in range(len(split.tasks))]
         metric = "roc" if split.metric == "roc_auc" else split.metric  # as chemprop calls it
@@ -138,7 +138,7 @@ class Chemprop:
                 frame = pd.DataFrame(np.where(w != 0, y, np.nan), columns=tasks)
                 if split.mode == "classification":
                     frame = frame.astype("Int64")
-                if part == "test":  # its labels are nobody's business here
+                if part == "test":  # chemprop does not see the test labels
                     frame[:] = 0 if split.mode == "classification" else 0.0
                 frame.insert(0, "smiles", list(data.ids))
                 frames.append(frame.assign(split=part))

@@ -1,4 +1,4 @@
-"""What a pre-trained representation is worth before any label: on molecules held out."""
+"""Quality of a pre-trained representation without labels, on held-out molecules."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def _directions(x: np.ndarray) -> np.ndarray:
 def alignment(a: np.ndarray, b: np.ndarray) -> float:
     """Return the mean squared distance between the directions of corresponding rows.
 
-    ``mean_i ‖a_i − b_i‖²`` on the unit sphere (Wang and Isola, ICML 2020): 0 where the views of
-    a molecule agree, 2 where they have nothing to do with each other.
+    ``mean_i ‖a_i − b_i‖²`` on the unit sphere (Wang and Isola, ICML 2020), lower is better: 0 if
+    the views of a molecule agree, 2 if they are unrelated.
 
     Examples
     --------
@@ -32,7 +32,7 @@ def alignment(a: np.ndarray, b: np.ndarray) -> float:
 def uniformity(x: np.ndarray) -> float:
     """Return ``log mean_{i≠j} exp(−2 ‖x_i − x_j‖²)`` of the directions (Wang and Isola 2020).
 
-    0 where all collapsed into one point; near −4 where they spread evenly over the sphere.
+    Lower is better: 0 if all collapsed into one point, near −4 if evenly spread over the sphere.
 
     Examples
     --------
@@ -46,7 +46,7 @@ def uniformity(x: np.ndarray) -> float:
 
 
 def retrieval(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the share of rows of `a` whose nearest row of `b`, by cosine, is their own.
+    """Return the share of rows of `a` whose nearest row of `b`, by cosine, has the same index.
 
     Examples
     --------
@@ -92,16 +92,16 @@ def describe(codes: np.ndarray, embeddings: np.ndarray, names: tuple[str, ...]) 
 
 
 class HeldOut:
-    """A callback of pre-training: describes the representation of held-out molecules.
+    """Pre-training callback that evaluates the representation of held-out molecules.
 
-    Its figures join ``model.history``.
+    The metrics are added to ``model.history``.
 
     Parameters
     ----------
     dataset : deepchem.data.Dataset
         The held-out molecules, some hundred.
     every : int
-        Epochs between two looks.
+        Epochs between two evaluations.
     """
 
     def __init__(self, dataset: Any, every: int = 1) -> None:
@@ -112,7 +112,7 @@ class HeldOut:
         """Do nothing at a step."""
 
     def on_epoch_end(self, model: Any, epoch: int) -> None:
-        """Describe codes and embeddings."""
+        """Evaluate codes and embeddings, and add the metrics to the history."""
         if epoch % self.every:
             return
         codes, _ = model.predict_codes(self.dataset)

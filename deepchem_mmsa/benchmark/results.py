@@ -1,4 +1,4 @@
-"""Results of a run: a tidy table, Markdown, a picture."""
+"""Results of a run: a tidy table, Markdown, a plot."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLUMNS = (
     "n_train", "n_valid", "n_test",
 )  # fmt: skip
 ENSEMBLE = "all"
-"""What stands as seed of the mean of all seeds' predictions."""
+"""Value of the column ``seed`` for the mean of all seeds' predictions."""
 _COLOURS = ("#0b5fa5", "#d1495b")  # of one model, of several together
 _COLUMNS = 6  # panels beside each other
 
@@ -28,9 +28,8 @@ _COLUMNS = 6  # panels beside each other
 def tidy(cells: Sequence[Cell]) -> pd.DataFrame:
     """Return one row per data set, model and seed, for the cells that are finished.
 
-    Where a model has two seeds or more, a row with the seed ``"all"`` scores the mean of their
-    predictions: an ensemble, under the name ``"<model> x<n>"``; a model in which nothing is
-    random has none.
+    For a model with two seeds or more, a row with the seed ``"all"`` scores the mean of their
+    predictions: an ensemble, under the name ``"<model> x<n>"``; a deterministic model has none.
 
     Parameters
     ----------
@@ -82,8 +81,8 @@ def scores_of_the_mean(
     Parameters
     ----------
     found : mapping of pathlib.Path to mapping of str to np.ndarray
-        Of each network the file, and what
-        :meth:`~deepchem_mmsa.benchmark.cells.Cell.predictions` gives.
+        The file of each network, and the result of
+        :meth:`~deepchem_mmsa.benchmark.cells.Cell.predictions`.
     metric : {"roc_auc", "rmse", "mae"}
 
     Returns
@@ -94,7 +93,7 @@ def scores_of_the_mean(
     Raises
     ------
     ValueError
-        If two networks predict other molecules; names their files.
+        If the test labels of two networks differ; the message names their files.
 
     Examples
     --------
@@ -128,9 +127,9 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     -------
     pandas.DataFrame
         Columns ``protocol``, ``metric``, ``model``, ``dataset``, ``mean``, ``std``, ``seeds``.
-        The data set ``"mean"`` is the mean over the data sets, its deviation that of the seeds'
-        means; only models that ran on all of them have one, and errors in different units none.
-        Deviations are those of the seeds at hand (divided by n, not n − 1).
+        The data set ``"mean"`` is the mean over the data sets, with the standard deviation of the
+        seeds' means; it is left out for models that did not run on all sets, and for RMSE, whose
+        units differ. Standard deviations are divided by n, not n − 1.
     """
     keys = ["protocol", "metric", "model", "dataset"]
     rows = []
@@ -198,7 +197,7 @@ def markdown(frame: pd.DataFrame) -> str:
 def plot(frame: pd.DataFrame, path: str | Path) -> None:
     """Draw the test scores: a panel per data set, a line per model.
 
-    A dot is the mean over seeds, with its standard deviation; a diamond the ensemble of the seeds.
+    A dot is the mean over seeds with the standard deviation, a diamond the ensemble of the seeds.
 
     Parameters
     ----------

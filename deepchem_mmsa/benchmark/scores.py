@@ -1,4 +1,4 @@
-"""Scores on the labels that are there."""
+"""Scores on non-missing labels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def metric_of(name: str) -> dc.metrics.Metric:
 
 
 def score(dataset: Any, predictions: np.ndarray, metric: str) -> tuple[float, list[float]]:
-    """Return the mean over tasks, and each task's score, on the labels that are there.
+    """Return the mean over tasks, and each task's score, on non-missing labels.
 
     Parameters
     ----------

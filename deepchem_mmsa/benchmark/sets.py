@@ -1,9 +1,9 @@
-"""The data sets of MoleculeNet, and the two ways in which papers split them.
+"""The data sets of MoleculeNet, and the two split protocols used in the literature.
 
 ``"hu"`` is the protocol of Hu et al. 2020 and of most tables since: a deterministic scaffold
 split, 80/10/10, by Bemis-Murcko scaffolds with chirality. ``"deepchem"`` is DeepChem's scaffold
-split: the same greedy filling, scaffolds without chirality. Numbers of one protocol do not stand
-beside those of the other.
+split: the same greedy filling, scaffolds without chirality. Results under the two protocols are
+not comparable.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ BENCHMARKS = {
 
 @dataclass(frozen=True)
 class Split:
-    """A data set, split: what every model of a run is given.
+    """A split data set, as given to every model of a run.
 
     Parameters
     ----------
     name, protocol : str
-        Keys of :data:`BENCHMARKS` and :data:`PROTOCOLS` (or one's own).
+        Keys of :data:`BENCHMARKS` and :data:`PROTOCOLS`, or custom names.
     mode, metric : str
     tasks : list of str
     train, valid, test : deepchem.data.Dataset
-        Records in ``X``, labels as they are in ``y``, weight 0 for a missing label, SMILES as
+        Records in ``X``, untransformed labels in ``y``, weight 0 for a missing label, SMILES as
         ids.
     """
 
@@ -81,7 +81,7 @@ class Split:
 
     @property
     def minimize(self) -> bool:
-        """Whether small scores are good."""
+        """Whether lower scores are better."""
         return small_is_good(metric_of(self.metric))
 
     def parts(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def _loader(name: str) -> Any:
 
 @contextmanager
 def quiet_deepchem() -> Iterator[None]:
-    """Silence DeepChem's warnings: several lines for each molecule that a featurizer refuses."""
+    """Silence DeepChem's warnings: several lines for each molecule that a featurizer rejects."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.WARNING))
     try:
@@ -113,7 +113,7 @@ def load_benchmark(
     save_dir: str | None = None,
     splitter: str | None = "scaffold",
 ) -> tuple[list[str], tuple[Any, ...]]:
-    """Return task names and (train, valid, test) of a MoleculeNet set, labels as they are.
+    """Return task names and (train, valid, test) of a MoleculeNet set, with untransformed labels.
 
     Parameters
     ----------
@@ -121,9 +121,10 @@ def load_benchmark(
         A key of :data:`BENCHMARKS`.
     featurizer : deepchem.feat.Featurizer
     data_dir : str, optional
-        Where the file lies; DeepChem downloads it if it is missing.
+        Folder of the file; DeepChem downloads it if it is missing.
     save_dir : str, optional
-        Where DeepChem keeps the featurized set for the next run; without it nothing is kept.
+        Folder in which DeepChem keeps the featurized set for the next run; by default nothing is
+        kept.
     splitter : str or None
         DeepChem's splitter; None gives a tuple of one, the whole set.
 
@@ -160,7 +161,7 @@ def load_split(
     featurizer, data_dir, save_dir
         As in :func:`load_benchmark`.
     max_molecules : int, optional
-        Keep so many, drawn at random but always the same ones: for trying things out.
+        Keep this many, drawn at random with a fixed seed, for quick tests.
 
     Raises
     ------
@@ -209,7 +210,7 @@ class Whole:
         Raises
         ------
         ValueError
-            If a part is left empty, as of a set that was cut too short.
+            If a part is empty, for example of a set that was reduced too much.
         """
         kind = BENCHMARKS[self.name]
         parts = split_rows(self.data.ids, protocol)
@@ -239,7 +240,7 @@ def split_rows(smiles: Sequence[str], protocol: str) -> tuple[list[int], list[in
     if protocol == "hu":
         return scaffold_split(smiles)
     data = dc.data.NumpyDataset(np.zeros(len(smiles)), ids=np.asarray(smiles, dtype=object))
-    with quiet():  # a line for each molecule with a bare hydrogen
+    with quiet():  # RDKit warns of each molecule with a bare hydrogen
         return dc.splits.ScaffoldSplitter().split(data)
 
 
@@ -269,7 +270,7 @@ def scaffold_split(
     """Split as Hu et al. 2020 (arXiv 1905.12265): molecules of one scaffold stay together.
 
     Groups of molecules fill the training set, the largest first and among equal ones that with
-    the later first molecule, then the validation set, then the test set. Nothing is random.
+    the later first molecule, then the validation set, then the test set. It is deterministic.
 
     Parameters
     ----------
@@ -305,19 +306,19 @@ def scaffold_split(
 def data_identity(
     name: str, data_dir: str | None = None, optimize_conformer: bool = False
 ) -> dict[str, str | None]:
-    """Return what tells a result of a set from that of other data under the same name.
+    """Return what identifies the data of a set, as opposed to other data of the same name.
 
     Parameters
     ----------
     name : str
     data_dir : str, optional
-        Of DeepChem's files; by default DeepChem's own.
+        Folder of the data files; by default DeepChem's.
     optimize_conformer : bool
 
     Returns
     -------
     dict
-        ``file``: the checksum of the file, None where it is still to be downloaded;
+        ``file``: the checksum of the file, None if it is not downloaded yet;
         ``features``: version and kind of the records.
     """
     path = Path(data_dir or dc.utils.data_utils.get_data_dir()) / BENCHMARKS[name].file
@@ -332,9 +333,9 @@ def held_out_molecules(
 ) -> list[str]:
     """Return the SMILES of a set's validation and test molecules under all protocols.
 
-    What pre-training must not see; see :func:`deepchem_mmsa.datasets.without_shared`.
+    Pre-training must not see them; see :func:`deepchem_mmsa.datasets.without_shared`.
     """
-    with quiet_deepchem():  # rows that hold no molecule cannot be met in pre-training
+    with quiet_deepchem():  # rows without a molecule do not matter: pre-training lacks them too
         _, (whole,) = load_benchmark(name, dc.feat.RawFeaturizer(smiles=True), data_dir, None, None)
     smiles = [str(s) for s in whole.ids]
     rows: set[int] = set()
@@ -345,13 +346,13 @@ def held_out_molecules(
 
 
 class LeakError(ValueError):
-    """A test molecule where a model could have learnt from it."""
+    """Raised if a model could have learnt from a test molecule."""
 
 
 def check_apart(
     split: Split, remembered: Iterable[str] = (), pretrained_on: frozenset[str] = frozenset()
 ) -> None:
-    """Make sure that no test molecule is in training, in a memory or in pre-training data.
+    """Check that no test molecule is in the training data, a memory or the pre-training data.
 
     Parameters
     ----------
@@ -364,7 +365,7 @@ def check_apart(
     Raises
     ------
     LeakError
-        Names the first such molecules.
+        If one is; the message names the first ones.
     """
     train = {_canonical(s) for part in (split.train, split.valid) for s in part.ids}
     exemplars = frozenset().union(*map(connectivities, remembered))

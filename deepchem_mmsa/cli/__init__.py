@@ -1,6 +1,6 @@
-"""The command line: ``mmsa``, one idea per command, one file per command.
+"""The command-line interface ``mmsa``, one module per command.
 
-Each command calls what Python users call. See docs/cli.md.
+Each command calls the public Python API; see docs/cli.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 2 usage, 3 input, 4 model, 5 output, 6 training diverged, "
-    "130 interrupted (run again to go on), 143 terminated.",
+    "130 interrupted (can be resumed), 143 terminated.",
 )
 
 
@@ -68,7 +68,7 @@ for function, example in (
     command(app, example)(function)
 
 
-# click's, of which newer versions of typer bring a copy of their own
+# click's UsageError, of which newer versions of typer vendor a copy
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
 
@@ -78,10 +78,10 @@ def _terminate(number: int, frame: Any) -> None:
 
 def main() -> None:
     """Run the command line; the entry point of ``mmsa`` and ``python -m deepchem_mmsa``."""
-    # A scheduler's SIGTERM leaves what Ctrl-C leaves: nothing half-written, something to resume.
+    # SIGTERM, as a scheduler sends it, is handled like Ctrl-C: no partial files, can be resumed.
     signal.signal(signal.SIGTERM, _terminate)
-    # Threads that wait for each other spin, and on cores that others use each waits for one that
-    # does not run. Read when torch is loaded, which is later (docs/performance.md).
+    # OpenMP threads spin while they wait for each other, which is slow on cores shared with other
+    # processes. The variable is read when torch is loaded, later (docs/performance.md).
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if "--json" not in sys.argv:

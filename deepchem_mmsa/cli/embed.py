@@ -1,4 +1,4 @@
-"""``mmsa embed``: one vector per molecule."""
+"""``mmsa embed``: one embedding vector per molecule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``mmsa explain``: why a model says what it says of each molecule, as pages and numbers."""
+"""``mmsa explain``: explain the predictions of a model, as HTML pages and a table."""
 
 from __future__ import annotations
 
@@ -22,20 +22,24 @@ def explain(
     model: Annotated[str, typer.Option("--model", "-m", help="Folder of a fine-tuned model.")],
     output: options.OutputFolder,
     task: Annotated[
-        str | None, typer.Option(help="Name of the label to explain; the first if left out.")
+        str | None, typer.Option(help="Name of the label to explain; by default the first.")
     ] = None,
     target: Annotated[
         int | None,
-        typer.Option(help="Class to explain; left out, class 1 of two, else the most probable."),
+        typer.Option(
+            help="Class to explain; by default class 1 of two classes, else the most probable."
+        ),
     ] = None,
     reference: Annotated[
         str | None,
         typer.Option(
-            "--reference", "-r", help="Molecules to name the nearest of: the training set."
+            "--reference",
+            "-r",
+            help="Table of molecules, usually the training set, of which the nearest are shown.",
         ),
     ] = None,
     svg: Annotated[
-        bool, typer.Option("--svg", help="The map of contributions as SVG too.")
+        bool, typer.Option("--svg", help="Also write the map of contributions as SVG.")
     ] = False,
     smiles_column: options.SmilesColumn = None,
     reference_column: options.ReferenceColumn = None,
@@ -45,9 +49,10 @@ def explain(
     as_json: options.Json = False,
     config: options.Config = None,
 ) -> None:
-    """Explain predictions: a page per row, and a table with the share of each view.
+    """Explain predictions: an HTML page per row, and a table with the share of each view.
 
-    Contributions of atoms, bonds and views, memory anchors and neighbours: see docs/explain.md.
+    A page shows the contributions of atoms, bonds and views, the memory anchors and the nearest
+    molecules; see docs/explain.md.
     """
     import pandas as pd
 
@@ -101,7 +106,7 @@ def explain(
     ) -> tuple[pd.DataFrame, list[str]]:
         rows: list[dict[str, object]] = []
         reasons = []
-        # Each is read in a child process first, in which a crash costs its row.
+        # Each is featurized in a child process first, so that a crash fails only its row.
         records = many_views(molecules, settings, contained=True)
         for index, (molecule, record) in enumerate(zip(molecules, records)):
             try:
@@ -112,7 +117,7 @@ def explain(
                     target,
                     references=known,
                 )
-            except ValueError as error:  # no molecule, or none of the views: it says which
+            except ValueError as error:  # invalid molecule or no view: the message says which
                 rows.append({})
                 reasons.append(str(error))
             else:
@@ -130,7 +135,7 @@ def explain(
         names = ["prediction", "output", "baseline"]
         names += [f"share_{name}" for name in predictor.config.modalities]
         frame = pd.DataFrame(rows, columns=[*names, "page"])
-        # In the precision of a network's answer, which is that of its digits.
+        # float32 is the precision of the network's output.
         return frame.astype(dict.fromkeys(names, "float32")), reasons
 
     compute_table(

@@ -1,4 +1,4 @@
-"""``mmsa featurize``: pictures, graphs and conformers, made once and kept in shards."""
+"""``mmsa featurize``: images, graphs and conformers, computed once and stored in shards."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def featurize(
     source: options.Input,
     output: options.OutputFolder,
     modalities: Annotated[
-        str, typer.Option(help="Views to make, of image,graph,geometry,fingerprint.")
+        str, typer.Option(help="Views to compute: any of image,graph,geometry,fingerprint.")
     ] = "image,graph,geometry",
-    image_size: Annotated[int, typer.Option(help="Pixels per side of the picture.")] = 224,
+    image_size: Annotated[int, typer.Option(help="Pixels per side of the image.")] = 224,
     optimize: Annotated[
-        bool, typer.Option("--optimize", help="Relax conformers by a force field.")
+        bool, typer.Option("--optimize", help="Relax conformers with a force field.")
     ] = False,
     timeout: Annotated[
-        float, typer.Option(min=0, help="Seconds for a conformer before it is given up.")
+        float, typer.Option(min=0, help="Time limit per conformer, in seconds.")
     ] = 5.0,
     shard_size: Annotated[int, typer.Option(min=1, help="Molecules per shard.")] = 1000,
     seed: options.Seed = 0,
@@ -33,7 +33,7 @@ def featurize(
     as_json: options.Json = False,
     config: options.Config = None,
 ) -> None:
-    """Make the views of molecules and keep them in a folder that pretrain takes as IN."""
+    """Compute the views of molecules once, in a folder that pretrain accepts as IN."""
     from deepchem_mmsa.cli import records, rows
     from deepchem_mmsa.tables import read_chunks, write_chunks
     from deepchem_mmsa.views import ViewSettings
@@ -67,7 +67,7 @@ def featurize(
     console.result(
         {"input": source, "output": str(output), "rows": len(shards), "failed": failed,
          "shards": shards.n_shards, "seconds": round(seconds, 3)},
-        f"{len(shards)} rows in {shards.n_shards} shards in {seconds:.1f} s; what became of each "
+        f"{len(shards)} rows in {shards.n_shards} shards in {seconds:.1f} s; the status of each "
         f"row is in {output / 'rows.csv'}",
     )  # fmt: skip
     if failed == len(shards):

@@ -1,4 +1,4 @@
-"""``mmsa finetune``: learn labels, on a split, with early stopping, and say how well."""
+"""``mmsa finetune``: fine-tune on labels with early stopping, and score the test set."""
 
 from __future__ import annotations
 
@@ -32,21 +32,26 @@ def finetune(
     label: Annotated[
         list[str] | None,
         typer.Option(
-            "--label", "-l", help="Column of labels; repeatable. Empty cells are missing."
+            "--label",
+            "-l",
+            help="Column of labels; repeatable; by default the only column of numbers. Empty "
+            "cells are missing labels.",
         ),
     ] = None,
     mode: Annotated[
         str,
-        typer.Option(help="classification, regression, or auto: labels of 0 and 1 are classes."),
+        typer.Option(
+            help="classification, regression, or auto: classification if all labels are 0 or 1."
+        ),
     ] = "auto",
     split: Annotated[
-        str, typer.Option(help="scaffold, random, or a column that holds train, valid and test.")
+        str, typer.Option(help="scaffold, random, or a column that holds train, valid or test.")
     ] = "scaffold",
     valid: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share of the molecules for early stopping.")
+        float, typer.Option(min=0, max=0.9, help="Share of the molecules used for early stopping.")
     ] = 0.1,
     test: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share scored once, at the end.")
+        float, typer.Option(min=0, max=0.9, help="Share of the molecules scored once, at the end.")
     ] = 0.1,
     from_model: options.FromModel = None,
     preset: options.Preset = None,
@@ -61,16 +66,16 @@ def finetune(
         typer.Option(
             min=0,
             max=0.99999,
-            help="Decay of a moving average of the weights, which is scored and kept in place of "
-            "the last; 0.99 is usual, 0 is none.",
+            help="Decay of an exponential moving average of the weights, which is scored and kept "
+            "instead of the weights themselves; 0.99 is usual, 0 disables it.",
         ),
     ] = 0.0,
     n_models: Annotated[
         int,
         typer.Option(
             min=1,
-            help="Networks to train, with seeds from --seed on; several go into model0, model1, "
-            "... of the folder, and predict averages them.",
+            help="Number of networks, with seeds counted from --seed; several are written to the "
+            "subfolders model0, model1, ..., and predict averages them.",
         ),
     ] = 1,
     settings: options.Set = None,
@@ -170,7 +175,7 @@ def finetune(
 
 @dataclass
 class _Parts:
-    """Labelled molecules, split: the table's rows with their fate, and the sets."""
+    """Labelled molecules after the split: the table's rows with their status, and the sets."""
 
     rows: pd.DataFrame
     part: np.ndarray
@@ -211,7 +216,7 @@ def _in_parts(
 
 
 def _notes(data: _Parts, kind: str, split: str, guessed: bool, tested: bool) -> Iterator[str]:
-    """Say what is learnt from how much, and what is odd about it."""
+    """Yield a summary of the training data, and warnings about it."""
     sizes = ", ".join(f"{n} {part}" for part, n in data.sizes.items())
     yield f"{kind} of {', '.join(data.labels)}: {sizes} molecules ({split} split)"
     for task, values in data.labels.items():
@@ -220,15 +225,15 @@ def _notes(data: _Parts, kind: str, split: str, guessed: bool, tested: bool) -> 
     for task, values in data.labels.items():
         if guessed and kind == "regression" and _distinct(values) == {0, 1}:
             yield (
-                f"{task} holds 0 and 1 only and is learnt as a value, beside others; for "
-                "probabilities train it in a run of its own"
+                f"{task} holds only 0 and 1, but is trained as regression like the other labels; "
+                "for probabilities train it in a separate run"
             )
     if not data.sizes["test"] and tested:
         yield f"the {split} split left no row for test: there is no test score"
 
 
 def _distinct(values: np.ndarray) -> set[float]:
-    """Return the labels that are there."""
+    """Return the distinct labels, without NaN."""
     return {value for value in values.tolist() if value == value}
 
 
@@ -242,7 +247,7 @@ def _over(answers: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 def _write_test_predictions(
     output: Path, table: Table, data: _Parts, answers: list[np.ndarray], model: MMSAModel
 ) -> None:
-    """Write the test rows of the table with what the networks say of them, and their spread."""
+    """Write the test rows with their mean prediction and, of several networks, its deviation."""
     from deepchem_mmsa.cli.predict import prediction_columns
     from deepchem_mmsa.predictor import MMSAPredictor
     from deepchem_mmsa.tables import write_table
@@ -259,7 +264,7 @@ def _write_test_predictions(
 def _early_stopping(
     valid_set: Any, metric: Any, network: MMSAConfig, patience: int, averaging: float
 ) -> EarlyStopping:
-    """Return the callback: it watches the metric, or the loss where there is no score."""
+    """Return the callback, which monitors the metric, or the loss if the metric is undefined."""
     from deepchem_mmsa.early_stopping import EarlyStopping
 
     watched = metric if _can_be_scored(valid_set, network) else None
@@ -270,7 +275,7 @@ def _early_stopping(
 
 
 def _tell(console: Console, summary: dict[str, Any], best: str) -> None:
-    """Print the scores, those that cannot be told, and where the model is."""
+    """Print the scores, the names of undefined ones, and where the model is."""
     lines = []
     for part, scores in summary["scores"].items():
         if untold := [name for name, value in scores.items() if value != value]:
@@ -290,7 +295,7 @@ def _scores(
 
     from deepchem_mmsa.evaluate import mean_scores
 
-    with warnings.catch_warnings():  # a score that is NaN is told
+    with warnings.catch_warnings():  # undefined scores are NaN, and reported by _tell
         warnings.simplefilter("ignore", category=UndefinedMetricWarning)
         warnings.filterwarnings("ignore", "No positive class found")  # not of that category
         return {
@@ -325,8 +330,8 @@ def average_precision(y: np.ndarray, p: np.ndarray) -> float:
     Parameters
     ----------
     y, p : np.ndarray
-        ``[N, C]`` classes, one-hot, and probabilities. Of two classes it is that of class 1, of
-        more the mean over the classes.
+        One-hot classes and probabilities, ``[N, C]``. With two classes the score is that of class
+        1, with more the mean over the classes.
 
     Examples
     --------
@@ -342,7 +347,7 @@ def average_precision(y: np.ndarray, p: np.ndarray) -> float:
 
 
 def _can_be_scored(data: Any, network: MMSAConfig) -> bool:
-    """Tell whether a metric of rank can be computed: some task has all classes."""
+    """Return whether the metric is defined: regression, or some task has all classes."""
     if network.mode == "regression":
         return True
     y, w = data.y, data.w

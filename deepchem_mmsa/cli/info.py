@@ -1,4 +1,4 @@
-"""``mmsa info``: versions and devices, or what a model is."""
+"""``mmsa info``: versions and devices, or the description of a model."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ _LIBRARIES = ("torch", "dgl", "dgllife", "deepchem", "rdkit", "numpy", "pandas",
 
 def info(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="A folder or a shipped model.")
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]", help="Folder of an exported model, or name of a shipped one."
+        ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show versions, devices and shipped models; or one model's card and configuration."""
+    """Show versions, devices and shipped models, or the card and configuration of one model."""
     described = _surroundings() if model is None else _model(model)
     if as_json:
         Console(as_json=True).result(described, "")
@@ -45,7 +48,7 @@ def _plain(value: Any) -> str:
 
 
 def _surroundings() -> dict[str, Any]:
-    """Return what a report of a fault should begin with."""
+    """Return the versions and devices that a bug report should include."""
     import torch
 
     from deepchem_mmsa.hub import shipped_models
@@ -76,7 +79,7 @@ def _surroundings() -> dict[str, Any]:
 
 
 def _model(folder_or_name: str) -> dict[str, Any]:
-    """Return what an exported model says of itself."""
+    """Return the metadata and configuration of an exported model."""
     from deepchem_mmsa.exports import load_pretrained
 
     found = load_pretrained(folder_or_name)

@@ -1,4 +1,4 @@
-"""Labels of a table: which column, numbers, classes or values, and the part of each row."""
+"""Labels of a table: their columns, their kind (classes or values), and the split of the rows."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _PARTS = {"train": "train", "valid": "valid", "validation": "valid", "val": "val
 
 
 def guessed_label(table: Table, split: str) -> str:
-    """Return the only column that can be a label, or ask for its name.
+    """Return the only column that can hold labels.
 
     Raises
     ------
     Failure
-        If none or several hold numbers; if one holds them in most cells, but not in all; if the
-        only one looks like a number of the row.
+        If no column or several hold numbers, if one holds numbers in most but not all of its
+        cells, or if the only one looks like a row number. The message asks for ``--label``.
     """
     import numpy as np
 
@@ -55,15 +55,15 @@ def guessed_label(table: Table, split: str) -> str:
     (column, values), *_ = fitting.items()
     if len(values) > 2 and len(set(values)) == len(values) and (values == values.round()).all():
         raise Failure(
-            f"the only column of numbers in {table.name}, {column}, holds another whole number in "
-            f"every row, as a number of the row does; {ask}",
+            f"the only column of numbers in {table.name}, {column}, holds a different whole number "
+            f"in every row, like a row number; {ask}",
             ExitCode.INPUT,
         )
     return column
 
 
 def _mostly_numbers(table: Table, column: str) -> bool:
-    """Tell whether most of the cells that are filled hold numbers."""
+    """Return whether most of the non-empty cells hold numbers."""
     import pandas as pd
 
     from deepchem_mmsa.tables.files import MISSING
@@ -90,7 +90,7 @@ def read_labels(table: Table, tasks: Sequence[str]) -> np.ndarray:
 
 
 def label_kind(y: np.ndarray, mode: str, name: str = "the table") -> tuple[str, int]:
-    """Return what labels are, classification or regression, and the number of classes.
+    """Return the kind of the labels, classification or regression, and the number of classes.
 
     Examples
     --------
@@ -150,7 +150,7 @@ def split_rows(
     usable : np.ndarray
         Bool ``[N]``: rows with a molecule and a label.
     split : str
-        "scaffold" (Bemis-Murcko, DeepChem's), "random", or a column of the table.
+        "scaffold" (DeepChem's Bemis-Murcko split), "random", or a column of the table.
     valid, test : float
         Shares of the rows.
     seed : int
@@ -170,7 +170,7 @@ def split_rows(
         splitter = (
             dc.splits.ScaffoldSplitter() if split == "scaffold" else (dc.splits.RandomSplitter())
         )
-        with quiet():  # what RDKit has to say was said when the molecules were read
+        with quiet():  # RDKit's messages were already reported when the molecules were read
             chosen = splitter.split(data, 1 - valid - test, valid, test, seed=seed)
         for part, indices in zip(("train", "valid", "test"), chosen):
             parts[places[np.asarray(indices, dtype=int)]] = part

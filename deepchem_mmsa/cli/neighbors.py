@@ -1,4 +1,4 @@
-"""``mmsa neighbors``: the molecules of a reference file that are nearest by embedding."""
+"""``mmsa neighbors``: the nearest molecules of a reference table by embedding."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def neighbors(
     reference: Annotated[
         str,
         typer.Option(
-            "--reference", "-r", help="Molecules to search, a table like IN.", show_default=False
+            "--reference",
+            "-r",
+            help="Table of molecules to search, in any format of IN.",
+            show_default=False,
         ),
     ],
     count: Annotated[int, typer.Option("--count", "-k", min=1, help="Neighbours per row.")] = 5,
@@ -37,7 +40,7 @@ def neighbors(
     as_json: options.Json = False,
     config: options.Config = None,
 ) -> None:
-    """Find the nearest molecules of a reference file by the cosine of their embeddings."""
+    """Find the nearest molecules of a reference table by cosine similarity of the embeddings."""
     import numpy as np
     from sklearn.neighbors import NearestNeighbors
 

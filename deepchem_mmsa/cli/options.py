@@ -1,4 +1,4 @@
-"""Options that commands share, under one name each, and the configuration file behind them."""
+"""Options shared by several commands, and the YAML file that sets their defaults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deepchem_mmsa.hub import DEFAULT_MODEL as DEFAULT_MODEL
 
 
 def _from_file(ctx: typer.Context, value: Path | None) -> Path | None:
-    """Take defaults from a YAML file; what stands on the command line wins."""
+    """Take defaults from a YAML file; options on the command line take precedence."""
     if value is None or ctx.resilient_parsing:
         return value
     import yaml
@@ -51,7 +51,7 @@ def _from_file(ctx: typer.Context, value: Path | None) -> Path | None:
 
 
 def _spellings(parameter: Any) -> list[str]:
-    """Return the names of a parameter in a file: as on the command line, without dashes."""
+    """Return a parameter's names in the YAML file: those of the command line, without dashes."""
     if parameter.param_type_name == "argument":
         return [str(parameter.metavar or parameter.name).lower()]
     return [o.lstrip("-") for o in parameter.opts if o.startswith("--")]
@@ -61,18 +61,20 @@ Input = Annotated[
     str,
     typer.Argument(
         metavar="IN",
-        help="Molecules: CSV, TSV, SMI, SDF or Parquet, gzipped or not; - is standard input.",
+        help="Molecules: CSV, TSV, SMI, SDF or Parquet file, gzipped or not; - is standard input.",
         show_default=False,
     ),
 ]
 OutputTable = Annotated[
     str,
     typer.Option(
-        "--output", "-o", help="Table to write: .csv, .tsv, .jsonl (.gz) or .parquet; - is stdout."
+        "--output",
+        "-o",
+        help="Output table: .csv, .tsv, .jsonl (these also .gz) or .parquet; - is standard output.",
     ),
 ]
 OutputFolder = Annotated[
-    Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False)
+    Path, typer.Option("--output", "-o", help="Output folder.", show_default=False)
 ]
 
 
@@ -85,7 +87,7 @@ def _shipped(incomplete: str) -> list[str]:
 Model = Annotated[
     str,
     typer.Option(
-        "--model", "-m", help="Folder of an exported model, or a shipped one.",
+        "--model", "-m", help="Folder of an exported model, or name of a shipped one.",
         autocompletion=_shipped,
     ),
 ]  # fmt: skip
@@ -93,73 +95,87 @@ Models = Annotated[
     list[str],
     typer.Option(
         "--model", "-m", autocompletion=_shipped,
-        help="Folder of a fine-tuned model; several, by repeating it or by finetune --n-models, "
-        "are averaged, and std_TASK is their deviation.",
+        help="Folder of a fine-tuned model. With several (repeat the option, or use finetune "
+        "--n-models) the predictions are averaged, and std_TASK is their standard deviation.",
     ),
 ]  # fmt: skip
 FromModel = Annotated[
     str | None,
     typer.Option(
         "--from-model", show_default=False,
-        help="Begin with the weights of this folder or shipped model; left out, with those of "
+        help="Start from the weights of this folder or shipped model; by default "
         f"{DEFAULT_MODEL}, unless --preset is given.",
         autocompletion=_shipped,
     ),
 ]  # fmt: skip
 SmilesColumn = Annotated[
-    str | None, typer.Option(help="Column of the SMILES; found by its name if left out.")
+    str | None, typer.Option(help="Column of the SMILES; by default found by its name.")
 ]
 Features = Annotated[
     bool,
-    typer.Option("--features", help="The outputs of the views' encoders too: for models of yours."),
+    typer.Option(
+        "--features",
+        help="Also write the outputs of the views' encoders, as inputs for your own models.",
+    ),
 ]
 InputFormat = Annotated[
     str | None,
     typer.Option(
-        "--format", help="csv, tsv, smi, sdf or parquet; recognised by ending or content."
+        "--format",
+        help="csv, tsv, smi, sdf or parquet; by default inferred from file ending or content.",
     ),
 ]
 ReferenceColumn = Annotated[
     str | None,
     typer.Option(
-        help="Column of the SMILES in the other table; left out, that of IN or found by its name."
+        help="Column of the SMILES in the second table; by default --smiles-column if it has one "
+        "of that name, else found by its name."
     ),
 ]
 
 
 def _some(jobs: int) -> int:
     if jobs == 0:
-        raise typer.BadParameter("0 processes do nothing: 1 is this process, -1 all cores")
+        raise typer.BadParameter("must not be 0: 1 uses this process only, -1 all cores")
     return jobs
 
 
 Jobs = Annotated[
     int,
-    typer.Option("--jobs", "-j", callback=_some, help="Processes that featurize; -1: all cores."),
+    typer.Option(
+        "--jobs", "-j", callback=_some, help="Processes for featurization; -1 uses all cores."
+    ),
 ]
 AutoJobs = Annotated[
     int,
     typer.Option(
         "--jobs", "-j",
-        help="Processes that featurize; -1: all cores; 0: all cores where IN is a file of more "
-        "than 64 KB, else this process.",
+        help="Processes for featurization; -1 uses all cores; 0 decides by file size: all cores "
+        "above 64 KB, else only this process.",
     ),
 ]  # fmt: skip
 Workers = Annotated[
     int,
     typer.Option(
-        min=0, help="Processes that prepare batches ahead; a GPU needs some, 4 for example."
+        min=0, help="Processes that prepare batches in advance; a GPU needs several, e.g. 4."
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Molecules per pass through the network.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No notes and no progress.")]
-Json = Annotated[bool, typer.Option("--json", help="The result as one JSON object; no notes.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Molecules per batch.")]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
+Device = Annotated[
+    str, typer.Option(help="auto (a CUDA GPU if there is one), cpu, cuda, cuda:1 or mps.")
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print errors, but no messages and no progress.")
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as one JSON object, without messages.")
+]
 Config = Annotated[
     Path | None,
     typer.Option(
-        help="YAML file of options, 'batch-size: 64' a line; the command line wins.",
+        help="YAML file of options, one per line ('batch-size: 64'); the command line takes "
+        "precedence.",
         callback=_from_file,
         is_eager=True,
     ),
@@ -171,14 +187,15 @@ Preset = Annotated[
     str | None,
     typer.Option(
         show_default=False,
-        help="Train from scratch, without pre-trained weights: a network of size small or base.",
+        help="Train a network of this size (small or base) from scratch, without pre-trained "
+        "weights.",
     ),
 ]
-LearningRate = Annotated[float, typer.Option(min=0, help="Learning rate of the optimizer, AdamW.")]
-Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training molecules, at most.")]
+LearningRate = Annotated[float, typer.Option(min=0, help="Learning rate of the AdamW optimizer.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Maximum number of epochs.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="A field of MMSAConfig, as in --set graph_width=128; repeatable."),
+    typer.Option("--set", help="Set a field of MMSAConfig: --set graph_width=128; repeatable."),
 ]
 
 
@@ -190,12 +207,12 @@ _NOT_TO_SET = {
 
 
 def network_fields(settings: list[str] | None) -> dict[str, Any]:
-    """Return the fields of a configuration that ``--set`` gives, checked one by one.
+    """Return the configuration fields given by ``--set``, each validated.
 
     Raises
     ------
     typer.BadParameter
-        If a field is unknown, has no such value, or follows from something else.
+        If a field is unknown, its value is invalid, or it is set by another option or the labels.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""``mmsa predict``: labels of molecules by a fine-tuned model."""
+"""``mmsa predict``: predict the labels of molecules with a fine-tuned model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def _more_than_one(masks: int) -> int:
     if masks == 1:
-        raise typer.BadParameter("one mask has no deviation; 50 is usual")
+        raise typer.BadParameter("the standard deviation needs at least 2 masks; 50 is usual")
     return masks
 
 
@@ -37,14 +37,16 @@ def predict(
             min=0,
             metavar="MASKS",
             callback=_more_than_one,
-            help="Adds std_TASK, the deviation over this many dropout masks; 50 is usual.",
+            help="Add std_TASK, the standard deviation over this many MC dropout masks; 50 is "
+            "usual.",
         ),
     ] = 0,
     domain: Annotated[
         str | None,
         typer.Option(
-            help="Table of the training molecules: also the share of them that are at least as "
-            "far from what they have in common, domain; below 0.05 is unlike them."
+            help="Table of the training molecules. Adds the column domain, the share of them that "
+            "are at least as far from the training set's anchors as the predicted molecule; "
+            "below 0.05 is out of domain."
         ),
     ] = None,
     smiles_column: options.SmilesColumn = None,
@@ -75,16 +77,16 @@ def predict(
     model = each_model(model)
     if masks and len(model) > 1:
         raise typer.BadParameter(
-            "--uncertainty samples dropout masks of one model; of several, std_TASK is their "
-            "deviation already"
+            "--uncertainty samples dropout masks of one model; with several models, std_TASK is "
+            "already their standard deviation"
         )
     told = None
-    for name in reversed(model):  # what the first one reads, they all read
+    for name in reversed(model):  # ends with the first, whose views are those of all
         told = described(find_model(name))
         if told and told[0].mode == "pretraining":
             raise Failure(
                 f"the model {name} was pre-trained only and predicts no labels: fine-tune it first "
-                f"(mmsa finetune ... --from-model {name}), or ask it for embeddings (mmsa embed)",
+                f"(mmsa finetune ... --from-model {name}), or compute embeddings (mmsa embed)",
                 ExitCode.MODEL,
             )
     jobs = processes(jobs, source)
@@ -100,7 +102,7 @@ def predict(
         def compute(
             table: Table, molecules: Sequence[object], progress: Callable[[int], None]
         ) -> tuple[pd.DataFrame, list[str]]:
-            if masks or known is not None:  # the records serve every question about a chunk
+            if masks or known is not None:  # featurize a chunk once for all that is computed
                 molecules = predictor.records(molecules)
             std = None
             if len(predictors) > 1:
@@ -132,7 +134,7 @@ def predict(
 
 
 def _loaded(models: Sequence[str], device: str, masks: int) -> list[MMSAPredictor]:
-    """Return the models, if they can do what is asked of them."""
+    """Load the models and check that they support the requested options."""
     from deepchem_mmsa.cli.rows import load_model
     from deepchem_mmsa.inference import has_dropout
 
@@ -147,7 +149,7 @@ def _loaded(models: Sequence[str], device: str, masks: int) -> list[MMSAPredicto
             raise Failure(f"{error} ({numbered})", ExitCode.MODEL) from error
     if masks and not has_dropout(predictors[0].network):
         raise Failure(
-            f"the model {models[0]} drops nothing, so --uncertainty has nothing to sample; "
+            f"the model {models[0]} has no dropout, so --uncertainty has nothing to sample; "
             "fine-tune with --set head_dropout=0.2, or train several models with other seeds",
             ExitCode.MODEL,
         )
@@ -158,7 +160,7 @@ def _domain(
     console: Console, predictor: MMSAPredictor, training: str,
     columns: tuple[str | None, str | None], batch_size: int, jobs: int,
 ) -> ApplicabilityDomain:  # fmt: skip
-    """Return the domain of the molecules of a file; errors name it."""
+    """Return the applicability domain fitted to the molecules of a file; errors name the file."""
     from deepchem_mmsa.applicability import ApplicabilityDomain
     from deepchem_mmsa.cli.rows import column_of_other, other_records
     from deepchem_mmsa.tables import count_rows
@@ -179,7 +181,7 @@ def _domain(
 def prediction_columns(
     predictor: MMSAPredictor, values: np.ndarray, name: str | None = None
 ) -> pd.DataFrame:
-    """Return predictions, or what has their shape, as named columns.
+    """Return predictions, or values of the same shape, as named columns.
 
     Parameters
     ----------
@@ -187,18 +189,18 @@ def prediction_columns(
     values : np.ndarray
         ``[N, T, C]`` or ``[N, T]``.
     name : str, optional
-        ``predicted`` for values and ``probability`` for classes if left out.
+        By default ``predicted`` for values and ``probability`` for classes.
 
     Returns
     -------
     pandas.DataFrame
-        ``NAME_TASK`` for values, and for two classes of class 1 (``NAME_TASK_CLASS`` if that has
-        a name); with more than two classes ``NAME_TASK_CLASS`` for each.
+        ``NAME_TASK`` for values, and for class 1 of two classes (``NAME_TASK_CLASS`` if the class
+        has a name); with more than two classes ``NAME_TASK_CLASS`` for each.
     """
     import pandas as pd
 
     name = name or ("predicted" if values.ndim == 2 else "probability")
-    values = values.astype("float32")  # as many digits as a network's answer has
+    values = values.astype("float32")  # the precision of the network's output
     columns = {}
     for t, task in enumerate(predictor.tasks):
         if values.ndim == 2:

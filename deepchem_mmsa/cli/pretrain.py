@@ -21,7 +21,7 @@ def pretrain(
         str | None,
         typer.Option(
             show_default=False,
-            help="Go on with the weights of this folder or shipped model; left out, training "
+            help="Continue from the weights of this folder or shipped model; by default training "
             "starts from scratch.",
         ),
     ] = None,
@@ -40,9 +40,9 @@ def pretrain(
     as_json: options.Json = False,
     config: options.Config = None,
 ) -> None:
-    """Pre-train a model on molecules without labels; the folder then serves --from-model.
+    """Pre-train a model on molecules without labels; pass its folder to --from-model afterwards.
 
-    IN may also be a folder that featurize made.
+    IN may also be an output folder of featurize.
     """
     fields = options.network_fields(settings)
     console = Console(quiet, as_json)

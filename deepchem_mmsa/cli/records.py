@@ -1,4 +1,4 @@
-"""Records of a table's molecules in shards: what featurize makes, and training begins with."""
+"""Featurized records of a table's molecules in shards, for ``featurize`` and the training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deepchem_mmsa.views import ViewSettings
 
 
 class Molecules:
-    """The molecules of a table, read anew each time, in flat memory.
+    """The molecules of a table, re-read on each iteration, in constant memory.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class Molecules:
 
 @contextmanager
 def as_file(source: str) -> Iterator[str]:
-    """Give standard input, or another pipe, as a file, which can be read more than once."""
+    """Yield the path of a file that can be read more than once: a copy where `source` is a pipe."""
     if not is_pipe(source):
         yield source
         return
@@ -61,9 +61,9 @@ def make_records(
     jobs: int,
     console: Console,
     shard_size: int = 1000,
-    go_on: str = "run the same command again to go on from there.",
+    go_on: str = "run the same command again to resume from there.",
 ) -> ShardSet:
-    """Featurize into shards; what an interrupted run finished is not made again."""
+    """Featurize into shards; shards that an interrupted run finished are reused."""
     try:
         return featurize_to_shards(
             molecules, folder, settings, shard_size, jobs,
@@ -98,7 +98,7 @@ def fate_of_rows(shards: ShardSet) -> tuple[list[str], list[str]]:
 
 
 def note_failures(console: Console, status: list[str], reasons: list[str], what: str) -> int:
-    """Say how many rows hold no molecule, and why the first does not; return how many."""
+    """Report how many rows hold no molecule, with the first and its reason; return the number."""
     failed = np.flatnonzero(np.array(status) == "failed")
     if len(failed):
         console.note(

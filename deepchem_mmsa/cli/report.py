@@ -1,4 +1,4 @@
-"""``mmsa report``: one page that shows a run."""
+"""``mmsa report``: an HTML page about a run."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ def report(
     run: Annotated[
         Path,
         typer.Argument(
-            metavar="RUN", help="Folder that finetune or pretrain wrote.", show_default=False
+            metavar="RUN", help="Output folder of finetune or pretrain.", show_default=False
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")] = Path(
         "report.html"
     ),
     title: Annotated[
-        str | None, typer.Option(help="Title of the page; the folder's name if left out.")
+        str | None, typer.Option(help="Title of the page; by default the folder's name.")
     ] = None,
     projection: Annotated[
-        str, typer.Option(help="Of the map: pca, or umap, which needs umap-learn.")
+        str, typer.Option(help="Projection of the map: pca, or umap, which needs umap-learn.")
     ] = "pca",
     points: Annotated[
-        int, typer.Option(min=3, help="Molecules on the map, at most; drawn at random.")
+        int, typer.Option(min=3, help="Maximum number of molecules on the map, drawn at random.")
     ] = 1500,
     resamples: Annotated[
-        int, typer.Option(min=0, help="Bootstrap resamples behind the intervals of the scores.")
+        int, typer.Option(min=0, help="Bootstrap resamples for the confidence intervals of scores.")
     ] = 1000,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -41,7 +41,7 @@ def report(
 ) -> None:
     """Write one HTML page about a run: data, training, scores, map of molecules, memory, errors.
 
-    The page holds everything that it shows and loads nothing: see docs/report.md.
+    The page is self-contained and loads nothing from outside; see docs/report.md.
     """
     console = Console(quiet, as_json)
     from deepchem_mmsa.cli.rows import checked_device

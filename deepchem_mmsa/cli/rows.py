@@ -1,4 +1,4 @@
-"""One row in, one row out: a table computed chunk by chunk, kept on the way, written whole."""
+"""One output row per input row: tables computed in resumable chunks, written when complete."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ Compute = Callable[
 
 
 def load_model(folder_or_name: str, device: str) -> MMSAPredictor:
-    """Load a model for prediction, or say what is wrong with its name or files."""
+    """Load a model for prediction; raise a Failure if there is no model of that name."""
     from deepchem_mmsa.predictor import MMSAPredictor
 
     return MMSAPredictor.from_pretrained(folder_or_name, checked_device(device))
 
 
 def checked_device(device: str) -> str:
-    """Return the device that is meant; one that is unknown or not there fails at once."""
+    """Return the full name of a device; raise a Failure if it is unknown or not available."""
     import torch
 
     from deepchem_mmsa.distributed import chosen_device
@@ -68,7 +68,10 @@ def checked_device(device: str) -> str:
 
 
 def column_of_other(path: str, column: str | None, of_input: str | None) -> str | None:
-    """Return the SMILES column of a second table: its own, or the input's where it has that too."""
+    """Return the SMILES column of a second table: `column`, or the input's if it exists there.
+
+    None if there is neither: the column is then found by its name.
+    """
     if column is None and of_input is not None:
         try:
             next(read_chunks(path, 1, of_input))
@@ -86,22 +89,22 @@ def other_records(
     jobs: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[list[str], Sequence[object]]]:
-    """Yield texts and records of a second table of molecules, a reference or a training set.
+    """Yield SMILES and records of a second table, such as a reference or a training set.
 
-    A molecule that crashes RDKit costs its row there too.
+    A molecule that crashes RDKit fails only its own row.
 
     Parameters
     ----------
     path : str
     column : str or None
-        Of the SMILES: :func:`column_of_other`.
+        Of the SMILES; see :func:`column_of_other`.
     option : str
-        That which names the column, for errors.
+        The command-line option that names the column, for errors.
     settings : ViewSettings
     jobs : int
-        Processes that make records, those of the next chunk while one is used.
+        Processes for featurization; with several, the next chunks are prepared in advance.
     progress : callable, optional
-        Told how many are made.
+        Called with the number of records made.
     """
 
     def chunks() -> Generator[tuple[list[str], Sequence[object]], None, None]:
@@ -125,7 +128,7 @@ def _other_table(path: str, column: str | None, option: str) -> Iterator[Table]:
 
 
 def each_model(names: Sequence[str]) -> list[str]:
-    """Return the models that are named; a folder of several stands for all of them."""
+    """Return the named models; a folder of several models is expanded to all of them."""
     inside = {name: [str(one) for one in members(find_model(name))] for name in names}
     return [one for name in names for one in inside[name] or [name]]
 
@@ -136,12 +139,12 @@ def model_identity(folder_or_name: str) -> str:
     if not path.is_file():
         from deepchem_mmsa.exports import load_pretrained
 
-        load_pretrained(folder_or_name)  # which says what is wrong
+        load_pretrained(folder_or_name)  # raises an error that says what is wrong
     return file_identity(path)
 
 
 def file_identity(path: str | os.PathLike) -> str:
-    """Return a checksum of a file's content; one that is not there is an error of the input."""
+    """Return a checksum of a file's unpacked content; a missing file is an input error."""
     with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -151,7 +154,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def checked_output(output: str) -> str:
-    """Return the format of an output table; a place that cannot be written to fails at once."""
+    """Return the format of an output table; raise a Failure if it cannot be written."""
     try:
         return check_output(output)
     except (TableError, OSError) as error:
@@ -170,35 +173,38 @@ def compute_table(
     ahead: tuple[ViewSettings | None, int] = (None, 1),
     chunk: int = CHUNK,
 ) -> None:
-    """Compute new columns for every row of a table, and write them beside the old ones.
+    """Compute new columns for every row of a table, and append them to the existing ones.
 
-    Finished chunks are kept in ``OUTPUT.partial`` until the table is whole, so that an
-    interrupted run goes on where it was; memory holds one chunk.
+    Finished chunks are kept in ``OUTPUT.partial`` until the table is complete, so that an
+    interrupted run can be resumed; memory holds a few chunks.
 
     Parameters
     ----------
     console : Console
     what : str
-        Said by the progress bar.
+        Label of the progress bar.
     source, output : str
     load : callable
         Returns ``compute``, which is ``(table, molecules, progress)`` → new columns ``[n, c]`` and
-        a reason per row, empty where the row was computed. Called once; other processes are at
-        work meanwhile.
+        a reason per row, empty where the row was computed. Called once, while the processes of
+        `ahead` are already featurizing.
     smiles_column, format : str, optional
     identity : dict, optional
-        What decides the numbers besides the input (model, options): kept chunks of another
-        identity are not taken up.
-    ahead : tuple of (ViewSettings, int)
-        Views, and how many processes make them for the next chunks while one is computed.
-        ``compute`` gets these records, and the table's own molecules where there is one process.
+        What determines the result besides the input (model, options); kept chunks with another
+        identity are discarded.
+    ahead : tuple of (ViewSettings or None, int)
+        Views, and the number of processes that make them for the next chunks while one is
+        computed. ``compute`` gets these records, or the table's own molecules without views.
     chunk : int
         Rows computed and kept at a time.
 
     Raises
     ------
     Failure
-        If the output cannot be written, or no row could be computed (the output is there).
+        If the output cannot be written or is in use by another process, or if no row could be
+        computed (the output is written nevertheless).
+    Interrupted
+        On Ctrl-C or SIGTERM; the message says how to resume.
     """
     kind = checked_output(output)
     if output == "-" and console.as_json:
@@ -214,7 +220,7 @@ def compute_table(
     with ExitStack() as stack:
         stack.enter_context(parts)
         prepare = stack.enter_context(records_ahead(*ahead))
-        beside = ahead[1] if prepare and ahead[1] != 1 else 0  # processes at work meanwhile
+        beside = ahead[1] if prepare and ahead[1] != 1 else 0  # processes in the background
         all_made = threading.Event()
 
         def chunks() -> Iterator[_Chunk]:
@@ -232,7 +238,7 @@ def compute_table(
         compute = load()
         take_all_threads = stack.enter_context(threads_beside(beside))
         progress = stack.enter_context(console.progress(what, total))
-        # Without processes beside, making a record is what a row takes, and what is shown.
+        # Without background processes featurization takes most time: it drives the progress bar.
         show = silent if prepare and not beside else progress
 
         def frames() -> Iterator[pd.DataFrame]:
@@ -261,7 +267,7 @@ def compute_table(
             raise Interrupted(parts.hint()) from error
         parts.remove()
     seconds = time.monotonic() - began
-    text = f"{n - failed} of {n} rows computed in {seconds:.1f} s, {failed} not{first}"
+    text = f"{n - failed} of {n} rows computed in {seconds:.1f} s, {failed} failed{first}"
     console.result(
         {"input": source, "output": output, "rows": n, "computed": n - failed, "failed": failed,
          "seconds": round(seconds, 3)},
@@ -281,12 +287,12 @@ def silent(done: int) -> None:
 
 
 def shifted(progress: Callable[[int], None], start: int) -> Callable[[int], None]:
-    """Return a progress function for what comes after the first `start`."""
+    """Return a progress function that adds `start` to the count."""
     return lambda done: progress(start + done)
 
 
 def new_names(frame: pd.DataFrame, wanted: Sequence[str]) -> list[str]:
-    """Return names for new columns that leave the old ones alone.
+    """Return names for new columns that do not clash with existing ones.
 
     Examples
     --------
@@ -311,9 +317,9 @@ def with_columns(
     reasons: Sequence[str],
     status: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Return the rows with new columns, ``status`` ("ok" or "failed") and ``reason`` behind.
+    """Return the rows with the new columns, ``status`` ("ok" or "failed") and ``reason`` appended.
 
-    Without a `status`, a row with a reason failed.
+    By default a row with a reason counts as failed.
     """
     if status is None:
         status = ["failed" if reason else "ok" for reason in reasons]
@@ -323,7 +329,7 @@ def with_columns(
 
 
 def read_part(path: Path) -> pd.DataFrame:
-    """Read what ``write_table(..., notes=True)`` wrote, types and all."""
+    """Read a table written by ``write_table(..., notes=True)``, with its dtypes."""
     from pyarrow import parquet
 
     table = parquet.read_table(path)
@@ -338,7 +344,7 @@ def read_part(path: Path) -> pd.DataFrame:
 
 
 class _Parts:
-    """Finished chunks of an output file, until it is whole; one process at a time has them."""
+    """Finished chunks of an incomplete output file, locked by one process at a time."""
 
     def __init__(self, source: str, output: str, identity: dict[str, Any]) -> None:
         self.folder = None if "-" in (source, output) else Path(f"{output}.partial")
@@ -355,7 +361,7 @@ class _Parts:
         self._text = json.dumps(identity, sort_keys=True)
 
     def __enter__(self) -> Self:
-        """Take the place, and forget what was kept of another run."""
+        """Lock the folder, and discard the chunks of a different run."""
         if self.folder is None:
             return self
         try:
@@ -378,7 +384,7 @@ class _Parts:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Give the place back; nothing is left behind where nothing was kept."""
+        """Release the lock, and remove the folder if it holds no chunk."""
         if self.folder is None:
             return
         if not self._removed and not any(self.folder.glob("*.parquet")):
@@ -386,13 +392,13 @@ class _Parts:
         self._lock.release()
 
     def read(self, index: int) -> pd.DataFrame | None:
-        """Return a chunk that an earlier run finished."""
+        """Return a chunk that an earlier run finished, or None."""
         if self.folder is None or not (self.folder / f"{index:06d}.parquet").is_file():
             return None
         path = self.folder / f"{index:06d}.parquet"
         try:
             frame = read_part(path)
-        except (OSError, ValueError):  # it is damaged: compute it again
+        except (OSError, ValueError):  # damaged: compute it again
             return None
         self.kept += len(frame)
         return frame
@@ -405,7 +411,7 @@ class _Parts:
         self.kept += len(frame)
 
     def remove(self) -> None:
-        """Remove what was kept, once: the next folder of that name is another process's."""
+        """Remove the chunks, once: a later folder of that name belongs to another process."""
         self._removed = True
         if self.folder is not None and self.folder.is_dir():
             if os.name == "nt":  # where an open file cannot be removed
@@ -413,12 +419,12 @@ class _Parts:
             shutil.rmtree(self.folder)
 
     def hint(self) -> str:
-        """Say how an interrupted run goes on."""
+        """Return a message that says how to resume an interrupted run."""
         if self.folder is None:
             return "Nothing was written; with files for input and output a run can be resumed."
         if self.kept == 0:
             return "Nothing was finished yet; run the same command again."
         return (
             f"{self.kept} finished rows are kept in {self.folder}; run the same command "
-            "again to go on from there."
+            "again to resume from there."
         )

@@ -1,4 +1,4 @@
-"""What ``pretrain`` and ``finetune`` share: molecules in, a run folder out."""
+"""Shared steps of ``pretrain`` and ``finetune``, from a table of molecules to a run folder."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from deepchem_mmsa.shards import ShardError, ShardSet
 from deepchem_mmsa.tables import Table, write_table
 from deepchem_mmsa.views import ViewSettings
 
-ANEW = "--preset small begins anew, without weights"
+ANEW = "--preset small starts from scratch, without weights"
 
 
 def first_weights(from_model: str | None, preset: str | None) -> str | None:
-    """Return the model that labels are learnt from, or None where ``--preset`` begins anew."""
+    """Return the model to start from, or None to train from scratch (``--preset``)."""
     try:
         return starting_model(from_model, preset)
     except ValueError as error:
         raise Failure(
-            "--from-model brings its own network, --preset begins one without weights: give one "
-            "of the two",
+            "--from-model defines its own network, --preset starts one from scratch: give one of "
+            "the two",
             ExitCode.USAGE,
         ) from error
 
@@ -44,7 +44,7 @@ def first_weights(from_model: str | None, preset: str | None) -> str | None:
 def network_config(
     from_model: str | None, preset: str | None, fields: Mapping[str, Any]
 ) -> MMSAConfig:
-    """Return the configuration that a run begins with: a model's own, or a preset's."""
+    """Return the configuration of a run: that of the model it starts from, or a preset's."""
     if from_model is None:
         preset = preset or "small"
         if preset not in PRESETS:
@@ -64,40 +64,40 @@ def network_config(
 
 
 def has_begun(folder: Path) -> bool:
-    """Tell whether a network has a checkpoint to go on from."""
+    """Return whether a network has a checkpoint to resume from."""
     return any((folder / "checkpoints").glob("checkpoint*.pt"))
 
 
 def begun_networks(folder: Path) -> bool:
-    """Tell whether a run has a checkpoint to go on from, of any of its networks."""
+    """Return whether any network of a run has a checkpoint to resume from."""
     return any(map(has_begun, [folder, *folder.glob("model*")]))
 
 
 def open_run(folder: Path, resume: bool, asked: Mapping[str, Any], n_models: int = 1) -> None:
-    """Make the folder of a run; one that holds a run is not begun anew over it.
+    """Create the folder of a run; an existing run is never overwritten.
 
     Parameters
     ----------
     folder : pathlib.Path
     resume : bool
-        Whether to go on with the run that is there.
+        Whether to resume the run in the folder.
     asked : mapping
-        JSON-able, by option: all that decides the result beside the number of epochs. A run
-        goes on only with what it began with.
+        JSON-serialisable, by option: all that determines the result except the number of epochs.
+        A run can only be resumed with the values it was started with.
     n_models : int
-        Networks to train, each in a folder of its own.
+        Networks to train, each in its own folder.
     """
     checkpoints = begun_networks(folder)
     models = [*folder.glob("config.json"), *folder.glob("model*/config.json")]
     if (checkpoints or models) and not resume:
         raise Failure(
-            f"{folder} holds a run already: add --resume to go on with it, or give another "
+            f"{folder} holds a run already: add --resume to continue it, or give another "
             "--output folder",
             ExitCode.OUTPUT,
         )
     if resume and not checkpoints:
         raise Failure(
-            f"{folder} holds no checkpoint to go on from; leave --resume away to begin",
+            f"{folder} holds no checkpoint to resume from; omit --resume to start a new run",
             ExitCode.OUTPUT,
         )
     try:
@@ -112,12 +112,12 @@ def open_run(folder: Path, resume: bool, asked: Mapping[str, Any], n_models: int
                 if began.get(option) != asked.get(option):
                     short = f"{began.get(option)}, not {asked.get(option)}"
                     raise Failure(
-                        f"--resume: the run in {folder} began with another {option}"
+                        f"--resume: the run in {folder} was started with another {option}"
                         + (f" ({short})" if len(short) < 200 else "")
-                        + "; give it what it had, or another --output folder",
+                        + "; use the original value, or another --output folder",
                         ExitCode.USAGE,
                     )
-    except (OSError, RuntimeError) as error:  # it cannot be written to, or another run does
+    except (OSError, RuntimeError) as error:  # not writable, or locked by another run
         raise Failure(f"cannot write to {folder}: {error}", ExitCode.OUTPUT) from error
 
 
@@ -126,14 +126,14 @@ def _json_of(place: Path) -> dict[str, Any]:
         return dict(json.loads(place.read_text(encoding="utf-8")))
     except ValueError as error:
         raise Failure(
-            f"{place} is damaged ({error}): what the run began with is not known; give another "
+            f"{place} is damaged ({error}), so the settings of the run are unknown; give another "
             "--output folder",
             ExitCode.OUTPUT,
         ) from error
 
 
 def note_run(folder: Path, asked: Mapping[str, Any]) -> None:
-    """Write what :func:`open_run` compares, once the records are there: their folder is locked."""
+    """Write what :func:`open_run` compares, once the records are made: their folder is locked."""
     write_text(folder / "run.json", json.dumps(asked, indent=1))
 
 
@@ -144,7 +144,7 @@ def began_with(
     columns: Sequence[str] = (),
     **others: Any,
 ) -> dict[str, Any]:
-    """Return what :func:`open_run` compares: settings, and the columns of the input that count."""
+    """Return what :func:`open_run` compares: the settings, and a checksum of the columns used."""
     found: dict[str, Any] = dict(others)
     if table is not None:
         text = table.frame[list(dict.fromkeys([table.smiles_column, *columns]))].to_csv()
@@ -156,7 +156,7 @@ def began_with(
 def make_model(
     config: MMSAConfig, from_model: str | None, folder: Path, device: str, console: Console
 ) -> MMSAModel:
-    """Build the model of a run, with the weights of another where one is given."""
+    """Build the model of a run, with pre-trained weights if a model is given."""
     arguments: dict[str, Any] = {
         "model_dir": str(folder / "checkpoints"),
         "device": device,
@@ -174,14 +174,14 @@ def make_model(
 def featurized(
     table: Table, config: MMSAConfig, folder: Path, jobs: int, console: Console
 ) -> tuple[ShardSet, pd.DataFrame]:
-    """Featurize a table into the folder of a run; rows that hold no molecule stay, flagged.
+    """Featurize a table into the folder of a run; rows without a valid molecule are flagged.
 
     Parameters
     ----------
     table : Table
     config : MMSAConfig
     folder : pathlib.Path
-        Of the run; shards that are there are not made again.
+        Of the run; existing shards are reused.
     jobs : int
     console : Console
 
@@ -202,7 +202,7 @@ def featurized(
 
 
 def opened(folder: Path, config: MMSAConfig, console: Console) -> tuple[ShardSet, pd.DataFrame]:
-    """Open shards that ``mmsa featurize`` made, if they hold what the network reads."""
+    """Open shards made by ``mmsa featurize``, and check that they hold the network's views."""
     try:
         shards = ShardSet.open(folder)
     except ShardError as error:
@@ -217,7 +217,7 @@ def opened(folder: Path, config: MMSAConfig, console: Console) -> tuple[ShardSet
         )
     status, reasons = fate_of_rows(shards)
     note_failures(console, status, reasons, " and are left out")
-    told = folder / "rows.csv"  # that featurize wrote: the table's columns, then two of its own
+    told = folder / "rows.csv"  # written by featurize: the table's columns, status and reason
     if told.is_file():
         given = pd.read_csv(told, keep_default_na=False, dtype=str).iloc[:, :-2]
         if len(given) == len(shards):
@@ -236,12 +236,12 @@ def _smiles_of(shards: ShardSet) -> list[str]:
 
 @contextmanager
 def resumable(folder: Path) -> Iterator[None]:
-    """Say how a run goes on when it is interrupted: its loop has written a checkpoint."""
+    """Report how to resume an interrupted run; the training loop has written a checkpoint."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
         raise Interrupted(
-            f"The state of the run is kept in {folder}; go on with the same command and --resume."
+            f"The state of the run is kept in {folder}; add --resume to the command to continue."
             if begun_networks(folder)
             else "There is no checkpoint yet; run the same command again."
         ) from error
@@ -250,7 +250,7 @@ def resumable(folder: Path) -> Iterator[None]:
 def write_run(
     folder: Path, model: MMSAModel, rows: pd.DataFrame, summary: Mapping[str, Any]
 ) -> None:
-    """Write the model, its history, the fate of each row and the metrics of a run.
+    """Write the model, its history, the status of each row and the metrics of a run.
 
     ``model.safetensors``, ``config.json`` (see ``save_pretrained``), ``history.csv``,
     ``rows.csv``, ``metrics.json``.
@@ -261,6 +261,6 @@ def write_run(
 
 
 def write_summary(folder: Path, rows: pd.DataFrame, summary: Mapping[str, Any]) -> None:
-    """Write the fate of each row and the metrics of a run: ``rows.csv``, ``metrics.json``."""
+    """Write the status of each row and the metrics of a run: ``rows.csv``, ``metrics.json``."""
     write_table(rows, folder / "rows.csv")
     write_text(folder / "metrics.json", json.dumps(finite(summary), indent=1))

@@ -1,9 +1,9 @@
-"""scikit-learn estimators: molecules in, embeddings or predictions out.
+"""scikit-learn estimators that map molecules to embeddings or predictions.
 
-They take SMILES, RDKit molecules or finished :class:`~deepchem_mmsa.molecule.MoleculeViews`, as
-a list, an array, a pandas Series or a table of one column, and work in ``Pipeline``,
-``GridSearchCV`` and ``cross_val_score``. Every row in gives one row out: NaN, with a warning and
-a reason in ``failures_``, for a molecule that cannot be read.
+They take SMILES, RDKit molecules or computed :class:`~deepchem_mmsa.molecule.MoleculeViews`, as
+a list, an array, a pandas Series or a one-column DataFrame, and work in ``Pipeline``,
+``GridSearchCV`` and ``cross_val_score``. Every input row gives one output row: NaN, with a warning
+and a reason in ``failures_``, for a molecule that cannot be read.
 """
 
 from deepchem_mmsa.estimators.classifier import MMSAClassifier

@@ -1,4 +1,4 @@
-"""Molecules to classes."""
+"""The fine-tuned classifier."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from deepchem_mmsa.estimators.finetuning import FineTunedEstimator
 
 
 class MMSAClassifier(ClassifierMixin, FineTunedEstimator):
-    """MMSA fine-tuned for classes.
+    """Classifier that fine-tunes an MMSA model.
 
-    `y` may hold any classes, or be ``[N, T]`` of 0 and 1 for several tasks, in which NaN is a
-    missing label. Parameters are those of :class:`MMSARegressor`; classes are weighted by
-    ``config={"class_weights": "balanced"}``.
+    `y` holds class labels of any type, or, for several tasks, 0 and 1 in the shape ``[N, T]``,
+    with NaN for missing labels. The parameters are those of :class:`MMSARegressor`; set
+    ``config={"class_weights": "balanced"}`` to weight the classes.
 
     Attributes
     ----------
     classes_ : np.ndarray
-        The classes; for several tasks their numbers ``[T]``, as scikit-learn has it where
-        ``predict_proba`` gives ``[N, T]``.
+        The class labels; for several tasks the task indices ``[T]``, scikit-learn's convention
+        where ``predict_proba`` returns ``[N, T]``.
     predictors_, history_, failures_
-        As of :class:`MMSARegressor`.
+        See :class:`MMSARegressor`.
 
     Examples
     --------
@@ -52,8 +52,8 @@ class MMSAClassifier(ClassifierMixin, FineTunedEstimator):
             if len(wrong):
                 row, task = wrong[0]
                 raise ValueError(
-                    f"row {row}, task {task}: label {labels[row, task]:g}; several tasks take 0, "
-                    "1 or NaN, other classes need a classifier for each task"
+                    f"row {row}, task {task}: label {labels[row, task]:g}; labels of several tasks "
+                    "must be 0, 1 or NaN; for other classes use one classifier per task"
                 )
             self.classes_ = np.arange(labels.shape[1])
             return labels, 2
@@ -79,24 +79,24 @@ class MMSAClassifier(ClassifierMixin, FineTunedEstimator):
             return None
         if self.classes_.dtype.kind not in "biuf":
             return [str(c) for c in self.classes_]
-        if np.array_equal(self.classes_, np.arange(len(self.classes_))):  # in any type of number
+        if np.array_equal(self.classes_, np.arange(len(self.classes_))):  # of any number type
             return None
         return [f"{c:g}" for c in self.classes_]
 
     def predict_proba(self, X: Any, return_std: bool = False) -> Any:
-        """Return probabilities.
+        """Return class probabilities.
 
         Parameters
         ----------
         X : sequence of str, rdkit.Chem.Mol or MoleculeViews, Series, or one-column DataFrame
         return_std : bool
-            As in :meth:`MMSARegressor.predict`.
+            See :meth:`MMSARegressor.predict`.
 
         Returns
         -------
         np.ndarray or tuple of np.ndarray
-            ``[N, C]`` in the order of ``classes_``, or for several tasks that of class 1,
-            ``[N, T]``; NaN rows for unreadable molecules.
+            ``[N, C]`` in the order of ``classes_``, or for several tasks the probability of class
+            1, ``[N, T]``; NaN rows for unreadable molecules.
         """
         spread = self._spread(X, return_std)
         take = (slice(None), 0) if self._single else (slice(None), slice(None), 1)
@@ -105,9 +105,9 @@ class MMSAClassifier(ClassifierMixin, FineTunedEstimator):
     def predict(self, X: Any) -> np.ndarray:
         """Return the most probable class.
 
-        A molecule that cannot be read has none, and a guess would look like an answer. As in
-        pandas, its row is NaN, so that in such a case numbers come as float, and other classes
-        as objects. scikit-learn's metrics refuse these rows instead of counting them.
+        The row of a molecule that cannot be read is NaN rather than a guess. As in pandas, numeric
+        classes are then returned as float, and others as object. scikit-learn's metrics raise an
+        error for such rows.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Fine-tuning and prediction, of which classifier and regressor are the two kinds."""
+"""The base class of the classifier and the regressor: fine-tuning and prediction."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from deepchem_mmsa.predictor import MMSAPredictor
 
 
 class FineTunedEstimator(MoleculeReader):
-    """Fine-tuning and prediction, of which classifier and regressor are the two kinds."""
+    """Fine-tuning and prediction, shared by the classifier and the regressor."""
 
     predictors_: list[MMSAPredictor]
     history_: list[list[dict[str, float]]]
@@ -83,15 +83,20 @@ class FineTunedEstimator(MoleculeReader):
         ----------
         X : sequence of str, rdkit.Chem.Mol or MoleculeViews, Series, or one-column DataFrame
         y : array-like
-            ``[N]``, or ``[N, T]`` for several tasks, in which NaN is a missing label.
+            ``[N]``, or ``[N, T]`` for several tasks, with NaN for missing labels.
         sample_weight : array-like, optional
-            ``[N]``; how much each molecule counts in the loss.
+            ``[N]``; weight of each molecule in the loss.
 
         Raises
         ------
         ValueError
-            If a molecule cannot be read (row, value and remedy are named) and `on_error` is
-            ``"raise"``; if labels do not fit, or fewer than 2 molecules are left.
+            If a molecule cannot be read (the message names row, value and remedy) and `on_error`
+            is ``"raise"``; if a parameter or the labels are invalid, or fewer than 2 molecules
+            are left.
+        TypeError
+            If `y` is sparse.
+        FileNotFoundError, CheckpointError
+            If there is no such pre-trained model, or its files are damaged.
         """
         if self.on_error not in ("raise", "drop"):
             raise ValueError(f"on_error={self.on_error!r}: choose 'raise' or 'drop'")
@@ -106,7 +111,7 @@ class FineTunedEstimator(MoleculeReader):
                 f"{type(self).__name__} requires y to be passed, but the target y is None"
             )
         if issparse(y):
-            raise TypeError("y is sparse, and labels are not: give y.toarray()")
+            raise TypeError("y is sparse, but labels must be dense: give y.toarray()")
         labels, n_classes = self._labels(y)
         names = _task_names(y, self._mode)
         check_consistent_length(molecules, labels)
@@ -140,9 +145,9 @@ class FineTunedEstimator(MoleculeReader):
         return self
 
     def _model(self, n_tasks: int, n_classes: int, seed: int) -> Any:
-        """Return a model that is still to be fit."""
-        # Imported here, because prediction needs no DeepChem; through the package, which is
-        # quiet about DeepChem's optional parts.
+        """Return a model to be fitted."""
+        # Imported here, because prediction needs no DeepChem, and through the package, which
+        # silences DeepChem's warnings about its optional dependencies.
         import deepchem_mmsa
 
         arguments: dict[str, Any] = {
@@ -168,8 +173,8 @@ class FineTunedEstimator(MoleculeReader):
         )
         if self.averaging and not valid.w.any():
             raise ValueError(
-                f"averaging={self.averaging}, and no labelled molecule for validation: the average "
-                "is kept where it is better there; give validation_fraction, or averaging=0"
+                f"averaging={self.averaging} needs labelled molecules for validation, on which the "
+                "averaged weights are scored; increase validation_fraction, or set averaging=0"
             )
         watched = [stopping] if valid.w.any() else []
         model.fit(train, nb_epoch=self.nb_epoch, checkpoint_interval=0, callbacks=watched)
@@ -177,7 +182,7 @@ class FineTunedEstimator(MoleculeReader):
     def _readable(
         self, records: Sequence[MoleculeViews], molecules: Sequence[object], modalities: Any
     ) -> list[int]:
-        """Return the rows to train on, or say which cannot be."""
+        """Return the rows to train on; raise or warn about unreadable ones."""
         reasons = [
             "" if set(r.available) & set(modalities) else missing_reason(r, modalities)
             for r in records
@@ -197,7 +202,7 @@ class FineTunedEstimator(MoleculeReader):
         raise NotImplementedError
 
     def _class_names(self) -> list[str] | None:
-        """Return what the classes are called; None where there are none, or several tasks."""
+        """Return the names of the classes; None if there are none, or for several tasks."""
         return None
 
     # ---- prediction ---------------------------------------------------------------------
@@ -217,17 +222,17 @@ class FineTunedEstimator(MoleculeReader):
         return pd.DataFrame({**columns, "reason": reasons}, index=index)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Export the fitted model, for ``MMSAPredictor``, ``MMSAModel`` and the command line.
+        """Export the fitted model for ``MMSAPredictor``, ``MMSAModel`` and the command line.
 
         Parameters
         ----------
         folder : path-like
-            Several models go into its subfolders ``model0``, ``model1``, ...
+            Several models are written to its subfolders ``model0``, ``model1``, ...
 
         Raises
         ------
         ValueError
-            If the folder holds models of an earlier export that would be left beside these.
+            If the folder holds models of another export that this one would not overwrite.
         """
         check_is_fitted(self)
         mine = member_folders(folder, len(self.predictors_))
@@ -235,8 +240,8 @@ class FineTunedEstimator(MoleculeReader):
         for old in [Path(folder), *(p for p in found if p.name.removeprefix("model").isdigit())]:
             if old not in mine and (old / "config.json").is_file():
                 raise ValueError(
-                    f"{old} holds a model of another export, which would be taken for one of "
-                    "this: remove it, or choose another folder"
+                    f"{old} holds a model of another export, which would be mistaken for part of "
+                    "this one: remove it, or choose another folder"
                 )
         for place, p in zip(mine, self.predictors_):
             memory = p.network.memory
@@ -250,7 +255,7 @@ class FineTunedEstimator(MoleculeReader):
 
 
 def _task_names(y: Any, mode: str) -> list[str] | None:
-    """Return the names that pandas labels bring along."""
+    """Return the task names of a pandas `y`; None for other types."""
     names = None
     if isinstance(y, pd.DataFrame):
         names = [str(c) for c in y.columns]
@@ -262,8 +267,8 @@ def _task_names(y: Any, mode: str) -> list[str] | None:
     for name in names or []:
         if columns.count(name) > 1:
             raise ValueError(
-                f"a target is called {name!r}, as another column of predict_frame is: rename it, "
-                "y.rename(...)"
+                f"the target name {name!r} clashes with another column of predict_frame: rename "
+                "it, y.rename(...)"
             )
     return names
 

@@ -1,4 +1,4 @@
-"""What the estimators share: reading X, and telling which rows cannot be served."""
+"""The base class of all estimators: reads X, and reports the rows that fail."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sklearn.base import BaseEstimator
 from deepchem_mmsa.molecule import MoleculeViews
 
 Failure = tuple[int, str, str]
-"""Row, SMILES and reason of a molecule that cannot be served."""
+"""Row, SMILES and reason of a molecule that failed."""
 
 
 class MoleculeReader(BaseEstimator):
-    """What the estimators share: reading X, and telling which rows cannot be served."""
+    """Base class of all estimators, which reads X and reports the rows that fail."""
 
     failures_: list[Failure]
 
@@ -26,11 +26,11 @@ class MoleculeReader(BaseEstimator):
         tags.input_tags.one_d_array = True
         tags.input_tags.two_d_array = False  # a column of molecules, not a matrix of numbers
         tags.input_tags.string = True
-        tags.input_tags.allow_nan = True  # a missing molecule is a failure of its row
+        tags.input_tags.allow_nan = True  # a missing molecule fails its row only
         return tags
 
     def _molecules(self, X: Any) -> list[object]:
-        """Return the molecules of X."""
+        """Return the molecules of X as a list."""
         if isinstance(X, (str, bytes)) or not hasattr(X, "__len__"):
             raise ValueError(
                 f"X={X!r} is not a sequence of molecules; give a list, an array, a Series or a "
@@ -47,7 +47,7 @@ class MoleculeReader(BaseEstimator):
         return list(X)
 
     def _warn(self, reasons: Sequence[str], molecules: Sequence[object], what: str) -> None:
-        """Keep the failures, and warn of them once."""
+        """Set ``failures_``, and warn once if there are any."""
         self.failures_ = [
             (row, smiles_of(molecules[row]), reason) for row, reason in enumerate(reasons) if reason
         ]
@@ -62,5 +62,5 @@ class MoleculeReader(BaseEstimator):
 
 
 def smiles_of(molecule: object) -> str:
-    """Return how a molecule is named in messages: its text, or its record's SMILES."""
+    """Return the name of a molecule in messages: a record's SMILES, else its string."""
     return molecule.smiles if isinstance(molecule, MoleculeViews) else str(molecule)

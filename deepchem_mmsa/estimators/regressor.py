@@ -1,4 +1,4 @@
-"""Molecules to values."""
+"""The fine-tuned regressor."""
 
 from __future__ import annotations
 
@@ -15,47 +15,48 @@ from deepchem_mmsa.tables import refuse_dates
 
 
 class MMSARegressor(RegressorMixin, FineTunedEstimator):
-    """MMSA fine-tuned for values.
+    """Regressor that fine-tunes an MMSA model.
 
     Parameters
     ----------
     from_model : str or path-like, optional
-        The pre-trained model to start from: a shipped one's name or a folder of
+        The pre-trained model to start from: the name of a shipped one or a folder written by
         ``save_pretrained``. By default ``mmsa-small``, unless `preset` is given.
     preset : {"small", "base"}, optional
-        Begin anew, without weights, with a network of this size.
+        Train a network of this size from scratch, without pre-trained weights.
     modalities : sequence of {"image", "graph", "geometry", "fingerprint"}, optional
-        The views to read; by default all that the model knows.
+        The views to read; by default all views of the model.
     config : mapping, optional
         Further fields of :class:`~deepchem_mmsa.config.MMSAConfig`.
     nb_epoch, batch_size, learning_rate
-        Of the training.
+        Maximum number of epochs, molecules per batch, and learning rate of the training.
     validation_fraction : float
-        Share of the molecules that is kept aside; the weights with the best loss there are
-        taken. 0 trains on all, for `nb_epoch` epochs.
+        Share of the molecules held out for early stopping; the weights with the best validation
+        loss are kept. 0 trains on all molecules for `nb_epoch` epochs.
     patience : int
         Epochs without a better validation loss before the training stops.
     averaging : float
-        Decay of a moving average of the weights, which is scored and kept in place of the last
-        (:class:`~deepchem_mmsa.EarlyStopping`); 0.99 is usual, 0 is none.
+        Decay of an exponential moving average of the weights, which is scored and kept instead of
+        the weights themselves (:class:`~deepchem_mmsa.EarlyStopping`); 0.99 is usual, 0 disables
+        it.
     n_models : int
-        Models that differ in their seed and are averaged.
+        Number of models, which differ in their seed and whose predictions are averaged.
     on_error : {"raise", "drop"}
-        What ``fit`` does with molecules that cannot be read: refuse the set, naming the first,
-        or train without them. Prediction always answers NaN for them.
+        What ``fit`` does with molecules that cannot be read: raise an error that names the first,
+        or train without them. Prediction always returns NaN for them.
     random_state : int, RandomState instance or None
-        Weights, order and validation set follow from it.
+        Determines the weights, the order of the molecules and the validation set.
     n_jobs : int
-        Processes that featurize, -1 for one per core.
+        Processes for featurization, -1 for one per core.
     device : str, optional
-        By default the GPU where there is one.
+        By default the GPU if there is one.
 
     Attributes
     ----------
     predictors_ : list of MMSAPredictor
         The fitted models; pickled as configuration and safetensors.
     history_ : list of list of dict
-        A row per epoch for each model.
+        One row per epoch for each model.
     failures_ : list of tuple
         ``(row, smiles, reason)`` of the last ``fit`` or ``predict``.
 
@@ -93,8 +94,8 @@ class MMSARegressor(RegressorMixin, FineTunedEstimator):
         ----------
         X : sequence of str, rdkit.Chem.Mol or MoleculeViews, Series, or one-column DataFrame
         return_std : bool
-            Whether the standard deviation over the models, or over dropout masks if there is
-            one model only, is returned too.
+            Whether to return the standard deviation too: over the models, or over MC dropout
+            masks of a single model.
 
         Returns
         -------
@@ -106,9 +107,9 @@ class MMSARegressor(RegressorMixin, FineTunedEstimator):
         return (spread.values[take], spread.std[take]) if return_std else spread.values[take]
 
     def predict_frame(self, X: Any) -> pd.DataFrame:
-        """Return values, deviations and reasons as a table with the index of `X`.
+        """Return values, standard deviations and reasons as a table with the index of `X`.
 
-        Deviations are NaN where there are neither several models nor dropout.
+        Standard deviations are NaN for a single model without dropout.
         """
         check_is_fitted(self)
         several = len(self.predictors_) > 1

@@ -1,4 +1,4 @@
-"""Molecules to embeddings, as a step of a scikit-learn pipeline."""
+"""The transformer that computes embeddings, as a step of a scikit-learn pipeline."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from deepchem_mmsa.predictor import MMSAPredictor
 
 
 class MMSATransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, MoleculeReader):
-    """Molecules to embeddings of a pre-trained or fine-tuned model.
+    """Transformer of molecules into embeddings of a pre-trained or fine-tuned model.
 
-    Nothing is learnt in ``fit``: it loads the model. For numbers as a table with the index of
-    the input, ask for ``set_output(transform="pandas")``.
+    ``fit`` only loads the model and learns nothing. Use ``set_output(transform="pandas")`` to
+    get a DataFrame with the index of the input.
 
     Parameters
     ----------
     model : str or path-like
-        A shipped model's name, or a folder of ``save_pretrained``.
+        The name of a shipped model, or a folder written by ``save_pretrained``.
     features : bool
-        Whether the outputs of the views' encoders stand beside the embedding
-        (:meth:`MMSAPredictor.features`): more numbers, from which a model of trees can choose.
+        Whether to return the outputs of the views' encoders as well as the embedding
+        (:meth:`MMSAPredictor.features`): more features, from which a tree model can choose.
     batch_size : int
-        Molecules per pass; the numbers do not depend on it.
+        Molecules per batch; the result does not depend on it.
     n_jobs : int
-        Processes that featurize, -1 for one per core.
+        Processes for featurization, -1 for one per core.
     device : str, optional
-        By default the GPU where there is one.
+        The GPU, where there is one, by default.
 
     Attributes
     ----------
@@ -96,8 +96,8 @@ class MMSATransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Molecul
         Returns
         -------
         np.ndarray
-            float32 ``[N, d]``, or ``[N, D]`` with `features`; NaN rows for unreadable molecules,
-            of which a warning tells.
+            float32 ``[N, d]``, or ``[N, D]`` with `features`; NaN rows, with a warning, for
+            unreadable molecules.
         """
         check_is_fitted(self)
         molecules = self._molecules(X)

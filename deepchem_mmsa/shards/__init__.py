@@ -1,9 +1,9 @@
-"""Records of many molecules in a folder: made in shards, resumable, safe to read.
+"""Records of many molecules in a folder of shards: resumable to make, safe to read.
 
 The folder holds ``shard-00000.mmsa``, ``shard-00001.mmsa``, … (:mod:`.file`), ``failures.csv``,
 which names every view that could not be made, and ``manifest.json``, which lists the shards and
-is complete only when they are. An interrupted run finds what is done by itself: a shard says
-what it was made from, and is renamed into its place when it is whole.
+is marked complete once all of them are. An interrupted run resumes automatically: each shard
+records what it was made from, and is renamed into place when it is complete.
 """
 
 from deepchem_mmsa.shards.file import ShardError

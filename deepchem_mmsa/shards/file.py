@@ -1,9 +1,9 @@
-"""One shard: the records of some thousand molecules as one file that says whether it is whole.
+"""One shard: the records of about a thousand molecules in one file with a checksum.
 
 The file is a header, the length of each record, whether each lacks a view, the records in the
 compact form of :class:`~deepchem_mmsa.molecule.MoleculeViews`, and the SHA-256 of all that. The
-header holds two digests: of the settings that it was made by, and of the molecules that it was
-made from. All numbers are little-endian. Nothing in it can execute code.
+header holds two digests: of the settings and of the molecules that the shard was made from. All
+numbers are little-endian. Nothing in it can execute code.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from deepchem_mmsa.molecule import MoleculeViews
 
 MAX_RECORDS = 100_000
-"""Records in a file, which is held in memory as a whole."""
+"""Maximum number of records in a file, which is held in memory as a whole."""
 
 _MAGIC = b"MMSAset1"
 _HEADER = struct.Struct("<8s32s32sIQ")  # magic, origin, inputs, records, bytes of the records
@@ -29,7 +29,7 @@ _MAX_BYTES = 1 << 32
 
 
 class ShardError(RuntimeError):
-    """Shards that cannot be written or read, why, and what to do about it."""
+    """Raised if shards cannot be written or read; the message names the cause and the remedy."""
 
 
 class Shard(NamedTuple):
@@ -42,7 +42,7 @@ class Shard(NamedTuple):
     ends : np.ndarray
         int64 ``[n]``, where each record ends in `body`.
     flagged : np.ndarray
-        bool ``[n]``, whether a record lacks a view that was asked for.
+        bool ``[n]``, whether a record lacks a requested view.
     body : memoryview
         The records, one after the other.
     size : int
@@ -77,19 +77,19 @@ class Shard(NamedTuple):
 
 
 def pack(records: Sequence[bytes], origin: bytes, inputs: bytes) -> bytes:
-    """Put records into the form of a file.
+    """Serialise records to the content of a shard file.
 
     Parameters
     ----------
     records : sequence of bytes
-        What :meth:`~deepchem_mmsa.molecule.MoleculeViews.to_bytes` gave.
+        As returned by :meth:`~deepchem_mmsa.molecule.MoleculeViews.to_bytes`.
     origin, inputs : bytes
         SHA-256 of the settings and of the molecules.
 
     Raises
     ------
     ShardError
-        If it would be larger than 4 GiB.
+        If the records are larger than 4 GiB.
 
     Examples
     --------
@@ -102,7 +102,8 @@ def pack(records: Sequence[bytes], origin: bytes, inputs: bytes) -> bytes:
     size = int(lengths.sum(dtype=np.int64))
     if size > _MAX_BYTES:
         raise ShardError(
-            f"a shard of {size} bytes; up to {_MAX_BYTES}: choose a smaller shard_size"
+            f"a shard of {size} bytes is too large, the limit is {_MAX_BYTES}: choose a smaller "
+            "shard_size"
         )
     flagged = np.array([MoleculeViews.lacks_a_view(record) for record in records], dtype=np.uint8)
     header = _HEADER.pack(_MAGIC, origin, inputs, len(records), size)
@@ -111,25 +112,25 @@ def pack(records: Sequence[bytes], origin: bytes, inputs: bytes) -> bytes:
 
 
 def unpack(data: bytes, name: object) -> Shard:
-    """Take the form of a file apart, after its checksum was found right.
+    """Parse the content of a shard file after verifying its checksum.
 
     Parameters
     ----------
     data : bytes
         The whole file.
     name : object
-        Named in errors.
+        Name of the file in errors.
 
     Raises
     ------
     ShardError
-        If it is damaged, cut short, or something else.
+        If it is damaged, truncated, or not a shard.
     """
     if len(data) < _HEADER.size + _DIGEST or not data.startswith(_MAGIC):
-        raise ShardError(f"{name} is no shard, or cut short")
+        raise ShardError(f"{name} is not a shard, or truncated")
     digest = hashlib.sha256(memoryview(data)[:-_DIGEST])
     if digest.digest() != data[-_DIGEST:]:
-        raise ShardError(f"{name} is damaged: its checksum does not fit")
+        raise ShardError(f"{name} is damaged: its checksum does not match")
     digest.update(data[-_DIGEST:])
     _, origin, inputs, n, size = _HEADER.unpack_from(data)
     start = _HEADER.size + 5 * n
@@ -145,19 +146,19 @@ def unpack(data: bytes, name: object) -> Shard:
 
 
 def read(path: str | os.PathLike, size: int | None = None) -> Shard:
-    """Read a file whose size is looked at before it is.
+    """Read a shard file, after checking its size.
 
     Parameters
     ----------
     path : path-like
     size : int, optional
-        Bytes that it should have.
+        Expected number of bytes.
 
     Raises
     ------
     FileNotFoundError
     ShardError
-        If it has another size, or :func:`unpack` refuses it.
+        If it has another size or more than 4 GiB, or :func:`unpack` rejects it.
     """
     with open(path, "rb") as file:
         found = os.fstat(file.fileno()).st_size
@@ -167,7 +168,7 @@ def read(path: str | os.PathLike, size: int | None = None) -> Shard:
 
 
 def digest_of_rows(molecules: Sequence[object]) -> bytes:
-    """Digest by which a shard knows the molecules that it was made from.
+    """Return the digest that identifies the molecules a shard was made from.
 
     Parameters
     ----------
@@ -176,8 +177,8 @@ def digest_of_rows(molecules: Sequence[object]) -> bytes:
     Returns
     -------
     bytes
-        SHA-256 of texts, of the binary form of molecules with their coordinates, or of what
-        anything else prints as.
+        SHA-256 of texts, of the binary form of molecules with their coordinates, of the bytes of
+        records, or of the ``repr`` of anything else.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Reading shards: the manifest, which is believed only where it makes sense, and the records."""
+"""Reading shards: the manifest, which is validated first, and the records."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _REMAKE = "make the same call of featurize_to_shards again, which makes what is 
 class ShardSet:
     """Finished shards of a folder, read one at a time.
 
-    Use :meth:`open`.
+    Created by :meth:`open`.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class ShardSet:
     sizes : np.ndarray
         int64 ``[n_shards]``, records in each shard.
     inputs : str
-        SHA-256 of the molecules as they were given.
+        SHA-256 of the input molecules.
 
     Examples
     --------
@@ -65,7 +65,7 @@ class ShardSet:
 
     @classmethod
     def open(cls, folder: str | os.PathLike) -> ShardSet:
-        """Open a folder of :func:`featurize_to_shards`; the records are not read yet.
+        """Open a folder written by :func:`featurize_to_shards`, without reading the records.
 
         Raises
         ------
@@ -80,14 +80,12 @@ class ShardSet:
         if described["complete"] is not True:
             raise ShardError(
                 f"{folder} holds the shards of an unfinished run: make the same call of "
-                "featurize_to_shards again, and it goes on where it was"
+                "featurize_to_shards again, which resumes it"
             )
         try:
             settings = ViewSettings(**described["settings"])
         except (TypeError, ValueError) as error:
-            raise ShardError(
-                f"the settings in {folder / MANIFEST} make no sense: {error}"
-            ) from None
+            raise ShardError(f"the settings in {folder / MANIFEST} are invalid: {error}") from None
         inputs = str(described.get("inputs_sha256", ""))
         return cls(folder, settings, _checked_shards(described, folder), inputs)
 
@@ -103,19 +101,19 @@ class ShardSet:
         return f"ShardSet({str(self.folder)!r}, {len(self)} molecules in {self.n_shards} shards)"
 
     def shard(self, number: int) -> Shard:
-        """Read a shard, of which single records can then be decoded.
+        """Read a shard, from which single records can be decoded.
 
         Raises
         ------
         ShardError
-            If its file is gone, damaged, or not the one that the manifest describes.
+            If its file is missing, damaged, or not the one that the manifest describes.
         """
         path = self.folder / shard_name(number)
         size, sha256 = self._expected[number]
         try:
             shard = file.read(path, size)
         except FileNotFoundError:
-            raise ShardError(f"{path} is gone: {_REMAKE}") from None
+            raise ShardError(f"{path} is missing: {_REMAKE}") from None
         except ShardError as error:
             raise ShardError(f"{error}: {_REMAKE}") from None
         if shard.sha256 != sha256 or len(shard.ends) != self.sizes[number]:
@@ -132,7 +130,7 @@ class ShardSet:
             yield from self.shard(number).records()
 
     def failures(self) -> pd.DataFrame:
-        """Return what could not be made: a table of row, smiles, view and reason."""
+        """Return the views that could not be made: a table of row, smiles, view and reason."""
         import pandas as pd
 
         path = self.folder / FAILURES
@@ -145,12 +143,12 @@ def shard_name(number: int) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return the manifest of a folder, of a finished run or not; None if there is none.
+    """Return the manifest of a finished or unfinished run; None if there is none.
 
     Raises
     ------
     ShardError
-        If it is damaged or something else.
+        If it is damaged, not a manifest of shards, or of another format version.
     """
     path = folder / MANIFEST
     try:
@@ -176,13 +174,13 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def _checked_shards(described: dict[str, Any], folder: Path) -> list[tuple[int, int, str]]:
-    """Rows, bytes and SHA-256 of each shard, if the manifest makes sense."""
+    """Return rows, bytes and SHA-256 of each shard, after validating the manifest."""
     checked = []
     listed = described.get("shards")
     for number, shard in enumerate(listed if isinstance(listed, list) else [None]):
         try:
             name, rows, size, sha256 = (shard[key] for key in ("name", "rows", "bytes", "sha256"))
-            if name != shard_name(number):  # a name that is only looked up could lead anywhere
+            if name != shard_name(number):  # any other name could lead outside of the folder
                 raise ValueError(
                     f"shard {number} is called {name!r:.80}, not {shard_name(number)!r}"
                 )

@@ -1,4 +1,4 @@
-"""Making shards: what is done is found by itself, what is damaged is made again."""
+"""Making shards: finished ones are reused, damaged ones are made again."""
 
 from __future__ import annotations
 
@@ -56,30 +56,31 @@ def featurize_to_shards(
     progress: bool = False,
     contained: bool = True,
 ) -> ShardSet:
-    """Make the records of molecules and keep them in a folder.
+    """Featurize molecules into shards in a folder.
 
-    Killed at any point and called again with the same arguments, it goes on where it was: it
-    repeats at most one shard, and ends with the same bytes as an uninterrupted run. Called once
-    more over finished shards, it only reads the input and checks them; a damaged one is made
-    again.
+    If it is killed at any point, a call with the same arguments resumes it: at most one shard is
+    repeated, and the result has the same bytes as that of an uninterrupted run. If all shards are
+    finished, it only reads the input and checks the shards; damaged ones are made again.
 
     Parameters
     ----------
     molecules : iterable of str or rdkit.Chem.Mol
-        Read as needed: memory holds one shard, however many there are. A row that cannot be read
-        stays in its place, flagged.
+        Read lazily: memory holds one shard at a time. A molecule that cannot be read keeps its
+        row and is flagged.
     folder : path-like
-        Made if it is not there. One process at a time writes to it.
+        Created if it does not exist. Only one process at a time can write to it.
     settings : ViewSettings, optional
-        What to make; everything by default.
+        What to make; by default image, graph and geometry, without the fingerprint.
     shard_size : int, optional
-        Molecules per shard. Workers wait for each other at its end: give them some hundred each.
+        Molecules per shard. Workers wait for each other at the end of a shard, so that it should
+        hold some hundred molecules for each.
     n_jobs : int, optional
-        Processes, -1 for one per core, or for all of what ``joblib.parallel_config`` names.
+        Processes; -1 for one per core, or for all workers of the backend set by
+        ``joblib.parallel_config``.
     progress : bool, optional
         Whether to show a progress bar.
     contained : bool, optional
-        Whether a molecule that crashes RDKit costs only itself, see
+        Whether a molecule that crashes RDKit fails only its own row; see
         :func:`~deepchem_mmsa.views.many_views`.
 
     Returns
@@ -92,6 +93,10 @@ def featurize_to_shards(
     ShardError
         If the folder is in use, cannot be written to, was removed meanwhile, or holds shards of
         other molecules or other settings.
+    TypeError
+        If `molecules` is a single text or a table.
+    ValueError
+        If `shard_size` is out of range.
 
     Examples
     --------
@@ -165,7 +170,7 @@ def featurize_to_shards(
 
 
 def _made_by(settings: ViewSettings, shard_size: int) -> dict[str, Any]:
-    """Return what two runs must have in common to make the same shards."""
+    """Return the settings that two runs must share to make the same shards."""
     chosen = dataclasses.asdict(settings)
     return {
         "format": FORMAT,
@@ -178,7 +183,7 @@ def _made_by(settings: ViewSettings, shard_size: int) -> dict[str, Any]:
 
 @contextmanager
 def _writer(folder: Path) -> Iterator[Callable[[Path, Any], None]]:
-    """Hold the folder for this process; yield how to write a file into it."""
+    """Lock the folder for this process, and yield a function that writes a file into it."""
     lock = FileLock(folder / LOCK)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -224,7 +229,7 @@ def _writer(folder: Path) -> Iterator[Callable[[Path, Any], None]]:
 
 
 def _begin(folder: Path, made_by: dict[str, Any], write: Callable[[Path, Any], None]) -> int:
-    """Check that what is in the folder was made alike; return how many shards are complete."""
+    """Check that the folder was made with these settings; return the number of finished shards."""
     for leftover in folder.glob(".*"):  # of a run that was killed while it wrote
         if leftover.name.startswith((f".{MANIFEST}.", f".{FAILURES}.", ".shard-")):
             leftover.unlink()
@@ -244,7 +249,7 @@ def _begin(folder: Path, made_by: dict[str, Any], write: Callable[[Path, Any], N
     ]
     if differences:
         raise ShardError(
-            f"{folder} holds shards that were made otherwise ({'; '.join(differences)}): choose "
+            f"{folder} holds shards made with other settings ({'; '.join(differences)}): choose "
             "another folder, or remove this one"
         )
     return len(described["shards"]) if described["complete"] is True else 0
@@ -259,13 +264,13 @@ def _pairs(mine: dict[str, Any], theirs: dict[str, Any]) -> Iterator[tuple[str, 
 
 
 def _found(path: Path, origin: bytes, inputs: bytes, finished: int) -> Shard | None:
-    """Return the shard that an earlier run left; nothing if it has to be made."""
+    """Return the shard made by an earlier run, or None if it has to be made."""
     try:
         shard = file.read(path)
     except FileNotFoundError:
         number = int(path.stem.removeprefix("shard-"))
         if number < finished:
-            logger.warning("%s is gone; it is made again", path)
+            logger.warning("%s is missing; it is made again", path)
         elif finished:
             raise _other_molecules(path.parent, f"{path.name} would be one more") from None
         return None
@@ -274,7 +279,7 @@ def _found(path: Path, origin: bytes, inputs: bytes, finished: int) -> Shard | N
         return None
     if shard.origin != origin:
         raise ShardError(
-            f"{path} was made by other settings: choose another folder, or remove this one"
+            f"{path} was made with other settings: choose another folder, or remove this one"
         )
     if shard.inputs != inputs:
         raise _other_molecules(path.parent, f"those of {path.name} differ")
@@ -289,5 +294,5 @@ def _other_molecules(folder: Path, where: str) -> ShardError:
 
 
 def _escape(match: re.Match[str]) -> str:
-    """Control characters would break the table's lines, or the reader's terminal."""
+    """Escape a control character, which could break a line of the table, or a terminal."""
     return f"\\x{ord(match[0]):02x}"

@@ -1,8 +1,8 @@
-r"""Tables of molecules: CSV, TSV, SMILES files, SDF and Parquet, in and out, every row kept.
+r"""Reading and writing tables of molecules: CSV, TSV, SMILES files, SDF and Parquet.
 
-A table is read in chunks, so that memory stays flat however long it is, gzipped or not, from a
-file or from standard input (``"-"``). What cannot be read as a molecule stays in its row; what
-cannot be read as a table is a :class:`TableError` that names the line and the remedy.
+A table is read in chunks, in constant memory, gzipped or not, from a file or from standard input
+(``"-"``). Every row is kept, also if it holds no valid molecule; a file that is not a valid table
+raises a :class:`TableError` that names the line and the remedy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files of molecules: their formats, opened and unpacked, told apart by ending or content."""
+"""Opening and unpacking files of molecules, and inferring their format by ending or content."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ FORMATS = {
 SMILES_COLUMNS = (
     "smiles", "canonical_smiles", "isomeric_smiles", "smi", "structure", "molecule", "mol",
 )  # fmt: skip
-"""Names under which the SMILES column is found by itself, in this order and in any case."""
+"""Names by which the SMILES column is found automatically, in this order and in any case."""
 
 MISSING = ("", "nan", "na", "n/a", "null", "none")
-"""Cells that hold no value, in any case."""
+"""Cells that count as missing, in lower or upper case."""
 
 _SNIFFED = 1 << 16
 _WIDE = (b"\xff\xfe", b"\xfe\xff")
@@ -39,23 +39,23 @@ _SHEET = "save the sheet as CSV UTF-8, or give pandas.read_excel to the Python f
 _FOREIGN = {
     b"PK\x03\x04": f"an Excel workbook (xlsx), or another zip archive: {_SHEET}, or unpack it",
     b"\xd0\xcf\x11\xe0": f"an Excel workbook (xls): {_SHEET}",
-    b"BZh": "packed by bzip2: unpack it (bunzip2), or pack it by gzip, which is read",
-    b"\xfd7zXZ": "packed by xz: unpack it (unxz), or pack it by gzip, which is read",
-    b"\x28\xb5\x2f\xfd": "packed by zstd: unpack it (unzstd), or pack it by gzip, which is read",
+    b"BZh": "compressed with bzip2: unpack it (bunzip2), or use gzip instead",
+    b"\xfd7zXZ": "compressed with xz: unpack it (unxz), or use gzip instead",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd: unpack it (unzstd), or use gzip instead",
 }
 
 
 class TableError(ValueError):
-    """A file that cannot be read or written as a table of molecules, and what to do about it."""
+    """Raised if a file cannot be read or written as a table; the message names the remedy."""
 
 
 def name_of(path: str | os.PathLike) -> str:
-    """Return how messages call a file."""
+    """Return the name of a file in messages."""
     return "standard input" if str(path) == "-" else str(path)
 
 
 def format_of(path: str | os.PathLike) -> str | None:
-    """Return the format that a file's ending tells, gzipped or not."""
+    """Return the format of a file by its ending, ignoring ``.gz``; None if it is unknown."""
     ending = Path(str(path).lower().removesuffix(".gz")).suffix
     return next((name for name, endings in FORMATS.items() if ending in endings), None)
 
@@ -106,7 +106,7 @@ def _standard_input() -> Any:
 
 
 class _Rejoined(io.RawIOBase):
-    """What was taken from the head of a stream, and then the stream."""
+    """A stream whose head was already read: the head, followed by the rest."""
 
     def __init__(self, head: bytes, rest: Any) -> None:
         self._head, self._rest = head, rest
@@ -116,7 +116,7 @@ class _Rejoined(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer from the head, as long as there is any of it."""
+        """Fill a buffer from the head while it lasts, then from the rest."""
         part = self._head[: len(buffer)] or self._rest.read(len(buffer))
         self._head = self._head[len(buffer) :]
         buffer[: len(part)] = part
@@ -124,12 +124,12 @@ class _Rejoined(io.RawIOBase):
 
 
 def _with_head(stream: Any) -> io.BufferedReader:
-    """Return a reader that can peek at the head, however slowly a pipe gives it."""
+    """Return a reader that can peek at the whole head, even of a slow pipe."""
     return io.BufferedReader(_Rejoined(stream.read(_SNIFFED), stream), _SNIFFED)
 
 
 def spooled(raw: io.BufferedReader) -> io.BufferedReader:
-    """Copy a pipe to a temporary file, which can be gone through twice."""
+    """Copy a pipe to a temporary file, which can be read twice."""
     file: Any = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as its reader)
     shutil.copyfileobj(raw, file)
     file.seek(0)
@@ -137,20 +137,20 @@ def spooled(raw: io.BufferedReader) -> io.BufferedReader:
 
 
 def first_line(raw: io.BufferedReader) -> str:
-    """Return the first line without taking it."""
+    """Return the first line without consuming it."""
     head = raw.peek(_SNIFFED)
     encoding = "utf-16" if head[:2] in _WIDE else "utf-8-sig"
     return head.decode(encoding, "replace").split("\n", 1)[0].strip()
 
 
 def is_header(line: str) -> bool:
-    """Tell whether the first line of a SMILES file names its columns."""
+    """Return whether the first line of a SMILES file names its columns."""
     words = line.lower().split()
     return bool(words) and words[0] in SMILES_COLUMNS
 
 
 def sniff(raw: io.BufferedReader, smiles_column: str | None) -> str:
-    """Tell a format by the first bytes."""
+    """Return the format inferred from the first bytes."""
     head = raw.peek(_SNIFFED)
     if head[:4] == b"PAR1":
         return "parquet"
@@ -165,7 +165,7 @@ def sniff(raw: io.BufferedReader, smiles_column: str | None) -> str:
 
 
 def refuse_foreign(raw: io.BufferedReader, name: str) -> None:
-    """Say what to do with a spreadsheet's own format, and with archives other than gzip."""
+    """Raise an error with the remedy for Excel workbooks, and for compression other than gzip."""
     head = raw.peek(8)
     for mark, told in _FOREIGN.items():
         if head.startswith(mark):
@@ -174,7 +174,7 @@ def refuse_foreign(raw: io.BufferedReader, name: str) -> None:
 
 @contextmanager
 def as_text(raw: io.BufferedReader, name: str) -> Iterator[io.TextIOWrapper]:
-    """Read bytes as text: UTF-8, or UTF-16 where a mark says so."""
+    """Read bytes as text: UTF-8, or UTF-16 if there is a byte order mark."""
     wide = raw.peek(2)[:2] in _WIDE
     text = io.TextIOWrapper(raw, encoding="utf-16" if wide else "utf-8-sig", newline="")
     try:
@@ -186,4 +186,4 @@ def as_text(raw: io.BufferedReader, name: str) -> Iterator[io.TextIOWrapper]:
         ) from error
     finally:
         if not raw.closed:
-            text.detach()  # or the wrapper would close standard input when it goes
+            text.detach()  # or the wrapper would close standard input when it is deleted

@@ -1,4 +1,4 @@
-"""Tables of molecules as they are read: whole, or in chunks of a flat memory."""
+"""Reading tables of molecules, whole or in chunks of constant memory."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ class Table:
     Parameters
     ----------
     frame : pandas.DataFrame
-        ``[n, columns]``, as they stand in the file: text, except in Parquet, which has types.
-        An SDF gives ``name``, ``smiles`` (as read) and the properties of its records.
+        ``[n, columns]``, the cells as in the file: text, or typed values of Parquet. An SDF gives
+        ``name``, ``smiles`` (as read) and the properties of its records.
     smiles : list
-        ``[n]`` what :class:`~deepchem_mmsa.predictor.MMSAPredictor` takes: the text of the
-        SMILES column; for an SDF the molecule with its conformer, or the flagged record of a
+        ``[n]``, input for :class:`~deepchem_mmsa.predictor.MMSAPredictor`: the text of the
+        SMILES column; for an SDF the molecule with its conformer, or a flagged record for a
         block that cannot be read.
     name : str
         Of the file, for messages.
     smiles_column : str
         The column of `frame` that holds the SMILES.
     start : int
-        Rows of the file before these.
+        Number of rows of the file before these.
     """
 
     frame: pd.DataFrame
@@ -102,12 +102,12 @@ def read_chunks(
     path : path-like
         A file, or ``"-"`` for standard input; gzip is recognized by its content.
     size : int
-        Most rows of a chunk.
+        Maximum number of rows of a chunk.
     smiles_column : str, optional
-        Where the SMILES are (an SDF needs none); by default a column named like one of
+        Column of the SMILES (not needed for an SDF); by default one whose name is in
         :data:`SMILES_COLUMNS`, or the only one with "smiles" in its name.
     format : {"csv", "tsv", "smi", "sdf", "parquet"}, optional
-        By default from the file's ending, or from its content.
+        By default inferred from the file's ending, or from its content.
 
     Yields
     ------
@@ -116,9 +116,10 @@ def read_chunks(
     Raises
     ------
     FileNotFoundError
-        With the names that are close.
+        If there is no such file; the message suggests a similar name.
     TableError
-        If there is no row or no such column, or a line does not fit; the message names it.
+        If there is no row or no such column, a line is malformed (the message names it), or the
+        file is of another format or damaged.
     """
     name = name_of(path)
     n = 0
@@ -142,13 +143,13 @@ def read_chunks(
 def count_rows(
     path: str | os.PathLike, smiles_column: str | None = None, format: str | None = None
 ) -> int | None:
-    """Return how many rows a file has, read as :func:`read_chunks`; None for a pipe."""
+    """Return how many rows :func:`read_chunks` will yield; None for a pipe."""
     if is_pipe(path):
         return None
     with opened(path) as raw:
         kind = _kind_of(raw, path, smiles_column, format)
         if kind == "jsonl":
-            return None  # whoever reads it says that it is not read
+            return None  # reading it raises the error
         if kind == "parquet":
             return int(_parquet(raw, name_of(path)).metadata.num_rows)
         if kind == "sdf":
@@ -169,12 +170,12 @@ def numbers(column: pd.Series, name: str, first: int = 1) -> np.ndarray:
     name : str
         Of the file, for the message.
     first : int
-        What the first row is called: 1 as in a file, 0 as in Python.
+        Number of the first row in messages: 1 as in a file, 0 as in Python.
 
     Raises
     ------
     TableError
-        For a cell that is no number; row, value and remedy are named.
+        If a cell is not a finite number; the message names row, value and remedy.
 
     Examples
     --------
@@ -197,7 +198,7 @@ def numbers(column: pd.Series, name: str, first: int = 1) -> np.ndarray:
 
 
 def _remedy(text: str) -> str:
-    """Say what to write in place of a label that is no number."""
+    """Return what to write in place of a label that is not a number."""
     if re.match("[<>~≤≥]", text):
         return "a limit is no value: leave the cell empty, or make classes of the column"
     if re.fullmatch(r"[+-]?\d+,\d+(e[+-]?\d+)?", text, re.IGNORECASE):
@@ -213,7 +214,7 @@ def label_array(y: Any) -> np.ndarray:
     Raises
     ------
     ValueError
-        For dates, and for what is no number; row, value and remedy are named.
+        For dates, and for cells that are not numbers; the message names row, value and remedy.
 
     Examples
     --------
@@ -235,7 +236,7 @@ def label_array(y: Any) -> np.ndarray:
 
 
 def refuse_dates(y: Any) -> None:
-    """Raise a ValueError for labels that are dates, which would be counted in nanoseconds."""
+    """Raise a ValueError for dates and durations, which NumPy would convert to nanoseconds."""
     dtypes = y.dtypes if isinstance(y, pd.DataFrame) else [np.asarray(y).dtype]
     if any(dtype.kind in "mM" for dtype in dtypes):
         raise ValueError(
@@ -245,7 +246,7 @@ def refuse_dates(y: Any) -> None:
 
 
 def column_named(columns: Sequence[str], wanted: str, name: str) -> str:
-    """Return `wanted` if it is a column, or say which ones there are.
+    """Return `wanted` if it is a column; raise an error that lists the columns otherwise.
 
     Examples
     --------
@@ -267,16 +268,16 @@ def column_named(columns: Sequence[str], wanted: str, name: str) -> str:
 
 @contextmanager
 def _rows_of(path: str | os.PathLike, smiles_column: str | None, format: str | None) -> Iterator:
-    """Give (columns, SMILES column, rows); without columns, `rows(size)` gives whole frames."""
+    """Yield (columns, SMILES column, rows); if columns is None, ``rows(size)`` yields frames."""
     name = name_of(path)
     if format is not None and (format not in FORMATS or format == "jsonl"):
         raise TableError(f"format {format!r} cannot be read: choose csv, tsv, smi, sdf or parquet")
     with opened(path) as raw:
         kind = _kind_of(raw, path, smiles_column, format)
         if kind in ("sdf", "parquet") and is_pipe(path):
-            raw = spooled(raw)  # both are gone through twice
+            raw = spooled(raw)  # both are read twice
         if kind == "jsonl":
-            raise TableError(f"{name}: JSON lines are written, not read; give CSV or Parquet")
+            raise TableError(f"{name}: JSON lines can only be written; give CSV or Parquet")
         if kind == "parquet":
             file = _parquet(raw, name)
             columns = unique(file.schema_arrow.names)
@@ -284,7 +285,7 @@ def _rows_of(path: str | os.PathLike, smiles_column: str | None, format: str | N
 
             def frames(size: int) -> Iterator[pd.DataFrame]:
                 for batch in file.iter_batches(batch_size=size):
-                    # Without what pandas noted of it, an index is a column like others.
+                    # Without pandas' metadata, an index is a column like any other.
                     frame = batch.to_pandas(ignore_metadata=True, types_mapper=pd.ArrowDtype)
                     yield frame.set_axis(columns, axis=1)
 
@@ -323,7 +324,7 @@ def _kind_of(
     kind = format or format_of(path) or sniff(raw, smiles_column)
     if kind in ("csv", "tsv", "smi") and sniff(raw, smiles_column) == "parquet":
         raise TableError(
-            f"{name} is Parquet, not {kind}: say --format parquet, or in Python read it by "
+            f"{name} is Parquet, not {kind}: use --format parquet, or in Python "
             "pandas.read_parquet and dataset_from_smiles"
         )
     return kind
@@ -340,7 +341,7 @@ def _parquet(raw: BinaryIO, name: str) -> Any:
 
 
 def _smiles_column(columns: list[str], wanted: str | None, name: str) -> str:
-    """Find the column of SMILES, or say how to name it."""
+    """Find the SMILES column; raise an error that says how to name it otherwise."""
     if wanted is not None:
         return column_named(columns, wanted, name)
     lowered = {column.strip().lower(): column for column in reversed(columns)}

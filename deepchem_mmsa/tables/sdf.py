@@ -1,4 +1,4 @@
-"""Records of an SDF, every one kept, however broken its block is."""
+"""Reading the records of an SDF; each is kept, even if its mol block is invalid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from deepchem_mmsa.views.topology import written
 
 
 def sdf_records(raw: io.BufferedReader, name: str) -> Iterator[tuple[str, str, dict[str, str]]]:
-    """Yield (title, mol block, properties) of each record, however broken its block is."""
+    """Yield (title, mol block, properties) of each record, even if its mol block is invalid."""
     with as_text(raw, name) as text:
         lines: list[str] = []
         for line in text:
@@ -26,7 +26,7 @@ def sdf_records(raw: io.BufferedReader, name: str) -> Iterator[tuple[str, str, d
                 continue
             yield _sdf_record(lines)
             lines = []
-        if any(part.strip() for part in lines):  # the last one may lack its end
+        if any(part.strip() for part in lines):  # the last record may lack its end
             yield _sdf_record(lines)
 
 
@@ -59,7 +59,7 @@ def sdf_columns(raw: io.BufferedReader, name: str) -> list[str]:
 
 
 def _beside(properties: dict[str, str]) -> dict[str, str]:
-    """Give properties that are called as the columns of the title and the SMILES other names."""
+    """Rename properties that clash with the columns ``name`` and ``smiles``."""
     given = list(properties)
     return dict(zip(unique(["name", "smiles", *given])[2:], properties.values()))
 
@@ -67,11 +67,11 @@ def _beside(properties: dict[str, str]) -> dict[str, str]:
 def sdf_rows(
     raw: io.BufferedReader, name: str, columns: list[str]
 ) -> Iterator[tuple[list[str], object]]:
-    """Yield (cells of `columns`, molecule) of each record; its own hydrogens stay."""
+    """Yield (cells of `columns`, molecule) of each record; explicit hydrogens are kept."""
     for title, block, properties in sdf_records(raw, name):
         with quiet():
             molecule: Any = Chem.MolFromMolBlock(block, removeHs=False)
-            if molecule is None:  # the views say what is wrong with one that can be parsed
+            if molecule is None:  # if it can be parsed, the views report what is wrong
                 molecule = Chem.MolFromMolBlock(block, sanitize=False, removeHs=False)
             text = _smiles(molecule)
             if molecule is None:
@@ -82,5 +82,5 @@ def sdf_rows(
 
 
 def _smiles(molecule: Chem.Mol | None) -> str:
-    """Return the SMILES without hydrogens; empty where there is none."""
+    """Return the SMILES without hydrogens; empty if there is no molecule."""
     return "" if molecule is None else written(Chem.RemoveHs(molecule, sanitize=False))

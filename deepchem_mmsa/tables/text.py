@@ -1,4 +1,4 @@
-"""Rows of CSV, TSV and SMILES files, every line kept."""
+"""Reading the rows of CSV, TSV and SMILES files; every line is kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ csv.field_size_limit(1 << 30)
 def cells_of(
     raw: io.BufferedReader, name: str, kind: str, wanted: str | None = None
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, cells) of CSV or TSV, the header first, which has a column `wanted`."""
+    """Yield (line number, cells) of CSV or TSV, header first; `wanted` is one of its columns."""
     with as_text(raw, name) as text:
         header, before, last = text.readline(), 0, 0
         while header and not header.strip():
@@ -42,7 +42,7 @@ _SEPARATOR = re.compile("(?i)sep=(.)")
 
 
 def _delimiter(header: str, wanted: str | None) -> str:
-    """Return what separates cells: spreadsheets of half of Europe write semicolons."""
+    """Return the delimiter of a header: comma, semicolon (many European spreadsheets) or tab."""
     known = SMILES_COLUMNS if wanted is None else (wanted.lower(),)
 
     def found(delimiter: str) -> tuple[bool, int]:
@@ -55,7 +55,7 @@ def _delimiter(header: str, wanted: str | None) -> str:
 def csv_rows(
     lines: Iterator[tuple[int, list[str]]], columns: list[str], place: int, name: str
 ) -> Iterator[tuple[list[str], object]]:
-    """Yield (cells, SMILES) of each line after the header; the SMILES stand in cell `place`."""
+    """Yield (cells, SMILES) of each line after the header; the SMILES are in cell `place`."""
     width = len(columns)
     for number, cells in lines:
         if len(cells) > width and any(cell.strip() for cell in cells[width:]):
@@ -68,7 +68,7 @@ def csv_rows(
 
 
 def smi_rows(raw: io.BufferedReader, name: str) -> Iterator[tuple[list[str], object]]:
-    """Yield ([SMILES, name], SMILES) of each line but the header."""
+    """Yield ([SMILES, name], SMILES) of each line except a header."""
     with as_text(raw, name) as text:
         for number, line in enumerate(text):
             if number == 0 and is_header(line):
@@ -80,7 +80,7 @@ def smi_rows(raw: io.BufferedReader, name: str) -> Iterator[tuple[list[str], obj
 
 
 def unique(columns: list[str]) -> list[str]:
-    """Give columns of the same name a number each, as pandas does."""
+    """Make duplicate column names unique by numbering them, as pandas does."""
     taken: set[str] = set()
     names = []
     for column in columns:

@@ -1,4 +1,4 @@
-"""Tables as they are written: in chunks, whole or not at all."""
+"""Writing tables in chunks; a file is written atomically."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from deepchem_mmsa.tables.files import TableError, format_of
 
 
 def check_output(path: str | os.PathLike, format: str | None = None) -> str:
-    """Return the format that a table will be written in, before hours of work begin.
+    """Return the format of an output table, after checking that it can be written.
 
     Raises
     ------
     TableError
-        If the format cannot be told or written.
+        If the format cannot be inferred or written.
     OSError
-        If the folder is not there or cannot be written to.
+        If the folder does not exist or cannot be written to, or the path is a folder.
     """
     kind = format or (("csv") if str(path) == "-" else format_of(path))
     if kind not in ("csv", "tsv", "parquet", "jsonl"):
@@ -37,7 +37,7 @@ def check_output(path: str | os.PathLike, format: str | None = None) -> str:
         if not folder.is_dir():
             raise FileNotFoundError(f"cannot write {path}: there is no folder {folder}; make it")
         if Path(path).is_dir() or not os.access(folder, os.W_OK):
-            raise PermissionError(f"cannot write {path}: it is a folder, or its folder is closed")
+            raise PermissionError(f"cannot write {path}: it is a folder, or in a read-only folder")
     return kind
 
 
@@ -59,17 +59,17 @@ def write_chunks(
 ) -> int:
     """Write frames of the same columns one after the other as one table.
 
-    The file is there whole or not at all: it is written beside its place and renamed.
+    A file is written atomically: a temporary file in its folder is renamed when it is complete.
 
     Parameters
     ----------
     frames : iterable of pandas.DataFrame
     path : path-like
-        ``"-"`` is standard output; an ending ``.gz`` packs a text format.
+        ``"-"`` is standard output; a name that ends in ``.gz`` is gzipped.
     format : {"csv", "tsv", "parquet", "jsonl"}, optional
-        By default from the ending.
+        By default inferred from the ending; csv for standard output.
     notes : bool
-        Whether Parquet gets pandas' own notes on the types; pandas cannot read all of them.
+        Whether Parquet stores pandas' metadata on the types, not all of which pandas can read.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def write_chunks(
     Raises
     ------
     TableError, OSError
-        As :func:`check_output`.
+        See :func:`check_output`.
 
     Examples
     --------
@@ -136,7 +136,7 @@ def _csv(frame: pd.DataFrame, separator: str, header: bool) -> str:
         )
 
     plain = text(csv.QUOTE_MINIMAL)
-    # A carriage return in a cell ends a line for every reader, but does not make the writer quote.
+    # A carriage return in a cell ends a line when read, but the writer would not quote the cell.
     return text(csv.QUOTE_NONNUMERIC) if "\r" in plain else plain
 
 

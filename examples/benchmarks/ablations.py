@@ -1,12 +1,13 @@
-r"""Ablations: what each part of the method buys, by taking it out.
+r"""Ablations: the contribution of each part of the method, measured by leaving it out.
 
     python examples/benchmarks/ablations.py --input chembl78k.csv.gz --molecules 20000 \
         --data-dir DATA --output runs/ablations --preset small --pretrain-epochs 10
 
 Each variant is pre-trained on the same molecules (by ``examples/pretrain.py``, which leaves out
 every benchmark's held-out molecules) and fine-tuned on each data set with each seed. Everything
-resumes: a pre-training at its last checkpoint, and each finished fine-tuning is a file. Views are
-made once, for all variants. Writes ``results.csv``, ``results.md`` and ``results.png``.
+can be resumed: pre-training from its last checkpoint, and each finished fine-tuning is kept in a
+file. Views are made once, for all variants. Writes ``results.csv``, ``results.md`` and
+``results.png``.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def variants(modalities: tuple[str, ...]) -> dict[str, dict[str, Any]]:
 
 
 def pretrained(a: argparse.Namespace, name: str, changes: dict[str, Any]) -> Path:
-    """Pre-train a variant, or go on with it, or find it finished; return the model's folder."""
+    """Pre-train a variant, resume it, or find it finished; return the model's folder."""
     output = a.output / "pretraining" / name.replace(" ", "-")
     command = pretrain_command(a, {**dict(map(fields, a.set)), **changes})
     command += ["--output", str(output), "--epochs", str(a.pretrain_epochs)]
@@ -80,12 +81,12 @@ def pretrained(a: argparse.Namespace, name: str, changes: dict[str, Any]) -> Pat
         if not differing:
             return output / "model"
         raise SystemExit(
-            f"{output} holds a model that was asked for with other {', '.join(differing)}: give "
+            f"{output} holds a model that was trained with other {', '.join(differing)}: give "
             "another --output"
         )
     output.mkdir(parents=True, exist_ok=True)
     told.write_text(json.dumps(asked))
-    # One selection and one set of shards serve all variants, for records hold every view.
+    # All variants share one selection and one set of shards, whose records hold every view.
     for shared in ("shards", "selection.json", "molecules.txt.gz"):
         place = output / shared
         if not place.is_symlink():
@@ -95,7 +96,7 @@ def pretrained(a: argparse.Namespace, name: str, changes: dict[str, Any]) -> Pat
 
 
 def pretrain_command(a: argparse.Namespace, settings: dict[str, Any]) -> list[str]:
-    """Return the command that makes the shards, or a variant of those settings from them."""
+    """Return the command that makes the shards, or pre-trains a variant with these settings."""
     command = [sys.executable, str(PRETRAIN), "--input", *a.input, "--preset", a.preset,
                "--modalities", *a.modalities, "--jobs", str(a.jobs), "--views", *a.modalities,
                "--batch-size", str(a.pretrain_batch_size)]  # fmt: skip
@@ -114,12 +115,12 @@ def main() -> None:
     )
     add_data_arguments(parser, DATASETS)
     parser.add_argument("--input", nargs="+", required=True, help="molecules to pre-train on")
-    parser.add_argument("--molecules", type=int, help="of them, drawn at random")
+    parser.add_argument("--molecules", type=int, help="use this many, drawn at random")
     parser.add_argument("--exclude", nargs="+",
-                        help="benchmarks to keep clear of; all by default")  # fmt: skip
+                        help="exclude held-out molecules of these; all by default")  # fmt: skip
     parser.add_argument("--modalities", nargs="+", choices=MODALITIES,
                         default=list(DEFAULT_MODALITIES))  # fmt: skip
-    parser.add_argument("--variants", nargs="+", help="some of them, by name; all by default")
+    parser.add_argument("--variants", nargs="+", help="names of variants; default: all")
     parser.add_argument("--pretrain-epochs", type=int, default=10)
     parser.add_argument("--pretrain-batch-size", type=int, default=256)
     add_training_arguments(parser, epochs=50, patience=15)
@@ -132,7 +133,7 @@ def main() -> None:
         parser.error(f"no variant {unknown}; there are {[*known, 'from scratch']}")
     common = dict(map(fields, a.set))
     (a.output / "pretraining").mkdir(parents=True, exist_ok=True)
-    # Made once; a selection that was asked for by other arguments is refused.
+    # Made once; a selection that was made with other arguments is refused.
     command = pretrain_command(a, common)
     subprocess.run(
         [*command, "--output", str(a.output / "pretraining"), "--epochs", "0"], check=True
@@ -143,7 +144,7 @@ def main() -> None:
     contenders = []
     for name in chosen:
         if name == "from scratch":
-            tuning = training_of(a, "cosine")  # which the others have from pretrain.py
+            tuning = training_of(a, "cosine")  # as the others, by pretrain.py
             config = {"modalities": modalities, **common, **tuning}
             contenders.append(MMSA(name, config, preset=a.preset, **limits))
         else:

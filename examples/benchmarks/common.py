@@ -1,4 +1,4 @@
-"""What the scripts of this folder share: contenders by name, data by protocol, results."""
+"""Shared by the scripts of this folder: options, data by protocol, cells, results."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from deepchem_mmsa.molecule import MODALITIES
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, datasets: Sequence[str]) -> None:
-    """Add what says which data and how they are split."""
+    """Add the options for the data and their splits."""
     parser.add_argument("--datasets", nargs="+", default=list(datasets), choices=BENCHMARKS)
     parser.add_argument("--protocols", nargs="+", default=["deepchem"], choices=PROTOCOLS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--data-dir", help="folder of the MoleculeNet files")
     parser.add_argument("--save-dir", help="keep featurized sets here for the next run")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--max-molecules", type=int, help="of each set: for trying things out")
-    parser.add_argument("--jobs", type=int, default=-1, help="processes that featurize")
+    parser.add_argument("--max-molecules", type=int, help="of each set, for quick tests")
+    parser.add_argument("--jobs", type=int, default=-1, help="processes for featurization")
     parser.add_argument("--optimize-conformer", action="store_true",
-                        help="relax conformers by a force field")  # fmt: skip
-    parser.add_argument("--keep-going", action="store_true", help="past cells that fail")
+                        help="relax conformers with a force field")  # fmt: skip
+    parser.add_argument("--keep-going", action="store_true", help="continue after failed cells")
 
 
 def add_training_arguments(parser: argparse.ArgumentParser, epochs: int, patience: int) -> None:
-    """Add what says how our networks are trained; given are the defaults of a script."""
-    parser.add_argument("--preset", default="small", help="of a network without weights")
+    """Add the options for training our networks, with the defaults of a script."""
+    parser.add_argument("--preset", default="small", help="size of a network without weights")
     parser.add_argument("--epochs", type=int, default=epochs)
     parser.add_argument("--patience", type=int, default=patience)
     parser.add_argument("--batch-size", type=int, default=64)
@@ -43,17 +43,17 @@ def add_training_arguments(parser: argparse.ArgumentParser, epochs: int, patienc
     parser.add_argument(
         "--schedule",
         choices=("cosine", "constant"),
-        help="of the learning rate; by default that of the weights for all",
+        help="schedule of the learning rate; by default that of the weights, for all networks",
     )
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE",
                         help="further fields of MMSAConfig for our networks")  # fmt: skip
 
 
 def training_of(a: argparse.Namespace, schedule: str | None = None) -> dict[str, Any]:
-    """Return the fields of a configuration that say how a network is trained.
+    """Return the configuration fields for training.
 
-    `schedule` is that of the weights beside which a new network is trained: networks that are
-    compared have the same.
+    `schedule` is that of the pre-trained weights which a new network is compared with, so that
+    both have the same.
     """
     chosen = a.schedule or schedule
     more = {"lr_schedule": chosen} if chosen else {}
@@ -82,7 +82,7 @@ def loader(
         progress=True,
     )
 
-    # The set at hand is kept: its views serve both protocols.
+    # The current set is cached: its views are used by both protocols.
     @functools.lru_cache(maxsize=1)
     def whole(dataset: str) -> Whole:
         return Whole.load(

@@ -1,12 +1,12 @@
-r"""Several conformers of a molecule: to train on, to average over at prediction, or both.
+r"""Several conformers per molecule: for training, for averaging predictions, or both.
 
     python examples/benchmarks/conformers.py --data-dir DATA --datasets freesolv esol \
         --output runs/conformers
 
 The geometry view alone, from scratch. ``3 → 5`` trains on three conformers of each molecule
 (seeds 0, 1, 2: three times the steps of an epoch) and predicts the mean over five.
-Each finished (data set, choice, seed) is a file, as in the benchmark. Writes ``results.csv``,
-``results.md`` and ``results.png``.
+Each finished (data set, choice, seed) is kept in a file, as in the benchmark. Writes
+``results.csv``, ``results.md`` and ``results.png``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def records(smiles: tuple[str, ...], seed: int, optimize: bool, jobs: int) -> np
 
 @dataclass(frozen=True)
 class SeveralConformers:
-    """A network that reads the geometry view, with so many conformers of each molecule.
+    """A network that reads the geometry view, with several conformers of each molecule.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class SeveralConformers:
     n_train, n_predict : int
         Conformers to train on, and to average the predictions over.
     optimize : bool
-        Relax them by a force field.
+        Relax them with a force field.
     jobs : int
     """
 
@@ -64,11 +64,11 @@ class SeveralConformers:
 
     @property
     def name(self) -> str:
-        """As in tables."""
+        """Its name in tables."""
         return f"{self.n_train} → {self.n_predict}"
 
     def settings(self) -> dict[str, Any]:
-        """Return the network's, and the numbers of conformers."""
+        """Return the settings of the network, and the numbers of conformers."""
         return {**self.network.settings(), "conformers": [self.n_train, self.n_predict]}
 
     def run(self, split: Split, seed: int) -> Outcome:

@@ -1,4 +1,4 @@
-r"""Under load for long: memory stays flat, speed steady, and every file gets closed.
+r"""Endurance test: memory and speed stay constant, and every file is closed.
 
     python examples/benchmarks/endurance.py --data-dir DATA --output runs/endurance.json
 
@@ -52,7 +52,7 @@ def endless(table: Path) -> Iterator[str]:
 
 
 def untrained(modalities: list[str]) -> MMSAModel:
-    """Make a small classifier: what it has learnt changes neither speed nor memory."""
+    """Make an untrained small classifier: training affects neither speed nor memory."""
     return MMSAModel("small", mode="classification", modalities=tuple(modalities), batch_size=64)
 
 

@@ -1,18 +1,18 @@
-r"""What featurization costs: beside bare RDKit and DeepChem, in processes, on disk.
+r"""The cost of featurization: compared with RDKit and DeepChem, in processes, on disk.
 
     python examples/benchmarks/featurization.py --data-dir DATA --output runs/featurization.json
 
 Every figure is a ratio, or a pair of figures, of one run on one machine: the contenders take
-turns, and the median over the turns is printed. Leave the machine alone meanwhile. ``--parts``
+turns, and the median over the turns is printed. Run nothing else meanwhile. ``--parts``
 chooses among ``rdkit``, ``deepchem``, ``processes``, ``conformers``, ``disk`` and ``tail``:
 
 1. Ours ÷ the bare RDKit calls for the same products (parse, draw, embed with the same seed and
-   parameters), on ZINC; with pictures, which ours compresses, and without.
+   parameters), on ZINC; with images, which ours compresses, and without.
 2. DeepChem's three featurizers for the same views ÷ ours.
-3. The speed-up of two processes, and what containing crashes costs.
+3. The speed-up of two processes, and the cost of containing crashes.
 4. What a conformer costs, on ZINC, and how far its distances are from those of quantum chemistry,
    on QM7: at RDKit's own tolerance, at ours, and relaxed by MMFF94.
-5. Bytes per molecule; reading stored pictures against drawing them on the fly.
+5. Bytes per molecule; reading stored images against drawing them on the fly.
 6. The tail on SIDER, and on HIV (rows drawn at random): mean ÷ median of the time of a molecule,
    and the failures with reasons.
 """
@@ -53,7 +53,7 @@ PARTS = ("rdkit", "deepchem", "processes", "conformers", "disk", "tail")
 
 
 def bare_rdkit(smiles: Sequence[str], pictures: bool) -> None:
-    """Make what a record holds by RDKit's own calls, and keep nothing."""
+    """Compute the content of a record by bare RDKit calls, and discard it."""
     for text in smiles:
         molecule = Chem.MolFromSmiles(text)
         if pictures:
@@ -80,7 +80,7 @@ def embed(molecule: Chem.Mol, tolerance: float = FORCE_TOLERANCE) -> np.ndarray 
 
 
 def beside_rdkit(smiles: Sequence[str], repeats: int) -> dict[str, float]:
-    """Ours ÷ bare RDKit; both get the canonical SMILES, and so embed in the same order."""
+    """Return ours ÷ bare RDKit; both get canonical SMILES, and so embed in the same order."""
     whole = MMSAFeaturizer()
     without = MMSAFeaturizer(("graph", "geometry"))
     times = in_turns(
@@ -98,7 +98,7 @@ def beside_rdkit(smiles: Sequence[str], repeats: int) -> dict[str, float]:
 
 
 def beside_deepchem(smiles: Sequence[str], repeats: int) -> dict[str, float]:
-    """DeepChem's three featurizers for the three views ÷ ours for the same three."""
+    """Return DeepChem's three featurizers for the three views ÷ ours for the same three."""
     import deepchem as dc
 
     theirs = {
@@ -118,7 +118,7 @@ def beside_deepchem(smiles: Sequence[str], repeats: int) -> dict[str, float]:
 
 
 def processes(smiles: Sequence[str], repeats: int) -> dict[str, float]:
-    """Measure what two processes gain, and what a child process costs."""
+    """Measure the speed-up of two processes, and the cost of a child process."""
     many_views(smiles[:64], n_jobs=2)  # start them
     times = in_turns(
         repeats,
@@ -133,7 +133,7 @@ def processes(smiles: Sequence[str], repeats: int) -> dict[str, float]:
 
 
 def conformers(smiles: Sequence[str], path: Path, n_known: int, repeats: int) -> dict[str, float]:
-    """Cost of embedding, and mean absolute error of distances, Å, in molecules of known shape."""
+    """Return the cost of embedding, and the mean absolute error of distances, Å, on QM7."""
     drugs = [Chem.AddHs(Chem.MolFromSmiles(text)) for text in smiles]
     with gzip.open(path) as file:
         read = Chem.ForwardSDMolSupplier(file, removeHs=False)
@@ -183,7 +183,7 @@ def _distances(points: np.ndarray) -> np.ndarray:
 
 
 def tail(smiles: Sequence[str]) -> dict[str, Any]:
-    """Time of each molecule of a set with difficult ones, and what has no conformer, and why."""
+    """Return times per molecule of a set with difficult ones, and why conformers are missing."""
     times, reasons = [], collections.Counter[str]()
     for text in smiles:
         start = time.perf_counter()
@@ -214,7 +214,7 @@ def _draw_all(smiles: Sequence[str]) -> int:
 
 
 def disk(smiles: Sequence[str], repeats: int) -> dict[str, float]:
-    """Size of records, and pictures per second: stored and decoded, or drawn anew."""
+    """Return the size of records, and images per second, stored and decoded or drawn again."""
     records = many_views(smiles)
     bare = [
         MoleculeViews(

@@ -1,23 +1,22 @@
-r"""What training costs on a GPU: pictures, whole steps, and how busy reading from disk keeps it.
+r"""The cost of training on a GPU: images, whole steps, and utilisation when reading from disk.
 
     python examples/benchmarks/gpu.py --input zinc250k.csv.gz --shards runs/zinc \
         --output runs/gpu.json
 
-Any device serves (``--device``). Each row is printed at once as JSON and kept in ``OUTPUT``, and
-as tables in ``OUTPUT``'s name with ``.md``; a run that is cut loses nothing.
+Any device can be used (``--device``). Each row is printed at once as JSON and written to
+``OUTPUT``, and as tables to the file of that name with ``.md``; an interrupted run loses nothing.
 
-* ``image``: ResNet-18's training step in the precision of ``fit``: pictures a second by batch
-  size, floating-point operations a second (two for each multiplication), what share that is of
-  one large matrix product of the same run, and peak memory.
-* ``step``: a pre-training step of four views with batches ready on the device: molecules a
-  second and peak memory by preset and batch size, and what share of a step each part takes.
+* ``image``: ResNet-18's training step in the precision of ``fit``: images per second by batch
+  size, floating-point operations per second (two for each multiplication), their share of those
+  of one large matrix product of the same run, and peak memory.
+* ``step``: a pre-training step of four views with batches ready on the device: molecules per
+  second and peak memory by preset and batch size, and the share of each part in a step.
 * ``pipeline``: ``fit`` from shards on disk by processes that read ahead, past the first epoch and
-  what they had ready by then, ÷ a bare loop over the same batches, ready on the device: how busy
-  it is kept.
+  what they had ready by then, ÷ a bare loop over the same batches, ready on the device: the
+  utilisation.
 
-The shards of ``--shards`` are made where they are missing, with pictures of 96 pixels (which the
-preset "base" enlarges). ``--quick``
-rehearses all of it on a CPU, with tiny sizes.
+The shards of ``--shards`` are made if they are missing, with images of 96 pixels (which the
+preset "base" enlarges). ``--quick`` runs everything with tiny sizes, as a test on a CPU.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ Tell = Callable[..., None]
 
 
 def repeats(work: Callable[[], Any], budget: float) -> int:
-    """Return how often work is to be repeated: some times, within `budget` seconds."""
+    """Return how often to repeat work, 3 to 20 times, to take about `budget` seconds."""
     work()
     return min(20, max(3, int(budget / max(seconds(work), 1e-6))))
 
@@ -70,7 +69,7 @@ def median(work: Callable[[], Any], budget: float) -> float:
 
 
 def peak_gigabytes(work: Callable[[], Any], device: torch.device, before: int) -> float | None:
-    """Return the most memory that work holds on a GPU beside what was held before."""
+    """Return the peak GPU memory of work, without what was allocated `before`."""
     if device.type != "cuda":
         return None
     torch.cuda.reset_peak_memory_stats(device)
@@ -79,7 +78,7 @@ def peak_gigabytes(work: Callable[[], Any], device: torch.device, before: int) -
 
 
 def held(device: torch.device) -> int:
-    """Return the bytes that are held on a GPU now."""
+    """Return the bytes that are currently allocated on a GPU."""
     gc.collect()
     if device.type != "cuda":
         return 0
@@ -88,7 +87,7 @@ def held(device: torch.device) -> int:
 
 
 def if_it_fits(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return a part's figures, or that the memory was too small for it."""
+    """Return a part's figures, or the error if it runs out of memory."""
     try:
         return part()
     except torch.OutOfMemoryError as error:
@@ -99,7 +98,7 @@ def if_it_fits(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def image(a: argparse.Namespace, tell: Tell) -> None:
-    """Throughput of the picture's encoder against one large matrix product."""
+    """Report the throughput of the image encoder against one large matrix product."""
     device = torch.device(a.device)
     native = training.native_bf16(device)
     side = 8192 if device.type == "cuda" else 1024
@@ -116,7 +115,7 @@ def image(a: argparse.Namespace, tell: Tell) -> None:
         pictures = torch.randint(0, 256, (n, 3, pixels, pixels), dtype=torch.uint8, device=device)
         run: Callable[[], torch.Tensor] = lambda: net(pictures)  # noqa: E731
         step = stepper(net, training.in_bf16(run, a.device) if native else run)
-        step()  # what the optimizer keeps is made
+        step()  # creates the optimizer's state
         peak = peak_gigabytes(step, device, before)
         times = in_turns(repeats(step, a.seconds), step=step, product=product)
         each = training.multiplications(net, pictures[:2]) / 2
@@ -138,7 +137,7 @@ def image(a: argparse.Namespace, tell: Tell) -> None:
 
 @functools.lru_cache(maxsize=1)
 def shards_in(folder: str, table: str | None, molecules: int, jobs: int) -> Any:
-    """Return the data set of the shards, made where they are missing."""
+    """Return the data set of the shards, which are made if they are missing."""
     smiles = read_table(table).smiles if table else example_table("freesolv").smiles
     settings = ViewSettings(MODALITIES, PICTURE)
     chosen = list(smiles)[:molecules]
@@ -151,7 +150,7 @@ def data_of(a: argparse.Namespace) -> Any:
 
 
 def bare(model: MMSAModel, ready: list) -> Callable[[], None]:
-    """Return the loop of ``fit`` without all that is not the step; the memory is in use."""
+    """Return the loop of ``fit`` reduced to its steps, with an active memory."""
     network = model.model.train()
     structure_step(network, model.config)
     network.training_dtype = training_precision(model.config, model.device)
@@ -169,7 +168,7 @@ def bare(model: MMSAModel, ready: list) -> Callable[[], None]:
 
 
 def preset(a: argparse.Namespace, name: str, views: tuple[str, ...], batch: int) -> MMSAConfig:
-    """Return a preset for pre-training; a small one where this is a rehearsal."""
+    """Return a preset for pre-training; a tiny one with ``--quick``."""
     tiny = {"image_size": 32, "image_width": 8, "graph_layers": 2, "geometry_layers": 1,
             "n_anchors": 16, "memory_warmup": 32}  # fmt: skip
     return MMSAConfig.preset(
@@ -186,7 +185,7 @@ def step(a: argparse.Namespace, tell: Tell) -> None:
     def one(config: MMSAConfig) -> dict[str, Any]:
         before, n = held(device), config.batch_size
         model = MMSAModel(config, device=a.device, progress=False)
-        some = np.resize(X, n)  # from its beginning again where there are too few
+        some = np.resize(X, n)  # repeated if there are too few
         loop = bare(model, [model._prepare_batch(([some], None, None))])
         loop()
         peak = peak_gigabytes(loop, device, before)
@@ -206,16 +205,16 @@ def step(a: argparse.Namespace, tell: Tell) -> None:
 
 
 class StepTimes:
-    """Notes when steps end, and ends the run when enough were seen; a callback.
+    """Callback that records when steps end, and ends the run after enough of them.
 
     Parameters
     ----------
     unsettled : int
-        First steps, which do not count.
+        Number of first steps, which do not count.
     least : int
-        Steps that count, at least.
+        Minimum number of steps that count.
     limit : float
-        Seconds that they take, at least.
+        Minimum number of seconds that these take.
     """
 
     def __init__(self, unsettled: int, least: int, limit: float) -> None:
@@ -284,13 +283,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--input", help="table of molecules; by default 642 of FreeSolv")
     parser.add_argument("--molecules", type=int, default=2048)
-    parser.add_argument("--shards", type=Path, help="their folder; by default one that goes again")
+    parser.add_argument("--shards", type=Path, help="folder of the shards; temporary by default")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2, 4, 8, 12])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each figure, about")
-    parser.add_argument("--jobs", type=int, default=-1, help="processes that featurize")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: a rehearsal")
+    parser.add_argument("--seconds", type=float, default=1.0, help="approximate time per figure")
+    parser.add_argument("--jobs", type=int, default=-1, help="processes for featurization")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, for a test")
     parser.add_argument("--output", type=Path)
     a = parser.parse_args()
     cuda = torch.device(a.device).type == "cuda"

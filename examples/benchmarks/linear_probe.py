@@ -1,12 +1,12 @@
-r"""Are the embeddings good as they are? A logistic regression on them, beside one on ECFP.
+r"""Linear probe: a logistic regression on frozen embeddings, compared with one on ECFP.
 
     python examples/benchmarks/linear_probe.py --data-dir DATA --model mmsa-small
 
-Train, validation and test of each set as a protocol has them; the strength of the regularisation
-is chosen on validation, the same way for every representation, and the test set is looked at
-once. Intervals are bootstraps of the test molecules, for test sets of 150 to 200 are noisy. Beside
-the embedding stands the one with the encoders' own outputs at its side (1,792 numbers from the
-graph view of mmsa-small), of which fusion keeps what the views share.
+Each set is split by a protocol; the strength of the regularisation is chosen on validation, the
+same way for every representation, and the test set is evaluated once. Intervals are bootstraps
+of the test molecules, because test sets of 150 to 200 are noisy. The embedding is also evaluated
+together with the encoders' outputs (1,792 numbers from the graph view of mmsa-small), of which
+fusion keeps what the views share.
 
     python examples/benchmarks/linear_probe.py --data-dir DATA --model mmsa-small --splits 5 \
         --pretraining-keys runs/small/molecules.txt.gz
@@ -59,7 +59,7 @@ def embed(model: MMSAModel, x: list[MoleculeViews]) -> tuple[np.ndarray, np.ndar
 def probe(
     x: np.ndarray, y: np.ndarray, rows: Rows, strengths: list[float]
 ) -> tuple[float, np.ndarray]:
-    """Return validation's score of the regression that it prefers, and test probabilities."""
+    """Return the best validation score, and the test probabilities of that regression."""
     best, chosen = -1.0, None
     for strength in strengths:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
@@ -98,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data-dir")
     parser.add_argument("--model", default="mmsa-small")
-    # Sets of one class label without gaps.
+    # Sets with one class label, never missing.
     parser.add_argument("--datasets", nargs="+", default=["bbbp", "bace"],
                         choices=["bbbp", "bace", "hiv"])  # fmt: skip
     parser.add_argument("--protocol", default="deepchem")
@@ -106,7 +106,9 @@ def main() -> None:
                         help="views to embed from; may be given several times")  # fmt: skip
     parser.add_argument("--strengths", type=float, nargs="+", default=STRENGTHS,
                         help="C of scikit-learn to choose from; its default is 1")  # fmt: skip
-    parser.add_argument("--splits", type=int, help="random scaffold splits, not the protocol's")
+    parser.add_argument(
+        "--splits", type=int, help="number of random scaffold splits, instead of the protocol's"
+    )
     parser.add_argument("--pretraining-keys", type=Path,
                         help="molecules.txt.gz of examples/pretrain.py")  # fmt: skip
     parser.add_argument("--output", type=Path)

@@ -4,9 +4,9 @@ r"""The benchmark: models side by side on MoleculeNet, on the same split, in the
         --datasets bbbp bace clintox sider tox21 --protocols deepchem hu --seeds 0 1 2 \
         --models mmsa mmsa-scratch gin mlp forest attentivefp --weights WEIGHTS
 
-Each finished (data set, model, seed) is a file under ``OUTPUT/cells``; a run that was killed goes
-on where it was, and a run with more models or seeds adds to it. Every model's epoch is chosen on
-the validation set; the test set is looked at once. Writes ``results.csv`` (a row per data set,
+Each finished (data set, model, seed) is a file under ``OUTPUT/cells``; a killed run is resumed by
+the same command, and a run with more models or seeds adds to it. Every model's epoch is chosen on
+the validation set; the test set is evaluated once. Writes ``results.csv`` (a row per data set,
 model and seed, and one for each ensemble over seeds), ``results.md`` and ``results.png``.
 """
 
@@ -46,7 +46,7 @@ PRETRAINED = ("mmsa", "mmsa-forest")
 
 
 def contenders(a: argparse.Namespace) -> list[Contender]:
-    """Return the models that were asked for."""
+    """Return the requested models."""
     chosen = dict(fields(text) for text in a.set)
     weights = None if a.weights is None else load_pretrained(a.weights).config
     limits = {"epochs": a.epochs, "patience": a.patience, "averaging": a.averaging}
@@ -89,7 +89,7 @@ def contenders(a: argparse.Namespace) -> list[Contender]:
 
 
 def views_of(a: argparse.Namespace) -> tuple[set[str], int]:
-    """Return the modalities that the chosen models read, and the picture's size."""
+    """Return the modalities that the chosen models read, and the image size."""
     config = MMSAConfig.preset(a.preset) if a.weights is None else load_pretrained(a.weights).config
     modalities = {"graph"}
     if {"mmsa", "mmsa-scratch"} & set(a.models):
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS[:6]))
     parser.add_argument("--weights", help="pre-trained MMSA: a folder, or a shipped model's name")
     parser.add_argument("--components", nargs="+",
-                        help="parts of the weights that are taken; default: all")  # fmt: skip
+                        help="parts of the weights to load; default: all but the head")  # fmt: skip
     parser.add_argument("--pretraining-keys", help="molecules.txt.gz that pretrain.py wrote")
     parser.add_argument("--modalities", nargs="+", help="default: those of weights or preset")
     add_training_arguments(parser, epochs=100, patience=30)

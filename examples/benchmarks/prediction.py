@@ -1,4 +1,4 @@
-r"""What a prediction costs as a whole process, start-up included, beside chemprop's.
+r"""The cost of prediction as a whole process, start-up included, compared with chemprop.
 
     python examples/benchmarks/prediction.py --data-dir DATA --chemprop PATH/TO/chemprop
 
@@ -7,8 +7,8 @@ the ratios is printed.
 
 * ``chemprop``: ``chemprop predict`` ÷ ``mmsa predict`` with the graph view, from a table of SMILES
   to a table of probabilities, for GIN 5 × 300 (preset base, 1.9 million parameters) and GIN 4 × 192
-  (preset small, 0.6 million; chemprop's default has 0.3). All models are made here and have
-  learnt nothing worth having, which changes no time.
+  (preset small, 0.6 million; chemprop's default has 0.3). All models are made here and hardly
+  trained, which does not affect the time.
 * ``cold``: one molecule in a fresh process ÷ importing torch and dgl in one.
 * ``views``: predicting from all views ÷ making their records, in one process.
 """
@@ -116,7 +116,7 @@ def cold_start(repeats: int, work: Path) -> dict[str, float]:
 
 
 def all_views(smiles: list[str], repeats: int, work: Path) -> dict[str, float]:
-    """Compare prediction with the making of records that it begins with."""
+    """Compare prediction with making the records, its first step."""
     predictor = MMSAPredictor.from_pretrained(exported(work / "all", *DEFAULT_MODALITIES))
     times = in_turns(repeats, **{
         "records": lambda: sum(1 for _ in many_views(smiles, predictor.settings)),

@@ -2,13 +2,13 @@ r"""How cost and memory grow with the number of molecules: featurize, train an e
 
     python examples/benchmarks/scaling.py --data-dir DATA --output runs/scaling
 
-Each figure comes from a process of its own: the seconds of the work without imports, the peak
+Each figure comes from a separate process: the seconds of the work without imports, the peak
 resident memory (of it and its largest child), and the bytes of the shards. From several sizes
-follow the exponent of growth (1 is linear), the ratio of the peaks, and the bill for 10 million
-and a billion molecules. Writes ``scaling.json``, ``scaling.md`` and ``scaling.png``.
+follow the exponent of growth (1 is linear), the ratio of the peaks, and the extrapolated cost of
+10 million and a billion molecules. Writes ``scaling.json``, ``scaling.md`` and ``scaling.png``.
 
 With all views 100,000 molecules take hours of a core; ``--modalities graph`` takes minutes. The
-shards stay in ``OUTPUT``, but each run makes them anew.
+shards stay in ``OUTPUT``, but each run makes them again.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ Figures = dict[str, dict[int, dict[str, float]]]
 
 
 def peak_megabytes() -> float:
-    """Peak resident memory of this process, and of the largest child that it had."""
+    """Return the peak resident memory of this process plus that of its largest child."""
     kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return sum(resource.getrusage(kind).ru_maxrss for kind in kinds) / 1024
 
 
 def smiles_of(path: Path, n: int) -> Iterator[str]:
-    """Yield the first `n` SMILES of a table; from its beginning again where it is shorter."""
+    """Yield the first `n` SMILES of a table, which is repeated if it is shorter."""
     import pandas as pd
 
     def once() -> Iterator[str]:
@@ -51,12 +51,12 @@ def smiles_of(path: Path, n: int) -> Iterator[str]:
 
 
 def featurize(a: argparse.Namespace) -> float:
-    """Make the shards; the time of one core."""
+    """Make the shards, and return the time of one core."""
     from deepchem_mmsa.shards import featurize_to_shards
     from deepchem_mmsa.views import ViewSettings, molecule_views
 
     settings = ViewSettings(tuple(a.modalities), image_size=96)
-    molecule_views("CCO", settings)  # what is made once in a process
+    molecule_views("CCO", settings)  # what is set up once in a process
     shutil.rmtree(a.folder, ignore_errors=True)
     began = time.perf_counter()
     featurize_to_shards(smiles_of(a.table, a.molecules), a.folder, settings, n_jobs=1)
@@ -99,7 +99,7 @@ def growth(sizes: list[int], seconds: list[float]) -> float:
 
 
 def table(views: str, figures: Figures) -> list[str]:
-    """Return the measured costs and the bill as lines of Markdown."""
+    """Return the measured and the extrapolated costs as lines of Markdown."""
     sizes = sorted(figures["featurize"])
     large = sizes[-1]
     lines = [
@@ -144,7 +144,7 @@ def plot(results: dict[str, Figures], path: Path) -> None:
 
 
 def measure(a: argparse.Namespace, step: str, size: int) -> dict[str, float]:
-    """Run one step in a process of its own."""
+    """Run one step in a separate process."""
     folder = a.output / f"{'-'.join(a.modalities)}-{size}"
     done = subprocess.run(
         [sys.executable, __file__, "--step", step, "--folder", str(folder),
@@ -180,7 +180,7 @@ def main() -> None:
     if len(a.sizes) < 2:
         parser.error("growth needs two sizes or more")
     a.output.mkdir(parents=True, exist_ok=True)
-    # Earlier runs with other views stay beside this one.
+    # Results of earlier runs with other views are kept.
     kept = a.output / "scaling.json"
     results: dict[str, Any] = json.loads(kept.read_text()) if kept.is_file() else {}
     views = ", ".join(a.modalities)

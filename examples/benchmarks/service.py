@@ -1,9 +1,9 @@
-"""Load the example service over loopback: requests per second, p50 and p99, wrong answers.
+"""Load test of the example service over loopback: requests per second, latency, wrong answers.
 
     python examples/benchmarks/service.py --model runs/bbbp --clients 16 --requests 2000
 
-Starts ``examples/service.py`` as a process of its own, and asks it from many clients at once. Each
-request holds some real molecules, unreadable ones among them. Every answer is compared with that
+Starts ``examples/service.py`` as a separate process, and queries it from many clients at once.
+Each request holds some real molecules and unreadable ones. Every answer is compared with that
 of the same model without the service; one that differs by more than 1e-5 is wrong. Without
 ``--model`` an untrained network serves: its speed is that of a trained one.
 """
@@ -35,7 +35,7 @@ TOLERANCE = 1e-5
 
 
 def untrained(folder: Path, modalities: list[str]) -> str:
-    """Export a network that has learnt nothing."""
+    """Export an untrained network."""
     from deepchem_mmsa import MMSAModel
 
     model = MMSAModel("small", mode="classification", modalities=modalities)
@@ -74,7 +74,7 @@ def is_right(row: dict[str, Any], smiles: str, expected: np.ndarray) -> bool:
 
 
 def client(port: int, number: int, a: argparse.Namespace, truth: dict, found: dict) -> None:
-    """Ask again and again over one connection, and note what came back."""
+    """Send requests over one connection, and record the answers."""
     random = np.random.default_rng([a.seed, number])
     pool = list(truth)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)

@@ -1,4 +1,4 @@
-"""What hypergraph and memory cost: parts ``structure`` and ``sweep`` of training.py."""
+"""The cost of hypergraph and memory: parts ``structure`` and ``sweep`` of training.py."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def structure_step(network: MMSANetwork, config: MMSAConfig) -> Callable[[], Non
 
 
 def structure(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str, float]:
-    """Share of a whole pre-training step that structure awareness takes."""
+    """Return the share of structure awareness in a whole pre-training step."""
     chosen = config.replace(mode="pretraining", n_anchors=4096, memory_warmup=4096)
     model = MMSAModel(chosen, device=device, progress=False)
     network = model.model.train()
@@ -67,7 +67,7 @@ def structure(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[
 
 
 def sweep(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str, float]:
-    """Cost of structure awareness, ms a step, as each of three sizes grows alone."""
+    """Return the cost of structure awareness, ms per step, as each of three sizes grows alone."""
     found = {}
     base = {"batch_size": 256, "n_anchors": 4096, "n_neighbors": 8}
     for name, values in SWEPT.items():

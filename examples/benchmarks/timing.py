@@ -1,6 +1,6 @@
-"""Timing side by side: contenders take turns, and what counts is the median of their ratios.
+"""Interleaved timing: contenders take turns, and the result is the median of their ratios.
 
-So all meet the same state of the machine, and a change of it meets all.
+All of them thus see the same state of the machine, and any change of it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Time of one call; what was sent to a GPU is waited for."""
+    """Return the time of one call, including the work it sent to a GPU."""
     start = time.perf_counter()
     work()
     _wait_for_gpu()
@@ -30,7 +30,7 @@ def _wait_for_gpu() -> None:
 
 
 def in_turns(repeats: int, **contenders: Callable[[], Any]) -> dict[str, list[float]]:
-    """Return seconds of contenders that take turns, after one call each that does not count."""
+    """Return the seconds of contenders that take turns, after one warm-up call each."""
     for work in contenders.values():
         work()
     times: dict[str, list[float]] = {name: [] for name in contenders}

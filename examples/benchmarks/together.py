@@ -1,10 +1,10 @@
-r"""Networks of several benchmark runs, their predictions averaged: what an ensemble would score.
+r"""Score an ensemble of the networks of several benchmark runs, by averaging their predictions.
 
     python examples/benchmarks/together.py runs/graph runs/both --models mmsa
 
 Takes finished cells of ``moleculenet.py`` from its output folders, every seed of the models that
 are named, and prints ROC-AUC (or error) on validation and test, per data set and on the mean of
-the sets that all runs have: each run by itself, then all together. Nothing is trained. `mmsa
+the sets that all runs have: each run alone, then all together. Nothing is trained. `mmsa
 predict -m A -m B ...` makes such predictions of new molecules.
 """
 

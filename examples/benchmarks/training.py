@@ -1,24 +1,23 @@
-r"""What training costs: the loop, the encoders, structure awareness, and where the time goes.
+r"""The cost of training: the loop, the encoders, structure awareness, and shares of a step.
 
     python examples/benchmarks/training.py --input zinc250k.csv.gz --output runs/training.json
 
 Every figure is a ratio of one run on one machine: contenders take turns, and the median over
-the turns is printed. Leave the machine alone meanwhile.
+the turns is printed. Run nothing else meanwhile.
 
 * ``loop``: throughput of ``fit`` ÷ that of a bare loop over the same network and the same
   batches, already collated in memory; and the share of each part of a step.
 * ``gin``: our GIN's training throughput ÷ that of dgllife's, 5 layers of 300; in fp32, and in
-  bf16 where ``fit`` would take it.
+  bf16 where ``fit`` would use it.
 * ``geometry``: ComENet's ÷ SchNet's (dgllife's), 4 layers of 256; likewise; and beside the
   authors' ComENet, if it is installed (``pip install dive-into-graphs torch_geometric sympy``, then
   ``pip install --no-build-isolation torch_scatter torch_cluster``).
 * ``structure``: share of a pre-training step that hypergraph and memory take, at 4,096 anchors.
 * ``sweep``: milliseconds of hypergraph and memory in a step, by batch, anchors and k (``OUTPUT``'s
-  name with ``.png`` is the picture).
+  name with ``.png`` is the plot).
 * ``image``: ResNet-18's training throughput in several forms ÷ plain fp32. Those in bf16 are
-  left out where the processor does not multiply in it (it would emulate it). And multiplications
-  a second of the form that ``fit`` takes ÷ those of one large matrix product: the share of what
-  the device can do.
+  left out where the processor only emulates it. Also the multiplications per second of the form
+  that ``fit`` uses ÷ those of one large matrix product: the share of the device's peak.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ VIEWS = ("image", "graph", "geometry")
 
 
 def native_bf16(device: str | torch.device) -> bool:
-    """Whether ``fit`` trains in bf16 on this device."""
+    """Return whether ``fit`` trains in bf16 on this device."""
     return training_precision(MMSAConfig(precision="auto"), torch.device(device)) is not None
 
 
@@ -146,7 +145,7 @@ def shares(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str
     contenders["optimizer"] = optimizer.step
     contenders["collating"] = lambda: collate(records)
     times = {k: statistics.median(v) for k, v in in_turns(repeats, **contenders).items()}
-    whole = sum(v for k, v in times.items() if k != "collating")  # which runs beside
+    whole = sum(v for k, v in times.items() if k != "collating")  # which runs in parallel
     return {k: v / whole for k, v in times.items()}
 
 
@@ -154,7 +153,7 @@ def shares(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str
 
 
 def gin(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str, float]:
-    """Our GIN's throughput ÷ dgllife's, both from graphs already made."""
+    """Return our GIN's throughput ÷ dgllife's, both from graphs already made."""
     graph = Collator(("graph",))(data.X[: config.batch_size]).inputs["graph"].to(device)
     ours = GIN(width=300, n_layers=5, dropout=0.1, readout="mean").to(device)
     theirs = (
@@ -164,7 +163,7 @@ def gin(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str, f
     )
     n = len(graph.atoms)
     atoms = torch.arange(n, device=device)
-    # As dgllife's pre-training code makes them: with self-loops as edges of a type of their own.
+    # As in dgllife's pre-training code: with self-loops as edges of a separate type.
     with_loops = EdgeList(torch.cat([graph.src, atoms]), torch.cat([graph.dst, atoms]), n).dgl()
     loops = torch.zeros(n, 2, dtype=torch.int64, device=device)
     loops[:, 0] = 4
@@ -210,7 +209,7 @@ def reference_comenet() -> Any:
 
 
 def geometry(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str, float]:
-    """ComENet's throughput ÷ SchNet's at equal width and depth, and ÷ the authors' own."""
+    """Return ComENet's throughput ÷ SchNet's at equal width and depth, and ÷ the authors'."""
     conformers = Collator(("geometry",))(data.X[: config.batch_size]).inputs["geometry"].to(device)
     steps = {}
     for name in ("comenet", "schnet"):
@@ -234,14 +233,14 @@ def geometry(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[s
 
 
 def plain(net: ResNet18, images: Tensor) -> Tensor:
-    """ResNet-18 as it is commonly written: fp32, channels first."""
+    """Run ResNet-18 as it is commonly written: fp32, channels first."""
     x = (images.float() - net.mean) / net.std
     x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
     return net.layer4(net.layer3(net.layer2(net.layer1(x)))).mean(dim=(2, 3))
 
 
 def multiplications(net: ResNet18, pictures: Tensor) -> float:
-    """Count those of the convolutions in one step: forward, and twice that backward."""
+    """Count the multiplications of the convolutions in a step: forward, twice that backward."""
     counts: list[float] = []
 
     def count(conv: nn.Module, _: Any, out: Tensor) -> None:
@@ -258,7 +257,7 @@ def multiplications(net: ResNet18, pictures: Tensor) -> float:
 
 
 def image(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str, float]:
-    """Throughput of the image encoder in several forms ÷ the plain one."""
+    """Return the throughput of the image encoder in several forms ÷ the plain one."""
     n = min(config.batch_size, 32)
     pictures = Collator(("image",), config.image_size)(data.X[:n]).inputs["image"].to(device)
     on = torch.device(device)
@@ -283,7 +282,7 @@ def image(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str,
         forms["bf16"] = form(lambda net: net, bf16=True)
         forms["bf16_compiled"] = form(torch.compile, bf16=True)
     found: dict[str, float] = {"bf16_is_native": float(native)}
-    for name in list(forms):  # a form that cannot be built here is told, and left out
+    for name in list(forms):  # a form that cannot be built here is reported and left out
         try:
             forms[name]()
         except RuntimeError as error:

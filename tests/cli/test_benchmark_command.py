@@ -7,7 +7,7 @@ import pytest
 def test_an_unknown_set_is_refused(mmsa, tmp_path):
     done = mmsa("benchmark", "bbpb", "-o", tmp_path / "run")
     assert done.exit_code == 2
-    assert "choose of bbbp" in done.stderr
+    assert "choose from bbbp" in done.stderr
 
 
 @pytest.mark.slow

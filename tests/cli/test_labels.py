@@ -62,7 +62,10 @@ def test_a_split_places_each_usable_row_once(split):
     ("columns", "words"),
     [
         ({"id": [1, 2, 3, 4], "pIC50": ["5.1", ">5", "6", "7.5"]}, "row 2, column 'pIC50': '>5'"),
-        ({"id": [1, 2, 3, 4], "active": ["yes", "no", "no", "yes"]}, "another whole number in eve"),
+        (
+            {"id": [1, 2, 3, 4], "active": ["yes", "no", "no", "yes"]},
+            "different whole number in ev",
+        ),
         ({"a": [1, 2, 2, 4], "b": [0, 1, 0, 1]}, "2 columns hold numbers"),
         ({"logS": ["0,5", "1,5", "2,5", ""]}, "no column does: data.csv, row 1, column 'logS'"),
         ({"name": ["a", "b", "c", "d"]}, "Its columns are: smiles, name"),

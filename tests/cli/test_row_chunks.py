@@ -88,7 +88,7 @@ def test_a_part_that_is_damaged_is_computed_again(count, tmp_path):
 def test_the_first_failure_is_named_by_its_row_of_the_table(count):
     told = count(failed=("O", "CCC"))[1].told
     assert "3 of 5 rows computed" in told
-    assert told.endswith("2 not; the first is row 4: no")
+    assert told.endswith("2 failed; the first is row 4: no")
 
 
 def test_progress_goes_on_through_the_chunks(count):

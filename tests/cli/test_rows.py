@@ -335,7 +335,10 @@ def test_the_column_of_the_input_serves_a_second_table_that_has_it(tmp_path):
     [
         (["explain", "-m", "regression", "--target", "1"], "has no classes"),
         (["explain", "-m", "classification", "--target", "5"], "classes of"),
-        (["predict", "-m", "regression", "--uncertainty", "1"], "one mask has no deviation"),
+        (
+            ["predict", "-m", "regression", "--uncertainty", "1"],
+            "standard deviation needs at least 2 masks",
+        ),
     ],
 )
 def test_options_that_cannot_be_are_refused_before_any_row(

@@ -169,7 +169,7 @@ def test_labels_are_learnt_from_the_shipped_weights_unless_a_network_begins_anew
     for more, code, words in (
         (["--from-model", "mmsa-small", "--preset", "small"], 2, "give one of the two"),
         (["--set=modalities=[image]"], 4, "mmsa-small reads graph, fingerprint, and has no weight"),
-        (["--set=graph_width=64"], 4, "--preset small begins anew"),
+        (["--set=graph_width=64"], 4, "--preset small starts from scratch"),
     ):
         done = mmsa(*asked, "-o", tmp_path / "refused", *more)
         assert done.exit_code == code, done.output
@@ -228,7 +228,7 @@ def test_r2_is_the_share_of_variance(mmsa_json, labelled, tmp_path):
         (["--set=n_classes=3"], 2, "n_classes follows from the labels"),
         (["--set=modalities=[graph"], 2, "the value is not YAML"),
         (["--set=head_dropout=abc"], 2, "--set 'head_dropout=abc': "),
-        (["--jobs", "0"], 2, "0 processes do nothing"),
+        (["--jobs", "0"], 2, "must not be 0"),
         (["--device", "abacus"], 2, "--device abacus"),
         (["--learning-rate", "1e12", "--epochs", "1"], 6, "lower"),
     ],
@@ -263,7 +263,7 @@ def test_classes_beside_values_are_told(mmsa, labelled, tmp_path):
     labels = ["-l", "carbons", "-l", "active"]
     done = mmsa("finetune", labelled, "-o", tmp_path / "run", *labels, *TINY)
     told = " ".join(done.stderr.split())
-    assert "active holds 0 and 1 only and is learnt as a value" in told
+    assert "active holds only 0 and 1, but is trained as regression" in told
     assert "carbons holds" not in told
 
 
@@ -355,7 +355,7 @@ def test_the_columns_of_a_table_do_not_decide_what_is_trained_on(mmsa, mmsa_json
     assert told["status"].tolist()[:3] == ["failed", "ok", "ok"]
     again = mmsa("pretrain", tmp_path / "b", *asked, "--epochs", 2, "--resume")
     assert again.exit_code == 2
-    assert "began with another input" in again.output
+    assert "was started with another input" in again.output
 
 
 def test_records_are_made_as_prediction_makes_them(mmsa, labelled, tmp_path):
@@ -438,7 +438,7 @@ def test_several_networks_go_on_where_they_were(mmsa, mmsa_json, labelled, tmp_p
         assert "go on with it by --resume" in done.stderr
     assert mmsa(*command, "-o", run).exit_code == 5
     other = mmsa(*alone, "-o", run, "--resume")
-    assert "began with another --n-models (2, not None)" in other.stderr.replace("\n", " ")
+    assert "was started with another --n-models (2, not None)" in other.stderr.replace("\n", " ")
     mmsa_json(*command, "-o", run, "--resume")
     for model in ("model0", "model1"):
         files = [folder / model / "model.safetensors" for folder in (run, straight)]

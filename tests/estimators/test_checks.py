@@ -145,5 +145,5 @@ def test_columns_of_two_meanings_are_refused(names):
 def test_labels_that_cannot_be_told_are_refused_with_a_remedy(estimator):
     with pytest.raises(TypeError, match=r"y\.toarray\(\)"):
         estimator(**QUICK).fit(ALCOHOLS, csr_array(TWO))
-    with pytest.raises(ValueError, match="averaging=0.9, and no labelled"):
+    with pytest.raises(ValueError, match="averaging=0.9 needs labelled molecules"):
         estimator(averaging=0.9, validation_fraction=0, **QUICK).fit(ALCOHOLS, TWO)

@@ -80,7 +80,7 @@ def test_labels_of_pandas_keep_name_and_gaps():
 
 def test_a_target_called_like_a_column_of_the_table_is_named():
     y = pd.Series(Y, name="reason")
-    with pytest.raises(ValueError, match="called 'reason'.*rename"):
+    with pytest.raises(ValueError, match="name 'reason' clashes.*rename"):
         regressor(nb_epoch=1).fit(SMILES, y)
 
 
