@@ -1,8 +1,8 @@
-"""MMSA for DeepChem: molecules as picture, graph and conformer, related by a hypergraph.
+"""MMSA for DeepChem: molecules as image, graph and conformer, related by a hypergraph.
 
-Importing this package is quiet and cheap: nothing heavy is loaded before it is used. It makes
-``dc.models.MMSAModel``, ``dc.models.MMSAConfig`` and ``dc.feat.MMSAFeaturizer`` available, at
-once where deepchem is loaded and otherwise as soon as it is.
+Importing this package is fast and prints nothing: heavy dependencies are loaded on first use. It
+registers ``dc.models.MMSAModel``, ``dc.models.MMSAConfig`` and ``dc.feat.MMSAFeaturizer``,
+immediately if deepchem is already imported, otherwise when it is.
 
 Examples
 --------
@@ -55,7 +55,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name when it is first asked for."""
+    """Import a public name on first access."""
     if name not in _HOME:
         raise AttributeError(f"module 'deepchem_mmsa' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"deepchem_mmsa.{_HOME[name]}"), name)
@@ -69,7 +69,7 @@ def __dir__() -> list[str]:
 
 
 def _quieted(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
-    """Load deepchem; without its lines about absent optional parts where a module of ours asks."""
+    """Execute deepchem's import; if made by this package, hide its notes on missing packages."""
     frame, ours = sys._getframe(), False
     while frame is not None and not ours:
         ours = str(frame.f_globals.get("__name__")).startswith("deepchem_mmsa.")
@@ -84,7 +84,7 @@ def _quieted(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
 
 
 def _register(deepchem: ModuleType) -> None:
-    """Let deepchem's modules find our names, still without loading them."""
+    """Add the public names to deepchem's modules, without importing them yet."""
     for place, names in _REGISTERED.items():
         module = getattr(deepchem, place)
         before = getattr(module, "__getattr__", None)
@@ -105,12 +105,12 @@ def _register(deepchem: ModuleType) -> None:
 
 
 class _DeepChemHook(importlib.abc.MetaPathFinder):
-    """Registers our names when deepchem comes to be imported."""
+    """Import hook that registers the public names when deepchem is imported."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Return deepchem's own spec, with the registration after its execution."""
+        """Return deepchem's own spec, extended to register the public names after execution."""
         if fullname != "deepchem":
             return None
         specs = (f.find_spec(fullname, path, target) for f in sys.meta_path if f is not self)

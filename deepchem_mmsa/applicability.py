@@ -1,9 +1,9 @@
-"""Whether a molecule is of the kind that a model knows: its applicability domain.
+"""Applicability domain: whether a molecule is out of domain for a model.
 
-The memory holds anchors, typical places among the codes of the molecules that the model learnt
-from. A molecule far from every anchor is one that the model has little to compare with. Beside
-it stands the usual measure, the Tanimoto distance to the nearest training molecule, which needs
-the training set and knows nothing of the model.
+The memory holds anchors, representative points among the codes of the molecules that the model
+was trained on. A molecule far from every anchor is out of domain. The usual measure is provided
+for comparison: the Tanimoto distance to the nearest training molecule, which needs the training
+set and does not depend on the model.
 """
 
 from __future__ import annotations
@@ -28,34 +28,33 @@ from deepchem_mmsa.rdkit_log import quiet
 from deepchem_mmsa.views import check_sequence
 
 N_FOLDS = 5
-"""Of the training molecules, to find how far one lies from anchors that it has no share in."""
+"""Folds of the training molecules, to measure each distance to anchors made without it."""
 
 
 class ApplicabilityDomain:
-    """Distance to the nearest memory anchor, and what it means among the training molecules.
+    """Distance to the nearest memory anchor, ranked among the training molecules.
 
     Parameters
     ----------
     predictor : MMSAPredictor
-        The model whose predictions shall be judged.
+        The model whose domain is assessed.
     anchors : {"memory", "training"}
-        ``"memory"`` takes the anchors that the model brought from pre-training. ``"training"``
-        starts a memory of the same kind from the codes of the molecules given to :meth:`fit`:
-        nearer to the question when these are the ones that it was fine-tuned on, and the only
-        way for a model that was not pre-trained.
+        ``"memory"`` uses the anchors in the model's memory, from pre-training. ``"training"``
+        makes new anchors from the codes of the molecules given to :meth:`fit`: preferable when
+        these are the fine-tuning set, and the only choice for a model that was not pre-trained.
     batch_size, n_jobs : int
-        As of :meth:`MMSAPredictor.predict`.
+        As in :meth:`MMSAPredictor.predict`.
 
     Attributes
     ----------
     training_distance : np.ndarray
-        Sorted distances of the molecules of :meth:`fit`; where anchors are made of them, each to
-        anchors made without it (five folds), or it would lie nearer than any other molecule can.
+        Sorted distances of the molecules of :meth:`fit`; with ``anchors="training"`` each to
+        anchors made without it (five folds), as its distance would otherwise be too small.
 
     Raises
     ------
     ValueError
-        If `anchors` is neither, or the model's memory holds no anchor.
+        If `anchors` is unknown, or is ``"memory"`` and the model's memory holds no anchor.
 
     Examples
     --------
@@ -90,17 +89,17 @@ class ApplicabilityDomain:
         self._bank: MemoryBank | None = memory if anchors == "memory" else None
 
     def fit(self, molecules: Iterable[object]) -> Self:
-        """Take the distances of the training molecules as the yardstick.
+        """Compute the reference distances from the training molecules.
 
         Parameters
         ----------
         molecules : iterable of str, rdkit.Chem.Mol or MoleculeViews
-            Those that the model was trained on; unreadable ones are passed over.
+            Those that the model was trained on; unreadable ones are skipped.
 
         Raises
         ------
         ValueError
-            If too few of them can be read: one, or 16 where anchors are made of them.
+            If fewer than 1 of them (16 with ``anchors="training"``) can be read.
         """
         codes = self._codes(molecules)
         codes = codes[~codes.isnan().any(1)]
@@ -122,24 +121,24 @@ class ApplicabilityDomain:
         return self
 
     def _anchored(self, codes: Tensor) -> MemoryBank:
-        """Return a memory that starts from codes."""
+        """Return a memory with anchors initialised from codes."""
         config = self.predictor.config
         bank = MemoryBank(config.n_anchors, config.embedding_dim, warmup=len(codes))
         bank.update(codes)
         return bank
 
     def distance(self, molecules: Iterable[object]) -> np.ndarray:
-        """Return ``1 − cos(c, nearest anchor)``, ``[N]`` in 0 to 2; NaN for unreadable ones.
+        """Return ``1 − cos(c, nearest anchor)``, ``[N]`` in 0 to 2; NaN for unreadable molecules.
 
         Raises
         ------
         RuntimeError
-            If anchors are to be made of training molecules and :meth:`fit` was not called.
+            With ``anchors="training"``, if :meth:`fit` was not called.
         """
         return self._distance(self._codes(molecules))
 
     def score(self, molecules: Iterable[object]) -> np.ndarray:
-        """Return the share of training molecules that lie at least as far out.
+        """Return the share of training molecules whose distance is at least as large.
 
         Parameters
         ----------
@@ -148,8 +147,8 @@ class ApplicabilityDomain:
         Returns
         -------
         np.ndarray
-            ``[N]`` in 0 to 1: about 0.5 is ordinary, below 0.05 farther out than 95 % of what
-            the model was trained on; NaN for unreadable molecules.
+            ``[N]`` in 0 to 1: about 0.5 is typical, below 0.05 farther out than 95 % of the
+            training molecules; NaN for unreadable molecules.
 
         Raises
         ------
@@ -170,7 +169,7 @@ class ApplicabilityDomain:
         return _distance(self._bank, codes)
 
     def _codes(self, molecules: Iterable[object]) -> Tensor:
-        """Return the unified codes c, which anchors live among, ``[N, d]``."""
+        """Return the unified codes c, ``[N, d]``, in the space of the anchors."""
 
         def unified(network: MMSANetwork, batch: MoleculeBatch) -> Tensor:
             return network.fusion.fuse(network.codes(batch), batch.available)
@@ -197,9 +196,9 @@ def tanimoto_distance(
     ----------
     molecules, reference : sequence of str or rdkit.Chem.Mol
         For example, the molecules of interest and the training set; unreadable references are
-        passed over.
+        skipped.
     radius, size : int
-        2 and 2048 are ECFP4.
+        Of the fingerprint; 2 and 2048 are ECFP4.
 
     Returns
     -------
@@ -209,7 +208,7 @@ def tanimoto_distance(
     Raises
     ------
     TypeError
-        If one of the two is a single text or a table.
+        If one of the two is a single string or a table.
     ValueError
         If no reference can be read.
 
@@ -241,7 +240,7 @@ def tanimoto_distance(
 
 
 class Ordering(NamedTuple):
-    """How well a distance orders molecules by their error.
+    """How well a distance ranks molecules by their error.
 
     Parameters
     ----------
@@ -250,7 +249,7 @@ class Ordering(NamedTuple):
     low, high : float
         Its 95 % bootstrap interval over the molecules.
     p_value : float
-        Share of random orders that do as well (one-sided permutation test).
+        Share of random permutations that do as well (one-sided permutation test).
     """
 
     correlation: float
@@ -262,12 +261,12 @@ class Ordering(NamedTuple):
 def error_ordering(
     distance: ArrayLike, error: ArrayLike, n_resamples: int = 1000, seed: int = 0
 ) -> Ordering:
-    """Ask whether molecules that lie farther out are predicted worse.
+    """Test whether molecules at a larger distance are predicted worse.
 
     Parameters
     ----------
     distance, error : array-like
-        ``[N]``; rows with NaN are left out. The error is that of molecules held out, such as
+        ``[N]``; rows with NaN are left out. The error is that of held-out molecules, such as
         ``|y − ŷ|`` or ``−log p(true class)``.
     n_resamples : int
         Bootstrap samples, and permutations.
@@ -289,7 +288,8 @@ def error_ordering(
     x, y = x[known], y[known]
     if len(x) < 3 or len(np.unique(x)) < 2 or len(np.unique(y)) < 2:
         raise ValueError(
-            f"{len(x)} rows with both values; at least 3 are needed, not all of them alike"
+            f"{len(x)} rows with both values; at least 3 are needed, with differing distances "
+            "and errors"
         )
     random = np.random.default_rng(seed)
     ranks = rankdata(np.stack([x, y]), axis=1)
@@ -298,7 +298,7 @@ def error_ordering(
     rows = random.integers(len(x), size=(n_resamples, len(x)))
     again = _correlation(rankdata(x[rows], axis=1), rankdata(y[rows], axis=1))
     low, high = np.percentile(again, [2.5, 97.5])
-    # The order found counts as one of the random ones, so that p is never 0.
+    # The observed order counts as one of the permutations, so that p is never 0.
     p_value = (1 + int((chance >= found).sum())) / (1 + n_resamples)
     return Ordering(found, float(low), float(high), p_value)
 

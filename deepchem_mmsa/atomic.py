@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, and renamed into it."""
+"""Atomic file writes: to a temporary file in the same folder, then renamed into place."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def write_atomically(path: str | os.PathLike, write: Callable[[str], None]) -> N
     Raises
     ------
     OSError
-        If it cannot be written (a full disk, a read-only folder); what stood at `path` stands
-        there still, and nothing half-written is left.
+        If it cannot be written (a full disk, a read-only folder); an existing file at `path` is
+        unchanged, and no partial file is left.
 
     Examples
     --------
@@ -57,9 +57,9 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_together(
     writes: Mapping[Path, Callable[[str], None]], before: Callable[[], None] | None = None
 ) -> None:
-    """Write several files as :func:`write_atomically` does; none moves before all are whole.
+    """Write several files as :func:`write_atomically`; none is renamed before all are complete.
 
-    ``before`` is called when they are, and none has moved.
+    ``before`` is called when all are complete and none has been renamed.
     """
     ready: dict[Path, str] = {}
     path = Path()
@@ -90,8 +90,8 @@ def write_together(
 
 
 def sync_folder(folder: str | os.PathLike) -> None:
-    """Bring a folder's names to the disk: a rename is safe from a power cut only then."""
-    if os.name == "nt":  # Windows opens no folders, and orders renames by itself
+    """Flush a folder's entries to disk: only then does a rename survive a power cut."""
+    if os.name == "nt":  # Windows cannot open folders, and orders renames itself
         return
     handle = os.open(folder, os.O_RDONLY)
     try:

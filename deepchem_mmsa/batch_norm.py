@@ -1,11 +1,11 @@
-"""Batch-norm statistics after pre-training: taken anew, on views as prediction sees them.
+"""Re-estimation of batch-norm statistics after pre-training, on views as in prediction.
 
-Pre-training turns, scales and greys its pictures and hides atoms, and batch norm's running
-statistics follow what it sees. A clean picture has sharper lines: by the last stage of the
-ResNet its activations vary half again as much, and retrieval between picture and graph among
-molecules that were held out falls from 52 % to 5 % (docs/experiments.md). So the statistics are
-estimated once more at the end, over clean training molecules (Wu and Johnson 2021, "Rethinking
-'Batch' in BatchNorm", arXiv 2105.07576).
+Pre-training rotates, scales and greys its images and masks atoms, and batch norm's running
+statistics reflect this. A clean image has sharper lines: in the last stage of the ResNet its
+activations vary half again as much, and retrieval between image and graph among held-out
+molecules falls from 52 % to 5 % (docs/experiments.md). So the statistics are estimated again at
+the end, over unaugmented training molecules (Wu and Johnson 2021, "Rethinking 'Batch' in
+BatchNorm", arXiv 2105.07576).
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from deepchem_mmsa.network import MMSANetwork
 
 MOLECULES = 2048
-"""Molecules over which the statistics are taken."""
+"""Number of molecules over which the statistics are estimated."""
 
 
 @torch.no_grad()
 def recalibrate(network: MMSANetwork, batches: Iterable[MoleculeBatch]) -> None:
     """Replace running statistics by the plain average over `batches`.
 
-    Components that are frozen keep theirs. Nothing else of the network changes.
+    Frozen components keep theirs. Nothing else in the network changes.
 
     Parameters
     ----------
     network : MMSANetwork
     batches : iterable of MoleculeBatch
-        Clean ones, of training molecules.
+        Unaugmented batches of training molecules.
 
     Examples
     --------
@@ -85,12 +85,12 @@ def recalibrate(network: MMSANetwork, batches: Iterable[MoleculeBatch]) -> None:
 
 
 class Recalibration:
-    """Calls :func:`recalibrate` when a pre-training ends; a callback of ``fit``.
+    """A callback of ``fit`` that calls :func:`recalibrate` when pre-training ends.
 
     Parameters
     ----------
     dataset : deepchem.data.Dataset
-        The training set; up to :data:`MOLECULES` of it are looked at.
+        The training set; about :data:`MOLECULES` of it are used.
 
     Examples
     --------
@@ -105,7 +105,7 @@ class Recalibration:
         """Do nothing at a step."""
 
     def on_fit_end(self, model: MMSAModel) -> None:
-        """Take the statistics of the final weights."""
+        """Estimate the statistics with the final weights."""
         size = model.batch_size
         rows = epoch_batches(self.dataset, size, [0], model.config.seed)
         some = itertools.islice(rows, max(1, MOLECULES // size))

@@ -1,7 +1,7 @@
-"""From molecules' records to tensors: ``list[MoleculeViews]`` → ``MoleculeBatch``.
+"""Collating molecules' records into tensors: ``list[MoleculeViews]`` → ``MoleculeBatch``.
 
-Each modality's inputs hold only the molecules that have it; ``rows`` says where they
-stand in the batch. Adding a modality means adding one function here (docs/extending.md).
+Each modality's inputs hold only the molecules that have it; ``rows`` gives their positions in
+the batch. Adding a modality means adding one function here (docs/extending.md).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class MoleculeBatch:
     smiles : list of str
         One per molecule (B of them).
     modalities : tuple of str
-        The M modalities asked for, in the order of the columns of `available`.
+        The M requested modalities, in the order of the columns of `available`.
     available : torch.Tensor
         Bool [B, M].
     rows : dict of str to torch.Tensor
@@ -76,7 +76,7 @@ class Collator:
     modalities : tuple of str
         Which views to read.
     image_size : int
-        Side of the pictures in pixels; stored ones of another size are resampled.
+        Side of the images in pixels; stored ones of another size are resampled.
     hydrogens : bool
         Whether conformers keep their hydrogens.
 
@@ -99,7 +99,7 @@ class Collator:
 
     @classmethod
     def of(cls, config: MMSAConfig) -> Self:
-        """Return the one that makes what a network reads."""
+        """Return the collator for a network with this configuration."""
         return cls(config.modalities, config.image_size, config.hydrogens)
 
     def __call__(self, records: Sequence[MoleculeViews]) -> MoleculeBatch:
@@ -108,7 +108,7 @@ class Collator:
         Raises
         ------
         TypeError
-            If something else than :class:`MoleculeViews` is among them.
+            If one of them is not a :class:`MoleculeViews`.
         """
         for row, record in enumerate(records):
             if not isinstance(record, MoleculeViews):
@@ -134,7 +134,7 @@ class Collator:
 
 
 def collate_images(options: Collator, records: Sequence[MoleculeViews]) -> Tensor:
-    """Return pictures, uint8 [n, 3, S, S]."""
+    """Return images, uint8 [n, 3, S, S]."""
     size = options.image_size
     pictures = np.empty((len(records), 3, size, size), dtype=np.uint8)
     for picture, record in zip(pictures, records):
@@ -159,7 +159,7 @@ def collate_graphs(options: Collator, records: Sequence[MoleculeViews]) -> Batch
     n_bonds = np.array([len(b) for b in bonds], dtype=np.int64)
     starts = np.cumsum(n_atoms) - n_atoms
     ends = [p + start for p, start in zip(pairs, starts)]
-    # Both directions of a molecule's bonds stand together, as DGL's batches want it.
+    # Both directions of a molecule's bonds are kept together, as DGL's batches require.
     both = [np.concatenate([e, e[:, ::-1]]) for e in ends]
     edges = _joined(both, 2)
     features = _joined([np.concatenate([b, b]) for b in bonds], len(BOND_FEATURES))
@@ -174,7 +174,7 @@ def collate_graphs(options: Collator, records: Sequence[MoleculeViews]) -> Batch
 
 
 def collate_conformers(options: Collator, records: Sequence[MoleculeViews]) -> BatchedConformers:
-    """Return the conformers as one cloud of points, with or without hydrogens.
+    """Return the conformers as one point cloud, with or without hydrogens.
 
     A molecule that is all hydrogen (H2, a proton) keeps its atoms.
     """
@@ -202,7 +202,7 @@ def collate_conformers(options: Collator, records: Sequence[MoleculeViews]) -> B
 def collate_fingerprints(
     options: Collator, records: Sequence[MoleculeViews]
 ) -> BatchedFingerprints:
-    """Return fingerprints unfolded from their set positions, and descriptors."""
+    """Return dense fingerprints, from their set positions and counts, and descriptors."""
     counts = np.zeros((len(records), FINGERPRINT_SIZE), dtype=np.uint8)
     descriptors = np.zeros((len(records), N_DESCRIPTORS), dtype=np.float32)
     for row, record in enumerate(records):

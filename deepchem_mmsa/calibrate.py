@@ -1,9 +1,9 @@
 """Calibrated probabilities: temperature scaling, isotonic regression, reliability curves.
 
-Everything here works on arrays, so that it serves any model: probabilities ``[N, C]`` with
-labels ``[N]``, or ``[N, T, C]`` with ``[N, T]``; values ``[N]`` or ``[N, T]``. Fit on molecules
-that the model was **not** trained on. A label that is NaN, or has weight 0, is missing; a row
-whose prediction is NaN stays, and nothing is claimed about it.
+Everything here works on arrays, and so for any model: probabilities ``[N, C]`` with labels
+``[N]``, or ``[N, T, C]`` with ``[N, T]``; values ``[N]`` or ``[N, T]``. Fit on molecules that the
+model was **not** trained on. A label that is NaN, or has weight 0, is missing; a row whose
+prediction is NaN is ignored in fitting and stays NaN.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from scipy.stats import binomtest
 from sklearn.isotonic import IsotonicRegression
 
 _LEAST = 1e-12
-"""Stands for a probability of 0, whose logarithm does not exist."""
+"""Lower bound on probabilities before the logarithm is taken."""
 
 
 def _checked(
@@ -83,8 +83,8 @@ def _check_alike(p: np.ndarray, fitted: tuple[int, int]) -> None:
     given = (math.prod(p.shape[1:-1]), p.shape[-1]) if p.ndim > 1 else (0, 0)
     if given != fitted:
         raise ValueError(
-            f"probabilities of the shape {p.shape} are not those of {fitted[0]} task(s) and "
-            f"{fitted[1]} classes that were fit: give such, or fit anew"
+            f"probabilities of shape {p.shape} do not match the {fitted[0]} task(s) and "
+            f"{fitted[1]} classes that were fit: give the same ones, or fit again"
         )
 
 
@@ -101,15 +101,15 @@ def _refuse_empty(known: np.ndarray) -> None:
 
 
 class TemperatureScaling:
-    """Probabilities softened by one temperature per task: ``softmax(log p / T)``.
+    """Temperature scaling with one temperature per task: ``softmax(log p / T)``.
 
-    It never changes which class is the most probable (Guo et al. 2017). The temperature is the
-    one with the least negative log-likelihood.
+    It never changes which class is the most probable (Guo et al. 2017). The temperature minimises
+    the negative log-likelihood.
 
     Attributes
     ----------
     temperature : np.ndarray
-        ``[T]``; above 1 where the model was too sure of itself.
+        ``[T]``; above 1 where the model was overconfident.
 
     Examples
     --------
@@ -122,7 +122,7 @@ class TemperatureScaling:
     temperature: np.ndarray
 
     def fit(self, probabilities: ArrayLike, y: ArrayLike, w: ArrayLike | None = None) -> Self:
-        """Find the temperatures.
+        """Fit the temperatures.
 
         Parameters
         ----------
@@ -136,7 +136,7 @@ class TemperatureScaling:
         Raises
         ------
         ValueError
-            If shapes do not fit, a label is no class, or a task has no label.
+            If shapes do not match, a label is not a class, or a task has no label.
         """
         p, labels, known = _checked(probabilities, y, w)
         self._shape = p.shape[1], p.shape[2]
@@ -165,16 +165,16 @@ def _best_temperature(p: np.ndarray, labels: np.ndarray) -> float:
         scaled = log_softmax(logits / math.exp(log_temperature), axis=1)
         return -float(scaled[np.arange(len(labels)), labels].mean())
 
-    # Convex in 1/T, hence one valley in log T; the bounds hold where all answers are right.
+    # Convex in 1/T, so unimodal in log T; the bounds apply where all predictions are right.
     found = minimize_scalar(loss, bounds=(math.log(0.05), math.log(20)), method="bounded")
     return math.exp(found.x)
 
 
 class IsotonicCalibration:
-    """Probabilities through a rising step function per task and class, brought to sum 1.
+    """Isotonic regression of each task's and class's probabilities, normalised to sum to 1.
 
-    More flexible than a temperature, and in need of more molecules (several hundred): see
-    Zadrozny and Elkan 2002. Ties that it makes can change a ranking slightly.
+    It is more flexible than temperature scaling but needs more molecules (several hundred); see
+    Zadrozny and Elkan 2002. It introduces ties, which can change a ranking slightly.
 
     Examples
     --------
@@ -187,10 +187,10 @@ class IsotonicCalibration:
     _maps: list[list[IsotonicRegression]]
 
     def fit(self, probabilities: ArrayLike, y: ArrayLike, w: ArrayLike | None = None) -> Self:
-        """Fit the step functions; arguments as in :meth:`TemperatureScaling.fit`."""
+        """Fit the isotonic regressions; arguments as in :meth:`TemperatureScaling.fit`."""
         p, labels, known = _checked(probabilities, y, w)
         self._shape = p.shape[1], p.shape[2]
-        # Of two classes one function says all.
+        # For two classes, one regression is enough.
         classes = [1] if p.shape[-1] == 2 else range(p.shape[-1])
         self._maps = [
             [
@@ -223,13 +223,13 @@ class IsotonicCalibration:
                 [m.predict(by_task[there, task, c]) for c, m in enumerate(maps)], axis=1
             )
             total = each.sum(1, keepdims=True)
-            even = np.full_like(each, 1 / len(maps))  # where every class was ruled out
+            even = np.full_like(each, 1 / len(maps))  # where every class has probability 0
             result[there, task] = np.divide(each, total, out=even, where=total > 0)
         return result.reshape(p.shape)
 
 
 class Reliability(NamedTuple):
-    """What was said and what came true, by bins of the probability.
+    """Predicted probability and observed frequency per probability bin.
 
     Parameters
     ----------
@@ -254,10 +254,10 @@ class Reliability(NamedTuple):
 def reliability(
     y: ArrayLike, probability: ArrayLike, n_bins: int = 10, strategy: str = "quantile"
 ) -> Reliability:
-    """Compare the probability of class 1 with how often it came true.
+    """Compare the predicted probability of class 1 with its observed frequency.
 
-    The curve is that of :func:`sklearn.calibration.calibration_curve`, with the counts and
-    intervals that it leaves out.
+    The curve is that of :func:`sklearn.calibration.calibration_curve`, with counts and confidence
+    intervals in addition.
 
     Parameters
     ----------
@@ -272,7 +272,7 @@ def reliability(
     Raises
     ------
     ValueError
-        If nothing is left, or a label is not 0 or 1.
+        If no row is left, a label is not 0 or 1, lengths differ, or `strategy` is unknown.
 
     Examples
     --------
@@ -315,7 +315,7 @@ def reliability(
 
 
 def plot_reliability(curves: Mapping[str, Reliability], path: str | Path) -> None:
-    """Draw reliability curves into one picture (PNG, SVG or PDF by the file's name).
+    """Plot reliability curves into one figure (PNG, SVG or PDF by the file's suffix).
 
     Parameters
     ----------

@@ -1,6 +1,7 @@
-"""Checkpoints of a training run: written, kept in order, and read back.
+"""Writing, rotating and reading the checkpoints of a training run.
 
-They cannot execute code: they are read with ``weights_only=True``, after their checksums.
+They cannot execute code: they are read with ``weights_only=True``, after their checksums are
+verified.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def save_state(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
 
 
 def load_state(path: str | os.PathLike) -> dict[str, Any]:
-    """Read what :func:`save_state` wrote, to the CPU: whoever takes it up knows its device.
+    """Read what :func:`save_state` wrote, to the CPU; the caller moves it to a device.
 
     Raises
     ------
@@ -53,7 +54,7 @@ def load_state(path: str | os.PathLike) -> dict[str, Any]:
     FileNotFoundError
     """
     try:
-        # torch does not look at the checksums that it writes: a flipped bit would become a weight.
+        # torch does not verify the checksums that it writes: a flipped bit would become a weight.
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
@@ -61,7 +62,7 @@ def load_state(path: str | os.PathLike) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
-        said = str(error).partition("\n")[0] or "no more is said"
+        said = str(error).partition("\n")[0] or "no further message"
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint ({type(error).__name__}: {said}); "
             "restore another one, see get_checkpoints()"
@@ -102,9 +103,11 @@ def load_newest(paths: Iterable[str]) -> tuple[str, dict[str, Any]]:
     Raises
     ------
     CheckpointError
-        If none can be read; the message tells each one's fault.
+        If none can be read; the message lists the fault of each.
+    FileNotFoundError
+        If a path does not exist.
     ValueError
-        If there is none at all.
+        If `paths` is empty.
     """
     faults = []
     for path in paths:
@@ -119,11 +122,12 @@ def load_newest(paths: Iterable[str]) -> tuple[str, dict[str, Any]]:
 
 
 def check_architecture(mine: MMSAConfig, theirs: MMSAConfig, source: str) -> None:
-    """Refuse a checkpoint of another network, naming what differs.
+    """Check that a checkpoint has the same architecture.
 
     Raises
     ------
     CheckpointError
+        If it does not; the message lists the differences.
     """
     differences = mine.differences(theirs, ARCHITECTURE)
     if differences:

@@ -1,8 +1,7 @@
-"""The configuration: one dataclass, the only home of defaults.
+"""Configuration: one dataclass with all settings and their defaults.
 
-Everything that a number or a name decides stands here; it is plain data, so that it
-travels as JSON inside every checkpoint and every exported model. The symbols of the
-method (docs/method.md) are named beside their fields.
+It is plain data and stored with every checkpoint and (as JSON) every exported model. Fields are
+documented with their symbols in docs/method.md.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ from deepchem_mmsa.molecule import DEFAULT_MODALITIES, MAX_IMAGE_SIZE, MODALITIE
 
 MODES = ("pretraining", "classification", "regression")
 CUSTOM = "custom"
-"""The encoder name that stands in a configuration for a user's own ``nn.Module``."""
+"""The encoder name that stands for a custom ``nn.Module`` in a configuration."""
 
 
 @dataclass(frozen=True)
 class MMSAConfig:
-    """What an MMSA network is and how it is trained.
+    """Architecture and training settings of an MMSA network.
 
     Parameters
     ----------
     mode : {"pretraining", "classification", "regression"}
         What the network is trained for.
     n_tasks, n_classes : int
-        Columns of ``y``; classes of each (2: binary, labels 0 and 1).
+        Number of columns of ``y``; number of classes of each (2: binary, labels 0 and 1).
     modalities : sequence of {"image", "graph", "geometry", "fingerprint"}
         The views that the network reads; any non-empty subset.
     image, graph, geometry, fingerprint : str
@@ -39,101 +38,102 @@ class MMSAConfig:
         ``"attentivefp"``; ``"comenet"``, ``"schnet"``; ``"mlp"``), or ``"custom"`` for a module
         passed as an object.
     image_size, image_width : int
-        Side of the picture in pixels as the encoder sees it; channels of ResNet-18's
-        first stage (64 is the standard network).
+        Side of the encoder's input image in pixels; channels of ResNet-18's first stage (64 is
+        the standard network).
     image_augmentation : bool
-        Whether pictures are turned, scaled, shifted and greyed a little in pre-training.
+        Whether pre-training rotates, scales and shifts images slightly and greys some of them.
     features : {"basic", "full"}
         Atom and bond features that the graph encoder reads.
     graph_width, graph_layers, graph_dropout : int, int, float
-        Size of the graph encoder.
+        Size and dropout of the graph encoder.
     graph_readout : str
         How atoms are pooled: "mean", "sum", "max", or several joined by ``+``.
     graph_jk : {"last", "concat"}
-        Whether GIN's atoms are those of the last layer, or of all layers side by side.
+        Jumping knowledge: GIN's atom embeddings are those of the last layer, or of all layers
+        concatenated.
     geometry_width, geometry_layers : int
         Size of the geometry encoder.
     cutoff : float
-        Radius of the conformer's neighbourhood, in Å.
+        Neighbour cutoff in the conformer, in Å.
     hydrogens : bool
         Whether the geometry encoder sees hydrogens; without them it is several times faster.
     fingerprint_width, fingerprint_layers, fingerprint_dropout : int, int, float
-        Size of the fingerprint encoder.
+        Size and dropout of the fingerprint encoder.
     embedding_dim : int
-        d, the width of the shared space.
+        d, the dimension of the shared embedding space.
     fusion : {"mean", "attention"}
-        How the codes of the available modalities become one.
+        How the codes of the available modalities are fused.
     fusion_dropout : float
         Dropout in the projection heads.
     hypergraph, memory : bool
-        Structure awareness. Without a memory there is nothing that a molecule alone could be
-        joined with: the hypergraph then shapes the codes in pre-training, and no prediction.
+        Whether to use the structure-aware hypergraph and the memory. Without a memory a single
+        molecule has no anchors to be connected to: the hypergraph is then used in pre-training
+        only, not in prediction.
     n_neighbors : int
-        k, the nodes of a hyperedge.
+        k, the number of nodes per hyperedge.
     hypergraph_norm : {"row", "sym"}
         ``D_v^-1 H W D_e^-1 H^T``, or the symmetric form.
     hypergraph_scope : {"batch", "memory"}
-        The scope in pre-training; everywhere else it is the memory's.
+        Scope of the hyperedges in pre-training; everywhere else it is ``"memory"``.
     hypergraph_dropout : float
         Dropout inside the hypergraph convolution.
     n_anchors : int
-        K, the most anchors the memory can hold.
+        K, the maximum number of anchors in the memory.
     memory_update : {"ema", "gradient"}
-        How anchors follow the codes.
+        How the anchors are updated.
     update_memory : bool
-        Whether the anchors also learn from the molecules of a fine-tuning; in pre-training they
-        always do.
+        Whether fine-tuning also updates the anchors; pre-training always does.
     memory_decay : float
         Decay of the moving average.
     memory_warmup : int
-        Molecules seen before the anchors start by k-means.
+        Molecules seen before the anchors are initialised by k-means.
     memory_temperature : float
-        τ_m of the addressing.
+        τ_m, the temperature of memory addressing.
     n_exemplars : int
-        Training molecules that each anchor remembers.
+        Training molecules stored per anchor.
     temperature : float
-        Of the contrastive terms.
+        Temperature of the contrastive terms (InfoNCE).
     mask_rate : float
-        Share of atoms hidden in the masked-atom task.
+        Share of atoms masked in the masked-atom task.
     w_con, w_rec, w_mask, w_mem, w_desc : float
-        Weights of agreement, reconstruction, masked atoms, memory, and descriptors in the total;
-        the last takes effect where the fingerprint and another view are read.
+        Weights of the contrastive, reconstruction, masked-atom, memory and descriptor terms in
+        the total; the last takes effect if the fingerprint and another view are read.
     w_align, w_commit, w_balance : float
         Weights inside the memory term.
     schedule : {"joint", "staged"}
         ``"staged"`` turns structure awareness on after half of the steps of a ``fit``.
     head_width, head_layers, head_dropout : int, int, float
-        The supervised head, an MLP.
+        Size and dropout of the supervised head, an MLP.
     atom_sum : bool
-        Whether outputs have a second term beside the head's, linear in the sum over the graph's
-        atoms: for labels that grow with the molecule, such as energies. Not in pre-training.
+        Whether to add a second output term, linear in the sum of the graph's atom embeddings,
+        for labels that grow with the molecule, such as energies. Not in pre-training.
     class_weights : "balanced", sequence of float, or None
         Weights of the classes in the loss.
     scale_labels : bool
-        Whether regression labels are standardised inside the model (mean and scale are
-        learnt from the first training set and travel with the checkpoint).
+        Whether regression labels are standardised inside the model (mean and scale are computed
+        from the first training set and saved with the model).
     batch_size : int
     learning_rate : float
     encoder_learning_rate : float or None
-        Of the encoders, where it should differ.
+        Learning rate of the encoders, if it should differ.
     lr_schedule : {"constant", "cosine"}
-        Over the epochs of one ``fit``; cosine comes with a linear warm-up. A run that goes on
-        to more epochs than it began with is at another place of the curve: its rate jumps. A
-        DeepChem ``LearningRateSchedule`` takes its place.
+        Schedule over the epochs of one ``fit``; cosine includes a linear warm-up. Resuming a run
+        with more epochs than before changes its position on the curve, so the rate jumps. A
+        DeepChem ``LearningRateSchedule`` takes precedence.
     weight_decay : float
     clip_norm : float or None
-        Largest norm of the gradient.
+        Maximum norm for gradient clipping; None disables it.
     freeze_epochs : int
-        First epochs of a fine-tuning in which the encoders rest.
+        Number of epochs at the start of fine-tuning in which the encoders are frozen.
     precision : {"auto", "fp32", "bf16"}
-        Of the encoders in training; "auto" is bf16 where the processor computes in it.
-        Inference is fp32 unless "bf16" is asked for.
+        Precision of the encoders in training; "auto" is bf16 where the hardware supports it
+        natively. Inference is fp32 unless "bf16" is set.
     seed : int
 
     Raises
     ------
     ValueError
-        For a value out of its range; the message names the field and what it may be.
+        For a value out of range; the message names the field and the allowed values.
 
     Examples
     --------
@@ -222,7 +222,7 @@ class MMSAConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Bring sequences to tuples and check every field."""
+        """Convert sequences to tuples and check every field."""
         if isinstance(self.modalities, str):
             object.__setattr__(self, "modalities", (self.modalities,))
         if not isinstance(self.class_weights, (str, type(None))):
@@ -233,7 +233,7 @@ class MMSAConfig:
             raise ValueError(
                 f"modalities={given!r}: choose a non-empty subset of {MODALITIES}, each once"
             )
-        # One order, whatever the user's: parameters and columns must not depend on it.
+        # One canonical order: parameters and columns must not depend on the user's.
         object.__setattr__(self, "modalities", tuple(m for m in MODALITIES if m in given))
 
         for field in fields(self):
@@ -247,7 +247,7 @@ class MMSAConfig:
         pools = str(self.graph_readout).split("+")
         if not set(pools) <= {"mean", "sum", "max"} or len(set(pools)) < len(pools):
             raise ValueError(
-                f"graph_readout={self.graph_readout!r}: choose of mean, sum and max, joined by '+'"
+                f"graph_readout={self.graph_readout!r}: choose mean, sum or max, or join with '+'"
             )
         self._one_of("graph_jk", ("last", "concat"))
         self._one_of("fusion", ("mean", "attention"))
@@ -289,8 +289,8 @@ class MMSAConfig:
             )
         if self.atom_sum and "graph" not in self.modalities:
             raise ValueError(
-                f"atom_sum=True: the atoms are the graph's, and modalities={self.modalities!r} "
-                "has no graph; read it too, or leave the sum out"
+                f"atom_sum=True: the sum is over the graph's atoms, and modalities="
+                f"{self.modalities!r} has no graph; add it, or set atom_sum=False"
             )
         if isinstance(self.class_weights, str):
             self._one_of("class_weights", ("balanced",))
@@ -332,10 +332,10 @@ class MMSAConfig:
             raise ValueError(f"{name}={value!r}: must be a positive number")
         object.__setattr__(self, name, value)
 
-    # ---- travel -------------------------------------------------------------------------
+    # ---- conversion ---------------------------------------------------------------------
 
     def replace(self, **changes: Any) -> MMSAConfig:
-        """Return a copy with some fields changed; unknown names are refused with a hint."""
+        """Return a copy with some fields changed; unknown names raise ValueError with a hint."""
         known = [field.name for field in fields(self)]
         for name in changes:
             if name not in known:
@@ -345,12 +345,12 @@ class MMSAConfig:
         return dataclass_replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain Python values only (lists for tuples)."""
+        """Return the fields as plain Python values (lists for tuples)."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MMSAConfig:
-        """Build from plain values; unknown names are refused."""
+        """Build from plain values; unknown names raise ValueError."""
         return cls().replace(
             **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         )
@@ -401,10 +401,10 @@ ARCHITECTURE = (
     "hypergraph", "memory", "n_anchors", "memory_update", "head_width", "head_layers",
     "atom_sum",
 )  # fmt: skip
-"""Fields that decide which parameters exist: a checkpoint must agree in these."""
+"""Fields that determine which parameters exist; a checkpoint must match in these."""
 
 OF_THE_HEAD = ("n_tasks", "n_classes", "head_width", "head_layers", "atom_sum")
-"""Those of them that nothing in pre-training depends on."""
+"""The subset of these fields that pre-training does not depend on."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "base": {},

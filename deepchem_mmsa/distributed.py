@@ -1,13 +1,13 @@
-"""One training run on many processes: who takes which molecules, and what they tell each other.
+"""Data-parallel training: how processes split each batch, and what they communicate.
 
 Every process holds the whole network and encodes its share of the batch. The codes of all are
-then gathered, and everything that looks at more than one molecule (contrast, hypergraph,
-memory) is computed by every process alike, from the same numbers: so the loss is that of one
-process with the whole batch, and the memory banks stay equal without being sent.
+then gathered, and everything that involves more than one molecule (contrastive loss, hypergraph,
+memory) is computed identically by every process: the loss equals that of one process with the
+whole batch, and the memory banks stay equal without being communicated.
 
-Gradients are averaged over the processes. Behind the gathering each holds the full gradient,
-of which the average is that gradient; before it each holds its molecules' part, which
-:func:`gather` therefore multiplies by the number of processes.
+Gradients are averaged over the processes. For parameters used after the gathering, each process
+holds the full gradient, which averaging leaves unchanged; for those before it, each holds the part
+of its own molecules, which :func:`gather` therefore multiplies by the number of processes.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from torch import Tensor, nn
 T = TypeVar("T")
 
 PATIENCE = timedelta(minutes=10)
-"""How long a process waits for the others before the run ends; a dead one is known at once."""
+"""Timeout of a process waiting for the others; one that has died is detected at once."""
 
 
 class ProcessLost(RuntimeError):
-    """Another process of the run has died, or does not answer."""
+    """Another process of the run has died, or does not respond."""
 
 
 # ---- the group ------------------------------------------------------------------------------
 
 
 def start(device: torch.device) -> None:
-    """Join the processes that ``torchrun`` started, unless there is a group already.
+    """Join the process group started by ``torchrun``, unless there is a group already.
 
     Parameters
     ----------
     device : torch.device
-        Of the model: NCCL carries what CUDA computes, gloo the rest.
+        Of the model: the backend is NCCL for CUDA, gloo otherwise.
     """
     given = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
     if not dist.is_available() or dist.is_initialized() or not given:
@@ -76,13 +76,13 @@ def size() -> int:
 
 
 def chosen_device(device: torch.device | str | None = None) -> torch.device:
-    """Return the device that is meant, a GPU with its number.
+    """Resolve a device argument; a GPU is returned with its index.
 
     Parameters
     ----------
     device : torch.device, str or None
-        None and ``"auto"`` mean the GPU where there is one, under ``torchrun`` the one of this
-        process (which is made torch's current one); otherwise the CPU.
+        None and ``"auto"`` mean the GPU if there is one (under ``torchrun`` that of this process,
+        which becomes torch's current device), otherwise the CPU.
 
     Examples
     --------
@@ -93,26 +93,26 @@ def chosen_device(device: torch.device | str | None = None) -> torch.device:
         if not torch.cuda.is_available():
             return torch.device("cpu")
         local = int(os.environ.get("LOCAL_RANK", -1))
-        if 0 <= local < torch.cuda.device_count():  # some launchers show each process its own only
+        if 0 <= local < torch.cuda.device_count():  # some launchers expose one GPU per process
             torch.cuda.set_device(local)
         device = "cuda"
     found = torch.device(device)
     if found.type == "cuda" and found.index is None and torch.cuda.is_available():
-        # "cuda" alone means another one in a new thread.
+        # "cuda" without an index may mean another device in a new thread.
         return torch.device("cuda", torch.cuda.current_device())
     return found
 
 
 @contextmanager
 def _together() -> Iterator[None]:
-    """Say what the failure of a collective call means."""
+    """Raise the failure of a collective call as :class:`ProcessLost`."""
     try:
         yield
     except RuntimeError as error:
         raise ProcessLost(
             f"another process of this run has died or does not answer ({_first_line(error)}); "
-            "its own output tells why. Start the run again with restore=True: it goes on from "
-            "the newest checkpoint"
+            "see its output for the reason. Start the run again with restore=True: it resumes "
+            "from the newest checkpoint"
         ) from error
 
 
@@ -121,7 +121,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _carrier() -> torch.device:
-    """Return the device on which the group's messages must lie."""
+    """Return the device on which tensors must be to be communicated."""
     if dist.get_backend() == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
@@ -133,7 +133,7 @@ def _carrier() -> torch.device:
 def bounds(n: int, n_processes: int, process: int) -> tuple[int, int]:
     """Return (start, end) of a process's rows of a batch.
 
-    No process gets one molecule, which has no batch statistics; the last ones may get none.
+    No process gets a single molecule, which has no batch statistics; the last ones may get none.
 
     Examples
     --------
@@ -203,15 +203,15 @@ class _Gather(torch.autograd.Function):
 
 
 def gather(*tensors: Tensor) -> list[Tensor]:
-    """Return the rows of all processes, in the order of the processes; with gradients.
+    """Return the rows of all processes, in rank order; differentiable.
 
-    What is computed from them must be the same in all processes, and parameters' gradients be
-    averaged afterwards: see :func:`average_gradients`.
+    All processes must compute the same from them, and the gradients of parameters must be averaged
+    afterwards: see :func:`average_gradients`.
 
     Parameters
     ----------
     *tensors : torch.Tensor
-        ``[B_r, ...]`` each, with the same number of rows B_r; floats or truth values.
+        ``[B_r, ...]`` each, with the same number of rows B_r; float or bool.
 
     Returns
     -------
@@ -231,7 +231,7 @@ def _width(x: Tensor) -> int:
 
 
 def gather_values(values: Any) -> list[Any]:
-    """Return the JSON-able values of all processes, as a list with one entry for each."""
+    """Return the JSON-serialisable values of all processes, as a list with one entry for each."""
     if not is_shared():
         return [values]
     data = torch.frombuffer(bytearray(json.dumps(values).encode()), dtype=torch.uint8)
@@ -239,7 +239,7 @@ def gather_values(values: Any) -> list[Any]:
 
 
 def gather_lists(values: list[T]) -> list[T]:
-    """Return one list of all processes' entries, in the order of the processes."""
+    """Return one list of all processes' entries, in rank order."""
     return [value for part in gather_values(values) for value in part]
 
 
@@ -260,14 +260,14 @@ class _Mean(torch.autograd.Function):
 
 
 def mean(value: Tensor, weight: float) -> Tensor:
-    """Return the mean of the processes' means, weighted by what each is the mean of.
+    """Return the weighted mean of the processes' means.
 
     Parameters
     ----------
     value : torch.Tensor
-        Scalar; anything where `weight` is 0.
+        This process's mean, a scalar; ignored where `weight` is 0.
     weight : float
-        The number of things that it is the mean of.
+        Number of items that it is the mean of.
     """
     return _Mean.apply(value, float(weight)) if is_shared() else value
 
@@ -283,8 +283,8 @@ def average_gradients(
     Parameters
     ----------
     parameters : iterable of torch.nn.Parameter
-        One without a gradient here has one of 0; without a gradient anywhere it stays so, and
-        the optimizer lets it rest.
+        A gradient that is None in this process counts as 0; one that is None in all processes
+        stays None, so that the optimizer skips the parameter.
     others : iterable of torch.Tensor
         Averaged in place: running statistics.
     flag : bool
@@ -309,7 +309,7 @@ def average_gradients(
     pieces = flat.split([t.numel() for t in parts])
     somewhere = pieces[-1].tolist()
     for parameter, piece, n in zip(learning, pieces, somewhere):
-        # In the order of the weight's memory, as autograd has it and fused optimizers read it.
+        # In the weight's memory layout, as autograd makes it and fused optimizers read it.
         averaged = torch.empty_like(parameter, requires_grad=False)
         parameter.grad = averaged.copy_(piece.view_as(parameter)) if n else None
     with torch.no_grad():
@@ -319,7 +319,7 @@ def average_gradients(
 
 
 def running_buffers(network: nn.Module) -> list[Tensor]:
-    """Return what batch norm remembers, of the layers that are learning it."""
+    """Return the running statistics of the batch-norm layers that are in training mode."""
     return [
         buffer
         for module in network.modules()
@@ -330,7 +330,7 @@ def running_buffers(network: nn.Module) -> list[Tensor]:
 
 
 def equalize(network: nn.Module) -> None:
-    """Give every process the first one's parameters and buffers."""
+    """Broadcast the first process's parameters and buffers to all processes."""
     if not is_shared():
         return
     tensors = [*network.parameters(), *network.buffers()]
@@ -344,18 +344,18 @@ def equalize(network: nn.Module) -> None:
 
 
 def on_first(action: Callable[[], Any]) -> None:
-    """Let the first process act while the others wait; its failure is everyone's.
+    """Run `action` in the first process while the others wait; its failure raises in all.
 
     Raises
     ------
     Exception
-        In the first process what `action` raised, in the others a RuntimeError that tells it.
+        In the first process what `action` raised, in the others a RuntimeError that quotes it.
     """
     failure: Exception | None = None
     if rank() == 0:
         try:
             action()
-        except Exception as error:  # told to the others, then raised
+        except Exception as error:  # sent to the others, then raised
             failure = error
     told = gather_values(None if failure is None else f"{type(failure).__name__}: {failure}")[0]
     if failure is not None:
@@ -365,7 +365,7 @@ def on_first(action: Callable[[], Any]) -> None:
 
 
 def agree(what: str, value: Any) -> None:
-    """Make sure that all processes hold the same value.
+    """Check that all processes hold the same value.
 
     Raises
     ------

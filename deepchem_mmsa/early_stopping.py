@@ -19,26 +19,26 @@ logger = logging.getLogger(__name__)
 class EarlyStopping:
     """Stop when the validation score no longer improves, and keep the best weights.
 
-    A callback for ``fit``. It looks once an epoch. Given to a further ``fit`` of the same model
-    it goes on; given to another model it begins anew.
+    A callback for ``fit``, evaluated once per epoch. In a further ``fit`` of the same model it
+    continues; with another model it is reset.
 
     Parameters
     ----------
     dataset : deepchem.data.Dataset
         The validation set.
     metric : deepchem.metrics.Metric, optional
-        What to watch; the validation loss by default.
+        Metric to monitor; the validation loss by default.
     patience : int
         Epochs without improvement before the run stops.
     minimize : bool, optional
-        Whether small is good; by default told from the names of the metric and its function.
+        Whether lower is better; by default inferred from the names of the metric and its function.
     transformers : sequence of deepchem.trans.Transformer
         Undone before scoring.
     averaging : float
-        Below 1: decay of an exponential moving average over the steps' weights (Polyak and
-        Juditsky 1992). What is scored and kept is then the average; training goes on from the
-        weights themselves. 0 is no averaging; 0.99 looks back over about a hundred steps, over
-        fewer at the beginning: the decay of step n is at most (1 + n) / (10 + n).
+        Below 1: decay of an exponential moving average (EMA) of the weights over steps (Polyak
+        and Juditsky 1992). The average is then scored and kept; training continues from the
+        weights themselves. 0 disables averaging; 0.99 averages over about a hundred steps, and
+        over fewer at the beginning: the decay of step n is at most (1 + n) / (10 + n).
 
     Attributes
     ----------
@@ -47,9 +47,11 @@ class EarlyStopping:
 
     Raises
     ------
+    TypeError
+        If `dataset` is not a DeepChem dataset.
     ValueError
-        If `averaging` is negative or not below 1, or the metric's name does not tell whether small
-        is good.
+        If `averaging` is negative or not below 1, or it cannot be inferred from the metric's name
+        whether lower is better.
 
     Examples
     --------
@@ -71,8 +73,8 @@ class EarlyStopping:
             raise ValueError(f"averaging must be at least 0 and below 1, got {averaging}")
         if not (dataset is None or hasattr(dataset, "iterbatches")):
             raise TypeError(
-                f"the validation set is a {type(dataset).__name__}; give a DeepChem dataset, as of "
-                "deepchem_mmsa.datasets.dataset_from_smiles"
+                f"the validation set is a {type(dataset).__name__}; give a DeepChem dataset, for "
+                "example from deepchem_mmsa.datasets.dataset_from_smiles"
             )
         self.dataset = dataset
         self.metric = metric
@@ -105,7 +107,7 @@ class EarlyStopping:
         self._model, self._looked = weakref.ref(model), False
 
     def __call__(self, model: MMSAModel, step: int) -> None:
-        """Take the weights of a step into their average."""
+        """Update the moving average with the weights of a step."""
         if not self.averaging:
             return
         if self._average is None:
@@ -124,7 +126,7 @@ class EarlyStopping:
         self._averaged += 1
 
     def on_epoch_end(self, model: MMSAModel, epoch: int) -> None:
-        """Score the model; remember its weights if it is the best so far."""
+        """Score the model; keep a copy of its weights if it is the best so far."""
         self._looked = True
         if self._average is None:
             self._look(model, epoch)
@@ -151,7 +153,7 @@ class EarlyStopping:
             self._unscored += 1
             if self._unscored == 1:
                 logger.warning(
-                    "%s is NaN after epoch %d: is there enough in the validation set to score?",
+                    "%s is NaN after epoch %d: the validation set may be too small to score",
                     name, epoch,
                 )  # fmt: skip
         if better and not math.isnan(score):
@@ -162,27 +164,27 @@ class EarlyStopping:
             model.stop_training = True
 
     def on_fit_end(self, model: MMSAModel) -> None:
-        """Give the model its best weights back."""
+        """Restore the best weights."""
         if not self._looked and self.best_epoch is None:
-            logger.warning("early stopping looks at the end of epochs, and this run had none")
+            logger.warning("early stopping scores at the end of epochs, and this run had none")
         if self._best is not None:
             self._last = _copy(model)
             model.model.load_state_dict(self._best)
 
     def on_fit_continue(self, model: MMSAModel) -> None:
-        """Put back the last weights of a run that had ended, and is given more epochs."""
+        """Restore the last weights of a finished run that is given more epochs."""
         if self._last is not None:
             model.model.load_state_dict(self._last)
             self._last = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint must keep for the run to go on as if uninterrupted."""
+        """Return the state that a checkpoint needs for the run to resume exactly."""
         return {"score": self.best_score, "epoch": self.best_epoch, "weights": self._best,
                 "last": self._last, "average": self._average, "averaged": self._averaged,
                 "unscored": self._unscored}  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned."""
         self.best_score, self.best_epoch = state["score"], state["epoch"]
         self._best, self._last = state["weights"], state.get("last")
         self._average = state.get("average")
@@ -197,17 +199,17 @@ _SCORES = (
 
 
 def small_is_good(metric: Any) -> bool:
-    """Tell from the names of a metric and of its function whether small values are good.
+    """Infer from the names of a metric and of its function whether lower is better.
 
     Parameters
     ----------
     metric : deepchem.metrics.Metric or None
-        None is the loss.
+        None stands for the loss.
 
     Raises
     ------
     ValueError
-        If the names do not tell.
+        If neither name is recognised.
 
     Examples
     --------
@@ -221,22 +223,22 @@ def small_is_good(metric: Any) -> bool:
         return True
     function = getattr(metric, "metric", None)
     names = f"{getattr(metric, 'name', '')} {getattr(function, '__name__', '')}".lower()
-    if "d2_" in names:  # shares of what is explained, named after an error
+    if "d2_" in names:  # explained shares, named after an error
         return False
     if any(word in names for word in _ERRORS):
         return True
     if any(word in names for word in _SCORES):
         return False
     raise ValueError(
-        f"the metric {getattr(metric, 'name', metric)!r} does not tell whether small is good: give "
-        "minimize=True or minimize=False"
+        f"cannot infer from the metric's name {getattr(metric, 'name', metric)!r} whether lower is "
+        "better: give minimize=True or minimize=False"
     )
 
 
 def _is_trained(model: MMSAModel, name: str, value: Tensor) -> bool:
-    """Tell weights from what follows them by itself.
+    """Return whether an entry of the state is a trained weight, which the average includes.
 
-    Anchors of the memory are moving averages already, which begin all at once.
+    Memory anchors updated by EMA are not: they are moving averages already, and start all at once.
     """
     follows = name.startswith("memory.") and model.config.memory_update == "ema"
     return value.is_floating_point() and not follows

@@ -1,8 +1,8 @@
-"""How sure a model is: the spread over models of other seeds, or over dropout masks.
+"""Predictive uncertainty: deep ensembles (models of different seeds) and MC dropout.
 
-Both are standard deviations of the prediction, in its own units, and not calibrated: they say
-where to be careful, not how wide an interval must be. Intervals with a stated coverage come from
-:mod:`deepchem_mmsa.conformal`, which takes such a deviation as its scale.
+Both give standard deviations of the prediction, in its units. They are not calibrated: they rank
+predictions by uncertainty, but do not give the width of an interval. For intervals with a stated
+coverage, see :mod:`deepchem_mmsa.conformal`, which can use such a deviation as its scale.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Spread(NamedTuple):
     Parameters
     ----------
     values, std : np.ndarray
-        ``[N, T, C]`` probabilities or ``[N, T]`` values in label units; NaN rows where nothing
-        can be said.
+        ``[N, T, C]`` probabilities or ``[N, T]`` values in label units; NaN rows for molecules
+        without any view that the models read.
     reasons : list of str
-        One per row; empty where the row was computed.
+        One per row: why it has no finite output; empty otherwise.
     """
 
     values: np.ndarray
@@ -40,7 +40,7 @@ class Spread(NamedTuple):
 
 
 def check_alike(predictors: Sequence[MMSAPredictor]) -> None:
-    """Make sure that models answer the same question from the same views.
+    """Check that models predict the same tasks from the same views.
 
     Parameters
     ----------
@@ -49,8 +49,8 @@ def check_alike(predictors: Sequence[MMSAPredictor]) -> None:
     Raises
     ------
     ValueError
-        If there is no model, or one differs from the first in mode, classes, tasks or views;
-        says which (counted from 1) and how.
+        If there is no model, or one differs from the first in mode, classes, tasks, views or
+        featurizer settings; the message says which (counted from 1) and how.
 
     Examples
     --------
@@ -93,16 +93,16 @@ def ensemble_spread(
     batch_size: int = 256,
     n_jobs: int = 1,
 ) -> Spread:
-    """Return mean and standard deviation over models (Lakshminarayanan et al. 2017).
+    """Return mean and standard deviation over a deep ensemble (Lakshminarayanan et al. 2017).
 
     Parameters
     ----------
     predictors : sequence of MMSAPredictor
-        Trained alike but for the seed; all read the same views.
+        Trained with different seeds and otherwise alike; all read the same views.
     molecules : iterable of str, rdkit.Chem.Mol or MoleculeViews
         Featurized once.
     batch_size, n_jobs : int
-        As of :meth:`MMSAPredictor.predict`.
+        As in :meth:`MMSAPredictor.predict`.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def ensemble_spread(
     check_alike(predictors)
     records = predictors[0].records(molecules, n_jobs)
     answers = [p.predict(records, batch_size) for p in predictors]
-    # In float64, so that equal answers differ by nothing.
+    # In float64, so that the deviation of equal predictions is 0.
     stacked = np.stack([a.values for a in answers]).astype(float)
     reasons = [next(filter(None, of_row), "") for of_row in zip(*(a.reasons for a in answers))]
     return Spread(stacked.mean(0), stacked.std(0), reasons)
@@ -134,7 +134,7 @@ def dropout_spread(
     batch_size: int = 256,
     n_jobs: int = 1,
 ) -> Spread:
-    """Return mean and standard deviation over dropout masks (Gal and Ghahramani 2016).
+    """Return mean and standard deviation over MC dropout masks (Gal and Ghahramani 2016).
 
     Parameters
     ----------
@@ -144,12 +144,12 @@ def dropout_spread(
     seed : int
         The same seed draws the same masks.
     batch_size, n_jobs : int
-        As of :meth:`MMSAPredictor.predict`.
+        As in :meth:`MMSAPredictor.predict`.
 
     Raises
     ------
     ValueError
-        If the model has no head, nothing in it is dropped, or `masks` is below 2.
+        If the model has no head or no dropout, or `masks` is below 2.
 
     Examples
     --------
@@ -172,7 +172,7 @@ def dropout_spread(
     if not molecules:
         nothing = predictor.predict([]).values.astype(float)
         return Spread(nothing, nothing, [])
-    # A copy: dropout is switched inside it, while others may be predicting with the original.
+    # A copy: dropout is switched on in it while other threads may predict with the original.
     own = copy.deepcopy(predictor.network)
 
     def sample(_: MMSANetwork, batch: MoleculeBatch) -> Tensor:
@@ -198,19 +198,21 @@ def over_batches(
     compute : callable
         Returns a tensor with a row per molecule of the batch.
     batch_size, n_jobs : int
-        As of :meth:`MMSAPredictor.predict`.
+        As in :meth:`MMSAPredictor.predict`.
 
     Returns
     -------
     values : np.ndarray
         float64 ``[N, ...]``, NaN rows where the model reads no view of the molecule.
     reasons : list of str
-        Why, or that what was computed is not finite; empty otherwise.
+        Why a row is NaN, or that its output is not finite; empty otherwise.
 
     Raises
     ------
-    TypeError, ValueError
-        If the molecules are a single text or table; if there is none.
+    TypeError
+        If `molecules` is a single string or a table.
+    ValueError
+        If there is no molecule, or `batch_size` is below 1.
     """
     check_batch_size(batch_size)
     records = predictor.records(molecules, n_jobs)

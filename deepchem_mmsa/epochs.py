@@ -1,7 +1,7 @@
-"""The order of training: which molecules stand in which step, as a function of seed and epoch.
+"""Batch order in training: which molecules are in which step, as a function of seed and epoch.
 
-Nothing here remembers anything, so that a run which goes on from the middle of an epoch, or on
-another number of processes, meets the very batches that the uninterrupted one meets.
+Nothing here holds state, so that a run resumed in the middle of an epoch, or on another number of
+processes, gets exactly the batches of the uninterrupted run.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import numpy as np
 
 
 class EpochBatch(tuple):
-    """``(inputs, labels, weights)`` that also knows its place in the epoch.
+    """``(inputs, labels, weights)`` with its position in the epoch.
 
     Parameters
     ----------
     inputs, labels, weights : list of np.ndarray
         As DeepChem's generators yield them.
     epoch, position : int
-        Number of the epoch since the model was made; of the batch in it.
+        Number of the epoch since the model was made; number of the batch in it.
     last : bool
-        Whether it closes the epoch.
+        Whether it is the last of the epoch.
     """
 
     epoch: int
@@ -33,25 +33,25 @@ class EpochBatch(tuple):
     def __new__(
         cls, inputs: list, labels: list, weights: list, epoch: int, position: int, last: bool
     ) -> EpochBatch:
-        """Make the triple and attach its place."""
+        """Make the triple and attach its position."""
         batch = super().__new__(cls, (inputs, labels, weights))
         batch.epoch, batch.position, batch.last = epoch, position, last
         return batch
 
     def __getnewargs__(self) -> tuple[Any, ...]:
-        """Return what makes it again, for pickle."""
+        """Return the constructor's arguments, for pickle."""
         return (*self, self.epoch, self.position, self.last)
 
     def without_data(self) -> EpochBatch:
-        """Return its place alone."""
+        """Return a copy with its position alone."""
         return EpochBatch([], [], [], self.epoch, self.position, self.last)
 
 
 def batch_bounds(n: int, batch_size: int) -> list[tuple[int, int]]:
     """Return the (start, end) of each training batch; no molecule is left over.
 
-    A last batch of one molecule has no other to be told apart from, and no batch statistics:
-    it joins the one before.
+    A last batch of a single molecule would have no negatives and no batch statistics: it is
+    merged into the one before.
 
     Examples
     --------
@@ -68,7 +68,7 @@ Rows = tuple[np.ndarray, np.ndarray, np.ndarray]
 Reader = tuple[int, Callable[[np.ndarray], Rows]]
 
 MIXED = 8192
-"""Rows that are shuffled together, at least, unless there are fewer."""
+"""Minimum number of rows that are shuffled together, unless fewer remain."""
 
 
 def epoch_batches(
@@ -86,14 +86,14 @@ def epoch_batches(
     dataset : deepchem.data.Dataset
     batch_size : int
     epochs : iterable of int
-        Their numbers decide the order.
+        Epoch numbers, which determine the order.
     seed : int or None
         None keeps the dataset's order.
     skip : int
         Batches of the first epoch that were already trained on.
     taker : (int, int)
-        Number of the taker, and how many they are: the batches are dealt out in turn, and this
-        one's are yielded. Of shards it decodes no other record.
+        Index of this worker, and number of workers: batches are dealt out in turn, and only this
+        worker's are yielded. Of shards it decodes no other records.
     """
     keep_no_records(dataset)
     bounds = batch_bounds(len(dataset), batch_size)
@@ -126,11 +126,11 @@ def epoch_batches(
 def _pieces_in_order(
     dataset: Any, generator: np.random.Generator | None
 ) -> Iterator[tuple[Callable[[np.ndarray], Rows], np.ndarray]]:
-    """Yield of one shard after the other a reader of (X, y, w), and its rows in their order.
+    """Yield, shard by shard (or group by group), a reader of (X, y, w) and its rows in order.
 
-    Shards are visited in a random order, and some at a time are shuffled together, for a table is
-    often sorted by what is to be learnt: rows of one shard would be an epoch's drift. A disk
-    dataset is never held in memory as a whole.
+    Shards are visited in random order and shuffled together in groups: a table is often sorted by
+    its label, which would drift within an epoch if each shard were shuffled alone. A disk dataset
+    is never held in memory as a whole.
     """
     readers: Iterable[Reader]
     if hasattr(dataset, "get_number_shards"):
@@ -189,7 +189,7 @@ def _reader(X: Any, y: Any, w: Any) -> Reader:
 
 
 def keep_no_records(dataset: Any) -> None:
-    """Switch DeepChem's cache of 20 MB off: it counts 8 bytes for a record, and keeps them all."""
+    """Disable DeepChem's 20 MB cache, which counts 8 bytes per record and so keeps all of them."""
     if hasattr(dataset, "memory_cache_size"):
         dataset.memory_cache_size = 0
 

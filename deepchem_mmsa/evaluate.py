@@ -1,4 +1,4 @@
-"""Evaluation in which a missing label is missing, and a task that cannot be scored is said.
+"""Evaluation that masks missing labels and reports tasks that cannot be scored.
 
 DeepChem's own evaluator counts missing labels (weight 0, value 0) as negatives unless sample
 weights are used, and one task with a single class turns the mean over tasks into NaN.
@@ -25,7 +25,7 @@ def masked_scores(
     n_classes: int = 2,
     use_sample_weights: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Score each task on the labels that it has.
+    """Score each task on its observed labels.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def masked_scores(
     metrics : deepchem.metrics.Metric, list of them, or metric functions
     n_classes : int
     use_sample_weights : bool
-        Whether the weights also weigh the samples that are there.
+        Whether the metrics also use the weights as sample weights.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def masked_scores(
     Raises
     ------
     ValueError
-        If labels and predictions are not of as many molecules and tasks.
+        If labels and predictions differ in the number of molecules or tasks.
 
     Examples
     --------
@@ -120,15 +120,15 @@ def mean_scores(
     Parameters
     ----------
     y, w, predictions, metrics, n_classes, use_sample_weights
-        As of :func:`masked_scores`.
+        As in :func:`masked_scores`.
     per_task_metrics : bool
-        Whether the scores of the tasks are returned too.
+        Whether to return the scores of the tasks too.
 
     Returns
     -------
     dict or (dict, dict)
-        Metric name to the mean, NaN where no task can be scored; then, if asked for, to the list
-        of all tasks' scores.
+        Metric name to the mean, NaN where no task can be scored; with `per_task_metrics` also to
+        the list of all tasks' scores.
 
     Examples
     --------
@@ -172,14 +172,14 @@ def evaluate(
     model : deepchem.models.Model
     dataset : deepchem.data.Dataset
     metrics, use_sample_weights, n_classes, per_task_metrics
-        As of :func:`mean_scores`.
+        As in :func:`mean_scores`.
     transformers : sequence of deepchem.trans.Transformer
         Undone on labels and predictions first.
 
     Returns
     -------
     dict or (dict, dict)
-        Of :func:`mean_scores`.
+        As returned by :func:`mean_scores`.
 
     Raises
     ------

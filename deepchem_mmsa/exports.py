@@ -32,11 +32,11 @@ _MALFORMED = (
     OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError,
     SafetensorError,
 )  # fmt: skip
-"""What reading a file that is no export may raise."""
+"""Exceptions that reading a file that is not an export may raise."""
 
 
 PREVIOUS = ".previous"
-"""Where an export lies while it is replaced."""
+"""Subfolder that keeps an export while it is being replaced."""
 
 _ATTEMPTS = 4
 
@@ -68,7 +68,7 @@ class Pretrained:
 
     @property
     def from_labels(self) -> bool:
-        """Whether the weights, or those that they began with, were trained on labels."""
+        """Whether the weights, or those they were initialised from, were trained on labels."""
         return bool(self.metadata.get("from_labels") or self.metadata.get("labels_seen"))
 
 
@@ -88,13 +88,15 @@ def export(
     """Write ``model.safetensors``, ``config.json`` and, unless empty, ``exemplars.json``.
 
     With ``precision="bf16"`` weight matrices are rounded to bf16; norms, statistics and the
-    memory stay as they are. An export that is there already can be read until this one is whole:
-    its files are kept in ``.previous`` while they are replaced, one after the other.
+    memory stay as they are. An existing export remains readable until this one is complete: its
+    files are kept in ``.previous`` while they are replaced, one after the other.
 
     Raises
     ------
     TypeError
-        If the metadata are not JSON.
+        If the metadata are not JSON-serialisable.
+    ValueError
+        If `precision` is unknown.
     OSError
         If it cannot be written.
     """
@@ -132,12 +134,12 @@ def export(
 
 
 def _keep_previous(folder: Path) -> None:
-    """Keep the files of an export, without a copy where the file system can."""
+    """Keep the files of an export, as hard links where the file system has them."""
     kept = folder / PREVIOUS
     try:
         _read_export(folder)
     except _MALFORMED:
-        return  # after a kill in the middle the one before is still the one to read
+        return  # killed in the middle before: keep the older, complete export
     shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir()
     for name in hub.FILES:
@@ -180,7 +182,7 @@ def load_pretrained(folder_or_name: str | os.PathLike) -> Pretrained:
     FileNotFoundError
         If there is neither such a folder nor such a model.
     CheckpointError
-        If its files are damaged, incomplete or of another format.
+        If its files are damaged, incomplete or of another format, or it holds several models.
     """
     folder = hub.find_model(folder_or_name)
     if several := hub.members(folder):
@@ -192,7 +194,7 @@ def load_pretrained(folder_or_name: str | os.PathLike) -> Pretrained:
         try:
             return _read_export(folder)
         except _TornError as error:
-            # An export is being replaced, or was when its process died: the one before is there.
+            # An export is being replaced, or was when its process died: read the previous one.
             if (folder / PREVIOUS).is_dir():
                 try:
                     return _read_export(folder / PREVIOUS)
@@ -208,7 +210,7 @@ def load_pretrained(folder_or_name: str | os.PathLike) -> Pretrained:
             begun = traces and not (folder / "config.json").is_file()
             raise CheckpointError(
                 f"{folder} is not an exported MMSA model ({type(error).__name__}: {error})"
-                + ("; its run is not finished: go on with it by --resume" if begun else "")
+                + ("; its run is not finished: resume it with --resume" if begun else "")
             ) from error
     raise AssertionError("the last attempt returns or raises")
 
@@ -218,14 +220,14 @@ def _read_export(folder: Path) -> Pretrained:
     config = MMSAConfig.from_dict(described["config"])
     metadata = described.get("metadata", {})
     if not isinstance(metadata, dict):
-        raise CheckpointError(f"the metadata in {folder / 'config.json'} are no object of names")
+        raise CheckpointError(f"the metadata in {folder / 'config.json'} must be a JSON object")
     if described["format"] != FORMAT:
         raise CheckpointError(
             f"{folder} has format {described['format']}, this package reads {FORMAT}"
         )
     compare_features(metadata.get("feature_version", FEATURE_VERSION), folder)
-    # Read once: what was checked is what is loaded. (And `load_file` of safetensors 0.8.0 keeps
-    # two objects of each tensor for good, which a service would feel.)
+    # Read once: what was checked is what is loaded. (And `load_file` of safetensors 0.8.0 leaks
+    # two objects per tensor, which matters in a long-running service.)
     weights = folder / "model.safetensors"
     data = _checked(weights, described["sha256"])
     exemplars = _read_exemplars(folder / "exemplars.json", described)
@@ -240,7 +242,7 @@ def _read_exemplars(path: Path, described: Mapping[str, Any]) -> list[list[tuple
     elif path.is_file():
         data = _checked(path, described["exemplars_sha256"])
     else:
-        raise _TornError(f"{path} is not there")
+        raise _TornError(f"{path} is missing")
     return [[(str(s), float(x)) for s, x in row] for row in json.loads(data)]
 
 
@@ -252,12 +254,12 @@ def _checked(path: Path, digest: str) -> bytes:
 
 
 def publish(folder: str | os.PathLike, name: str, private: bool = False) -> str:
-    """Upload an exported model to the Hugging Face hub; ``README.md`` goes along as its card.
+    """Upload an exported model to the Hugging Face hub, with ``README.md`` as its model card.
 
     Parameters
     ----------
     folder : path-like
-        Of ``save_pretrained``. It is read, and its checksum verified, before anything is sent.
+        As written by ``save_pretrained``. It is read and verified before anything is sent.
     name : str
         ``hf:owner/model``; the repository is created where there is none yet.
     private : bool
@@ -265,14 +267,16 @@ def publish(folder: str | os.PathLike, name: str, private: bool = False) -> str:
     Returns
     -------
     str
-        Where it stands now.
+        URL of the repository.
 
     Raises
     ------
     ModuleNotFoundError
         Without ``huggingface_hub`` (the extra ``hub``).
     FileNotFoundError, CheckpointError
-        If the folder holds no whole export.
+        If the folder holds no complete export.
+    ValueError
+        For a malformed name.
     """
     load_pretrained(Path(folder).resolve())
     return hub.upload(folder, name, private)
@@ -281,7 +285,7 @@ def publish(folder: str | os.PathLike, name: str, private: bool = False) -> str:
 def copy_tensors(
     network: nn.Module, tensors: Mapping[str, Tensor], prefixes: Iterable[str], source: str
 ) -> list[str]:
-    """Copy parameters and buffers by name; each chosen one must be there, in its shape.
+    """Copy parameters and buffers by name; each must be in the source, with the same shape.
 
     Parameters
     ----------
@@ -292,7 +296,7 @@ def copy_tensors(
     prefixes : iterable of str
         Copy the names that begin with one of these.
     source : str
-        Named in errors.
+        Name of the source in error messages.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""DeepChem's featurizer over the views of a molecule."""
+"""DeepChem featurizer that makes the views of a molecule."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _NAMED_IN_WARNING = 10
 
 
 class Failure(NamedTuple):
-    """A row that is not a molecule.
+    """A row that cannot be read as a molecule.
 
     Attributes
     ----------
     row : int or None
         Row of the input: the label of a pandas Series (so that it counts through all shards of
-        a CSV file), the position otherwise; ``None`` where a molecule came alone.
+        a CSV file), the position otherwise; ``None`` for a single molecule.
     smiles : str
-        What stood there.
+        The input as text.
     reason : str
         Why it cannot be read.
     """
@@ -46,17 +46,17 @@ class Failure(NamedTuple):
 
 
 class MMSAFeaturizer(Featurizer):
-    """Molecules → records of picture, 2D graph and 3D conformer.
+    """Molecules → records of image, 2D graph, 3D conformer and, if requested, fingerprint.
 
     Works in DeepChem's ``CSVLoader``, ``SDFLoader`` (whose three-dimensional conformers are
     used), ``InMemoryLoader`` and the loaders of ``dc.molnet``. The same molecule gives the same
     record however its SMILES is written.
 
-    In those loaders an unreadable row is dropped, as DeepChem's contract is: one warning per
-    call names row, SMILES and reason, and all are kept in :attr:`failures`. ``InMemoryLoader``
-    cannot drop a row (it raises when a featurizer asks for it, for labels and identifiers
-    would no longer fit); it hands over one molecule at a time, and a molecule that comes alone
-    stays in as a flagged record. A molecule without a conformer always stays in, flagged.
+    In those loaders an unreadable row is dropped, as DeepChem expects: one warning per call names
+    row, SMILES and reason, and all are listed in :attr:`failures`. ``InMemoryLoader`` cannot drop
+    a row (it raises, because labels and identifiers would no longer match); it passes one
+    molecule at a time, and a single molecule is kept as a flagged record. A molecule without a
+    conformer is always kept, flagged.
 
     Parameters
     ----------
@@ -64,15 +64,15 @@ class MMSAFeaturizer(Featurizer):
         Any of ``"image"``, ``"graph"``, ``"geometry"``, ``"fingerprint"``, by default the first
         three; a single name may be given as text.
     image_size : int, optional
-        Pixels per side of the picture.
+        Pixels per side of the image.
     seed : int, optional
         Seed of the conformer.
     conformer_timeout : float, optional
-        Seconds per molecule before its conformer is given up.
+        Time limit for the conformer, in seconds per molecule.
     optimize_conformer : bool, optional
         Relax conformers by a force field (about 14 ms more per molecule).
     n_jobs : int, optional
-        Processes, -1 for one per core. The records are the same.
+        Processes, -1 for one per core. The records do not depend on it.
     progress : bool, optional
         Whether to show a progress bar.
 
@@ -117,24 +117,24 @@ class MMSAFeaturizer(Featurizer):
     def featurize(
         self, datapoints: Iterable[Any], log_every_n: int = 1000, **kwargs: Any
     ) -> np.ndarray:
-        """Make the records of molecules, as DeepChem's loaders want them.
+        """Featurize molecules in the form that DeepChem's loaders expect.
 
         Parameters
         ----------
         datapoints : iterable of str or rdkit.Chem.Mol
-            Molecules. A single text or molecule, or a tuple of one (``InMemoryLoader`` gives
-            these), is one row.
+            Molecules. A single string or molecule, or a tuple of one (as ``InMemoryLoader``
+            passes), is one row.
         log_every_n : int, optional
-            Logs progress this often.
+            Log progress every so many molecules.
         **kwargs : Any
-            Accepted, as by every featurizer, and not used.
+            Accepted for compatibility, and ignored.
 
         Returns
         -------
         np.ndarray
             Object array ``[n]`` of :class:`~deepchem_mmsa.molecule.MoleculeViews`. An unreadable
-            row among several is an empty array, DeepChem's sign for dropping it; one that came
-            alone is a flagged record.
+            row among several is an empty array, which tells DeepChem to drop it; a single
+            unreadable molecule is a flagged record.
 
         Examples
         --------
@@ -155,14 +155,14 @@ class MMSAFeaturizer(Featurizer):
         return records
 
     def featurize_all(self, datapoints: Iterable[Any], log_every_n: int = 1000) -> np.ndarray:
-        """Make the records of molecules; every row stays in its place.
+        """Featurize molecules, keeping every row in its place.
 
         Parameters
         ----------
         datapoints : iterable of str or rdkit.Chem.Mol
             Molecules.
         log_every_n : int, optional
-            Logs progress this often.
+            Log progress every so many molecules.
 
         Returns
         -------
@@ -208,13 +208,13 @@ class MMSAFeaturizer(Featurizer):
         if failures:
             warnings.warn(_describe(failures, len(made)), UserWarning, stacklevel=3)
         records = np.empty(len(made), dtype=object)
-        # Element by element: numpy must not be given the chance to look inside a record.
+        # Element by element, so that numpy does not look inside a record.
         for index, record in enumerate(made):
             records[index] = record
         return records
 
     def views(self, molecule: str | Chem.Mol) -> MoleculeViews:
-        """Make the record of one molecule; an unreadable one is flagged, never raised.
+        """Featurize one molecule; an unreadable one is flagged instead of raising an error.
 
         Parameters
         ----------
@@ -234,7 +234,7 @@ class MMSAFeaturizer(Featurizer):
         return molecule_views(molecule, self._settings)
 
     def _featurize(self, datapoint: Any, **kwargs: Any) -> MoleculeViews:
-        """Do what DeepChem's base class asks of one data point."""
+        """Featurize one data point, as DeepChem's base class requires."""
         return self.views(datapoint)
 
     def __repr__(self) -> str:
@@ -246,10 +246,10 @@ class MMSAFeaturizer(Featurizer):
         )
 
     def __str__(self) -> str:
-        """Name of a cache folder: only what changes a record, and safe as a file name.
+        """Return a name for cache folders: only settings that change a record, safe in file names.
 
-        MoleculeNet's loaders cache what they featurize under this name and never look at the
-        code, so the version of the features is a part of it.
+        MoleculeNet's loaders cache featurized data under this name and do not check the code, so
+        the feature version is part of it.
         """
         parts = [f"MMSAFeaturizer_v{FEATURE_VERSION}"]
         if self.modalities != DEFAULT_MODALITIES:
@@ -266,7 +266,7 @@ class MMSAFeaturizer(Featurizer):
 
 
 def _row_labels(datapoints: Iterable[Any], n_rows: int) -> list[int | None]:
-    """Labels of a pandas Series, or positions; nothing for the tuple of one molecule."""
+    """Return the labels of a pandas Series, or positions; None for a tuple of one molecule."""
     if isinstance(datapoints, tuple) and n_rows == 1:
         return [None]
     index = getattr(datapoints, "index", None)
@@ -278,7 +278,7 @@ def _row_labels(datapoints: Iterable[Any], n_rows: int) -> list[int | None]:
 
 
 def _describe(failures: Sequence[Failure], n_rows: int) -> str:
-    """Text of the one warning about all unreadable rows of a call."""
+    """Return the text of the warning about all unreadable rows of a call."""
     lines = [
         f"{'' if failure.row is None else f'row {failure.row}: '}"
         f"{failure.smiles[:80]!r}: {failure.reason}"

@@ -1,8 +1,8 @@
-"""Where models are found: in folders, in this package, on the Hugging Face hub.
+"""Locating models: in folders, in this package, or on the Hugging Face hub.
 
 What ``save_pretrained`` wrote can be published on the hub and fetched by name. That needs the
 extra ``hub`` (``pip install "deepchem_mmsa[hub]"``). A name is ``hf:owner/model``, or
-``hf:owner/model@revision``; it stands wherever the name of a shipped model may stand. Only the
+``hf:owner/model@revision``; it can be given wherever the name of a shipped model can. Only the
 files of an export are fetched; they are checked and read like a local folder, and nothing in them
 is executed.
 """
@@ -16,32 +16,32 @@ from typing import Any
 
 PREFIX = "hf:"
 FILES = ("config.json", "model.safetensors", "exemplars.json")
-"""All that is ever fetched."""
+"""The only files that are ever fetched."""
 
 
 WEIGHTS = Path(__file__).parent / "weights"
-"""Where the models that ship with the package lie, a folder each."""
+"""Folder of the models shipped with the package, a subfolder each."""
 
 
 DEFAULT_MODEL = "mmsa-small"
-"""What embeddings come from, and fine-tuning begins with, where nothing else is said."""
+"""Default model for embeddings, and as the start of fine-tuning."""
 
 
 def shipped_models() -> list[str]:
-    """Return the names of the models that come with the package."""
+    """Return the names of the models shipped with the package."""
     if not WEIGHTS.is_dir():
         return []
     return sorted(p.name for p in WEIGHTS.iterdir() if (p / "config.json").is_file())
 
 
 def starting_model(from_model: Any, preset: str | None) -> Any:
-    """Return the model whose weights a fine-tuning begins with; None where it begins anew.
+    """Return the model whose weights fine-tuning starts from; None to train from scratch.
 
     Parameters
     ----------
     from_model : path-like or None
     preset : str or None
-        Size of a network that begins anew, without weights.
+        Size of a network to train from scratch.
 
     Raises
     ------
@@ -55,8 +55,8 @@ def starting_model(from_model: Any, preset: str | None) -> Any:
     """
     if from_model is not None and preset is not None:
         raise ValueError(
-            f"from_model={from_model!r} brings its own network, preset={preset!r} begins one "
-            "without weights: give one of the two"
+            f"from_model={from_model!r} brings its own network, preset={preset!r} starts one "
+            "from scratch: give one of the two"
         )
     if preset is not None:
         return None
@@ -79,6 +79,10 @@ def find_model(folder_or_name: str | os.PathLike) -> Path:
     ------
     FileNotFoundError
         If there is neither such a folder nor such a model.
+    ModuleNotFoundError
+        For a model on the hub, without ``huggingface_hub``.
+    ValueError
+        For a malformed ``hf:`` name.
 
     Examples
     --------
@@ -100,7 +104,7 @@ def find_model(folder_or_name: str | os.PathLike) -> Path:
 
 
 def member_folders(folder: str | os.PathLike, n_models: int) -> list[Path]:
-    """Return where models that belong together are written: inside a folder, unless it is one.
+    """Return the folders of an ensemble's models: subfolders, or `folder` itself for one model.
 
     Examples
     --------
@@ -117,13 +121,13 @@ def members(folder: str | os.PathLike) -> list[Path]:
     Parameters
     ----------
     folder : path-like
-        That ``mmsa finetune --n-models`` or ``save_pretrained`` of an estimator wrote; a folder
-        with a model of its own, or one that is not there, has no members.
+        As written by ``mmsa finetune --n-models`` or ``save_pretrained`` of an estimator; a
+        folder that is itself a model, or does not exist, has no members.
 
     Raises
     ------
     FileNotFoundError
-        If it is the folder of a run that has not trained all of them.
+        If it is the folder of a run that is not finished.
 
     Examples
     --------
@@ -136,13 +140,13 @@ def members(folder: str | os.PathLike) -> list[Path]:
         return []
     if (folder / "run.json").is_file() and not (folder / "metrics.json").is_file():
         raise ModelNotFoundError(
-            f"{folder} holds a run that is not finished: go on with it by --resume"
+            f"{folder} holds a run that is not finished: resume it with --resume"
         )
     return [folder / f"model{n}" for n in sorted(map(int, filter(str.isdecimal, numbers)))]
 
 
 def is_hub_name(name: str | os.PathLike) -> bool:
-    """Return whether a name means a model on the hub.
+    """Return whether a name refers to a model on the hub.
 
     Examples
     --------
@@ -153,12 +157,12 @@ def is_hub_name(name: str | os.PathLike) -> bool:
 
 
 def split_name(name: str) -> tuple[str, str | None]:
-    """Return the repository and the revision that a name means.
+    """Return the repository and the revision that a hub name refers to.
 
     Raises
     ------
     ValueError
-        If it is no such name.
+        If it is not a hub name.
 
     Examples
     --------
@@ -189,10 +193,10 @@ def download(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
     Parameters
     ----------
     name : str
-        ``hf:owner/model``, with ``@revision`` where a certain one is wanted.
+        ``hf:owner/model``, optionally with ``@revision``.
     cache_dir : path-like, optional
         By default that of ``huggingface_hub`` (``HF_HOME``); offline (``HF_HUB_OFFLINE=1``) only
-        what lies there is found.
+        cached models are found.
 
     Returns
     -------
@@ -204,7 +208,9 @@ def download(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
     ModuleNotFoundError
         Without ``huggingface_hub``.
     FileNotFoundError
-        If it cannot be had; the message holds the hub's reason.
+        If it cannot be fetched; the message quotes the hub's error.
+    ValueError
+        For a malformed name.
     """
     library = _library()
     repository, revision = split_name(name)
@@ -222,12 +228,14 @@ def download(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
 
 
 def upload(folder: str | os.PathLike, name: str, private: bool = False) -> str:
-    """Send an export, and its model card; see :func:`deepchem_mmsa.exports.publish`.
+    """Upload an export and its model card; see :func:`deepchem_mmsa.exports.publish`.
 
     Raises
     ------
     ModuleNotFoundError
         Without ``huggingface_hub``.
+    ValueError
+        For a malformed name.
     """
     library = _library()
     repository, revision = split_name(name)

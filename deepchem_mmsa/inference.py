@@ -1,4 +1,4 @@
-"""Inference: the network in evaluation mode, reasons for gaps, and dropout sampled on purpose."""
+"""Inference: evaluation mode, reasons for missing predictions, and MC dropout."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from deepchem_mmsa.molecule import UNREADABLE, MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.randomness import seeded
 
-NOT_FINITE = "the model's answer is not finite: are its weights?"
-"""The reason of a row whose views are read and whose answer is NaN or infinite."""
+NOT_FINITE = "the model's output is not finite: check that its weights are"
+"""The reason for a row whose views were read but whose output is NaN or infinite."""
 
 _evaluated: WeakKeyDictionary[MMSANetwork, tuple[int, bool]] = WeakKeyDictionary()
 _turn = threading.Lock()
@@ -27,9 +27,9 @@ _turn = threading.Lock()
 
 @contextmanager
 def evaluating(network: MMSANetwork) -> Iterator[None]:
-    """Set evaluation mode without gradients, and give the network back as it was.
+    """Set evaluation mode without gradients, and restore the previous mode on exit.
 
-    Of several threads the last one to leave gives it back.
+    With several threads, the last one to leave restores it.
     """
     with _turn:
         users, was_training = _evaluated.get(network, (0, network.training))
@@ -48,10 +48,10 @@ def evaluating(network: MMSANetwork) -> Iterator[None]:
 
 
 def training_precision(config: MMSAConfig, device: torch.device) -> torch.dtype | None:
-    """Return the type that encoders are trained in, None for fp32.
+    """Return the dtype in which encoders are trained, None for fp32.
 
-    "auto" takes bf16 where the processor multiplies in it (a processor without such
-    instructions emulates them twenty times slower than fp32).
+    "auto" is bf16 where the hardware multiplies in it natively (emulated bf16 is twenty times
+    slower than fp32).
     """
     if config.precision == "auto":
         if device.type == "cuda":
@@ -66,7 +66,7 @@ def training_precision(config: MMSAConfig, device: torch.device) -> torch.dtype 
 def missing_reason(record: MoleculeViews, modalities: tuple[str, ...]) -> str:
     """Return why a record has none of the modalities that a model reads.
 
-    Of a molecule that cannot be read it is said once.
+    For an unreadable molecule the reason is given only once.
 
     Examples
     --------
@@ -84,14 +84,14 @@ def missing_reason(record: MoleculeViews, modalities: tuple[str, ...]) -> str:
 
 
 def has_dropout(module: nn.Module) -> bool:
-    """Return whether a module drops anything at random."""
+    """Return whether a module contains dropout with a rate above 0."""
     return any(isinstance(part, _DropoutNd) and part.p > 0 for part in module.modules())
 
 
 def _shared_mask(
     generator: torch.Generator, dropout: nn.Dropout, given: tuple[Tensor], dropped: Tensor
 ) -> Tensor:
-    """Drop the same features of each row, of any number of rows: a forward hook."""
+    """Forward hook that drops the same features in every row."""
     x = given[0]
     if x.shape[-1] == 1:
         return dropped
@@ -102,12 +102,12 @@ def _shared_mask(
 def sample_dropout(
     network: MMSANetwork, batch: MoleculeBatch, masks: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of the prediction over dropout masks.
+    """Return mean and standard deviation of the prediction over dropout masks (MC dropout).
 
-    Dropout is active, batch norm and all else stay in evaluation mode (Gal and Ghahramani
-    2016). Encoders that drop nothing are run once. A mask drops the same features of every
-    molecule and atom, so that an answer does not depend on the other molecules. (Dropout of
-    whole rows, such as attention to a bond, is drawn row by row, and there it does.)
+    Dropout is active; batch norm and everything else stay in evaluation mode (Gal and Ghahramani
+    2016). Encoders without dropout are run once. A mask drops the same features of every molecule
+    and atom, so that a prediction does not depend on the other molecules. (Dropout of whole rows,
+    such as attention to a bond, is drawn row by row, and there it does.)
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def sample_dropout(
     total: Tensor | None = None
     squares: Tensor | None = None
     device = batch.available.device
-    # One for each: a part that has nothing to drop in a batch must not move the others' masks.
+    # One each: a layer with nothing to drop in a batch must not shift the others' masks.
     hooks = [
         part.register_forward_hook(
             partial(_shared_mask, torch.Generator(device).manual_seed(seed * 1_000_003 + place))
@@ -146,7 +146,7 @@ def sample_dropout(
                 h = {**known, **network.modality_embeddings(batch, only=stochastic)}
                 embedding = network.embed_codes(network.project(h), batch.available)
                 value = network.supervised_outputs(embedding, h, batch.available)[0].double()
-                # Around the first sample, so that equal values differ by nothing at all.
+                # Relative to the first sample, so that the deviation of equal values is exactly 0.
                 if total is None or squares is None:
                     origin = value
                     total, squares = torch.zeros_like(value), torch.zeros_like(value)

@@ -12,15 +12,15 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
-    """Note that the user, or the machine, wants the run to end; a context manager.
+    """Context manager that records a request to stop (SIGINT or SIGTERM).
 
-    Handlers are set in the main thread only (Python has signals nowhere else), for signals
-    that are not ignored, and given back on leaving. A second signal is obeyed at once.
+    Handlers are set in the main thread only (the only one in which Python handles signals), for
+    signals that are not ignored, and restored on exit. A second signal stops immediately.
 
     Attributes
     ----------
     signal : int
-        The signal that came, 0 before.
+        The signal received, 0 if none.
 
     Examples
     --------
@@ -39,28 +39,28 @@ class Interruption:
         if threading.current_thread() is threading.main_thread():
             for number in STOPPING:
                 before = signal.getsignal(number)
-                # None: set by other than Python, and could not be given back.
+                # None: not set from Python, so it could not be restored.
                 if before is not None and before is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Give the handlers back."""
+        """Restore the previous handlers."""
         while self._before:
             signal.signal(*self._before.popitem())
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal:
             self.__exit__()
-            raise exception_of(number, "stopped at once, without a checkpoint of this moment")
+            raise exception_of(number, "stopped immediately, without writing a checkpoint")
         self.signal = number
-        # Not through logging or print, which may be at work and locked when the signal comes.
-        text = "\nfinishing the step, then stopping with a checkpoint; once more stops at once\n"
+        # Not through logging or print, which may hold a lock when the signal arrives.
+        text = "\nfinishing the step, then stopping with a checkpoint; repeat to stop at once\n"
         os.write(2, text.encode())
 
 
 def exception_of(number: int, message: str) -> BaseException:
-    """Return what a signal raises: KeyboardInterrupt for SIGINT, SystemExit(143) for SIGTERM.
+    """Return a signal's exception: KeyboardInterrupt for SIGINT, SystemExit(143) for SIGTERM.
 
     Examples
     --------

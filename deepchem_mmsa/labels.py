@@ -1,4 +1,4 @@
-"""Labels: what a supervised run needs to know of ``y`` and ``w`` before it begins."""
+"""Checks and statistics of the labels ``y`` and weights ``w`` before supervised training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_labels(dataset: Any, config: MMSAConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels and weights ``[N, T]``, missing ones at weight 0, or say what is wrong.
+    """Check labels and weights and return them as ``[N, T]``, missing labels with weight 0.
 
     Parameters
     ----------
@@ -27,8 +27,9 @@ def check_labels(dataset: Any, config: MMSAConfig) -> tuple[np.ndarray, np.ndarr
     Raises
     ------
     ValueError
-        If the columns are not `n_tasks`, a label is not a class (or not finite), a weight is
-        negative or not finite, or there is no label at all; row, value and remedy are named.
+        If the number of columns is not `n_tasks`, a label is not a class (or not finite), a
+        weight is negative or not finite, or there is no label at all; the message names row,
+        value and remedy.
     """
     n = len(dataset)
     if dataset.y is None:
@@ -70,7 +71,7 @@ def check_labels(dataset: Any, config: MMSAConfig) -> tuple[np.ndarray, np.ndarr
 
 
 def usable(y: np.ndarray, config: MMSAConfig) -> tuple[np.ndarray, str]:
-    """Return which labels mean something to a model, and what to do about the others.
+    """Return a mask of the labels that a model can use, and the remedy for the others.
 
     Examples
     --------
@@ -88,9 +89,9 @@ def usable(y: np.ndarray, config: MMSAConfig) -> tuple[np.ndarray, str]:
 
 
 def label_scaling(y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation of each task's labels that are there, ``[T]`` each.
+    """Return mean and standard deviation of each task's observed labels, ``[T]`` each.
 
-    A task without spread (or without labels) has scale 1.
+    A task whose labels do not vary (or are all missing) has scale 1.
 
     Examples
     --------
@@ -109,7 +110,7 @@ def label_scaling(y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 def class_weights(y: np.ndarray, w: np.ndarray, config: MMSAConfig) -> np.ndarray:
     """Return the weight of each class in the loss, ``[T, C]``.
 
-    ``"balanced"`` is scikit-learn's: labels of the task / (classes × labels of the class).
+    ``"balanced"`` is as in scikit-learn: labels of the task / (classes × labels of the class).
 
     Examples
     --------
@@ -127,7 +128,7 @@ def class_weights(y: np.ndarray, w: np.ndarray, config: MMSAConfig) -> np.ndarra
 
 
 def take_up(network: MMSANetwork, y: np.ndarray, w: np.ndarray) -> None:
-    """Give a network the scale of its labels, or the weights of its classes.
+    """Set a network's label scale, or its class weights.
 
     Parameters
     ----------
@@ -140,20 +141,20 @@ def take_up(network: MMSANetwork, y: np.ndarray, w: np.ndarray) -> None:
         mean, scale = label_scaling(y, w)
         for task in np.flatnonzero(np.abs(mean) > 1e5 * scale):
             logger.warning(
-                "task %d: labels of %g ± %g; numbers of 32 bits keep seven digits, so take a "
-                "constant off them, or take their logarithm",
+                "task %d: labels of %g ± %g; 32-bit numbers keep seven digits, so subtract a "
+                "constant from the labels, or take their logarithm",
                 task, mean[task], scale[task],
             )  # fmt: skip
         network.label_mean.copy_(torch.from_numpy(mean))
         network.label_scale.copy_(torch.from_numpy(scale))
     if config.mode == "regression" and config.class_weights is not None:
-        logger.warning("class_weights are left aside: a regression has no classes")
+        logger.warning("class_weights are ignored: a regression has no classes")
     if config.mode == "classification" and config.class_weights is not None:
         network.class_weight.copy_(torch.from_numpy(class_weights(y, w, config)))
 
 
 def do_without(network: MMSANetwork, labels_seen: bool = False) -> None:
-    """Do what :func:`take_up` can do without a data set, and say what cannot be done.
+    """Do what :func:`take_up` can do without a dataset, and warn about the settings without effect.
 
     Parameters
     ----------
@@ -170,24 +171,24 @@ def do_without(network: MMSANetwork, labels_seen: bool = False) -> None:
         )
     if config.mode == "pretraining":
         told.append(
-            "its molecules, so batch norm's statistics stay those of augmented views: give "
+            "its molecules in advance, so batch norm keeps statistics of augmented views: give "
             "callbacks=[deepchem_mmsa.batch_norm.Recalibration(dataset)]"
         )
     if config.lr_schedule == "cosine":
         told.append("how long it is, so lr_schedule='cosine' stays at the learning rate")
     if config.freeze_epochs:
-        told.append("its epochs, so freeze_epochs holds nothing: use freeze_components")
+        told.append("its epochs, so freeze_epochs has no effect: use freeze_components")
     if not labels_seen and config.mode == "regression" and config.scale_labels:
         told.append(
-            "its labels beforehand, to standardise them: do it yourself "
+            "its labels in advance, to standardise them: do it yourself "
             "(NormalizationTransformer), or set scale_labels=False if it is done"
         )
     if not labels_seen and config.mode == "classification" and config.class_weights is not None:
         if config.class_weights == "balanced":
             told.append(
-                "its labels beforehand, to balance the classes: give class_weights as numbers"
+                "its labels in advance, to balance the classes: give class_weights as numbers"
             )
         else:
             take_up(network, np.empty(0), np.empty(0))
     for text in told:
-        logger.warning("a generator does not tell %s", text)
+        logger.warning("a generator does not reveal %s", text)

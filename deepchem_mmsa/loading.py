@@ -1,7 +1,7 @@
-"""From DeepChem's triples to tensors, in this process or in others that work ahead.
+"""Converting DeepChem's batches to tensors, in this process or in workers that run ahead.
 
-A GPU takes molecules faster than one process can decode and collate them; the processes of
-torch's ``DataLoader`` do it in turn, and the order of the batches is the same for any number.
+A GPU consumes molecules faster than one process can decode and collate them; the workers of
+torch's ``DataLoader`` take turns, and the order of the batches is the same for any number.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class PreparedBatch(NamedTuple):
     labels, weights : list of torch.Tensor
         float32 ``[B, T]`` each; empty in pre-training, and where there are no labels.
     drawn : int
-        Side of the first picture as it was drawn; 0 where there is none.
+        Side in pixels at which the first image was drawn; 0 if there is none.
     unasked : tuple of str
-        Views that the network reads and the featurizer was not asked for.
+        Views that the network reads but the featurizer was not asked for.
     """
 
     molecules: MoleculeBatch
@@ -45,7 +45,7 @@ class PreparedBatch(NamedTuple):
     unasked: tuple[str, ...] = ()
 
     def oddities(self, drawn: int) -> list[str]:
-        """Return what a user ought to hear of, `drawn` being the size that the model knows.
+        """Return warnings for the user; `drawn` is the size of the model's training images.
 
         Examples
         --------
@@ -58,7 +58,7 @@ class PreparedBatch(NamedTuple):
         told = []
         if self.drawn and self.drawn != drawn:
             told.append(
-                f"pictures of {self.drawn} pixels, and the model was trained on pictures drawn at "
+                f"images of {self.drawn} pixels, but the model was trained on images drawn at "
                 f"{drawn}: lines and letters do not scale, so featurize with "
                 f"MMSAFeaturizer(image_size={drawn})"
             )
@@ -102,7 +102,7 @@ class Preparation:
     def __call__(self, batch: tuple[Any, Any, Any]) -> PreparedBatch:
         """Return the batch, on the CPU.
 
-        A missing label, or one of a molecule without any view, weighs nothing.
+        A missing label, or one of a molecule without any view, gets weight 0.
         """
         inputs, labels, weights = batch
         records = inputs[0]
@@ -140,20 +140,21 @@ def prepared_by_workers(
     prepare: Preparation,
     n_workers: int,
 ) -> Generator[tuple[EpochBatch, PreparedBatch], None, None]:
-    """Prepare this process's share of each batch in other processes, which take turns.
+    """Prepare this process's share of each batch in worker processes, which take turns.
 
     Parameters
     ----------
     batches : callable
-        From a taker (see :func:`~deepchem_mmsa.epochs.epoch_batches`) to its batches.
+        Maps a taker (see :func:`~deepchem_mmsa.epochs.epoch_batches`) to its batches.
     prepare : Preparation
     n_workers : int
 
     Returns
     -------
     generator
-        The same batches, in the same order, as :func:`prepared` yields; of the first part of
-        each only its place in the epoch. The processes have been started; closing ends them.
+        The same batches, in the same order, as :func:`prepared` yields, but the first item of
+        each pair holds only its position in the epoch. Workers are started already; closing the
+        generator ends them.
     """
     dealt = _Dealt(batches, prepare, (distributed.rank(), distributed.size()))
     loader = DataLoader(
@@ -164,15 +165,15 @@ def prepared_by_workers(
 
 
 def _released(batches: Any) -> Generator[Any, None, None]:
-    """Yield a loader's batches; who closes this ends its processes."""
+    """Yield a loader's batches; closing this generator ends the loader's workers."""
     try:
         yield from batches
-    finally:  # also where an exception, which somebody keeps, holds the loader
+    finally:  # also if a stored exception keeps the loader alive
         batches._shutdown_workers()
 
 
 class _Dealt(IterableDataset):
-    """What one of the processes prepares."""
+    """The batches that one worker prepares."""
 
     def __init__(
         self,
@@ -191,13 +192,13 @@ class _Dealt(IterableDataset):
 
 
 def _unchanged(batch: Any) -> Any:
-    """Return what a worker made as it is."""
+    """Return a worker's batch unchanged."""
     return batch
 
 
 def _begin_work(worker: int) -> None:
-    """Leave signals to the training's process, which finishes its step; free nothing of its."""
+    """Initialise a worker: leave signals to the training process, and free none of its objects."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "setpgrp"):  # what a launcher ends is the training's group
+    if hasattr(os, "setpgrp"):  # a launcher ends the training's process group
         os.setpgrp()
-    gc.freeze()  # a forgotten model would delete its folder, in each process
+    gc.freeze()  # a garbage-collected model would delete its folder, in each worker

@@ -1,8 +1,8 @@
 """Losses of pre-training (docs/method.md) and of supervised tasks with missing labels.
 
 Every loss is a scalar. Where nothing contributes (no pair, no anchor, no label) it is 0 and still
-part of the graph, so that ``backward`` works on any batch. Filler values (NaN labels of weight 0,
-embeddings of missing modalities) reach neither value nor gradient.
+part of the autograd graph, so that ``backward`` works on any batch. Filler values (NaN labels of
+weight 0, embeddings of missing modalities) affect neither value nor gradient.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _zero_in_graph(*tensors: Tensor) -> Tensor:
 def _rand(
     shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device
 ) -> Tensor:
-    # Drawn where the generator lives, so that a CPU seed gives the same choices on every device.
+    # Drawn on the generator's device, so that a CPU seed gives the same choices on every device.
     where = generator.device if generator is not None else "cpu"
     return torch.rand(shape, generator=generator, device=where).to(device)
 
@@ -40,7 +40,7 @@ def _rand(
 
 
 def derangement(available: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Draw for each molecule another available modality for each available one.
+    """Draw, for each available modality of a molecule, another available one.
 
     The draw is a random cycle through the available modalities: for two or three of them, this is
     a uniform random derangement (for more, a uniform one among those with a single cycle).
@@ -54,7 +54,7 @@ def derangement(available: Tensor, generator: torch.Generator | None = None) -> 
     Returns
     -------
     int64 Tensor, [B, M]
-        π: a permutation in each row. A modality that is missing, or alone, maps to itself.
+        π: a permutation in each row. A modality that is missing, or the only one, maps to itself.
 
     Examples
     --------
@@ -73,7 +73,7 @@ def derangement(available: Tensor, generator: torch.Generator | None = None) -> 
 
 
 def random_subset(available: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Draw a non-empty subset of each molecule's available modalities, all subsets alike.
+    """Draw a non-empty subset of each molecule's available modalities, uniformly at random.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def random_subset(available: Tensor, generator: torch.Generator | None = None) -
     Returns
     -------
     bool Tensor, [B, M]
-        A molecule without any modality stays without.
+        All False for a molecule without any modality.
 
     Examples
     --------
@@ -110,7 +110,7 @@ def info_nce(
     mask: Tensor | None = None,
     molecule: Tensor | None = None,
 ) -> Tensor:
-    """Symmetric InfoNCE: each row of ``a`` must find its row of ``b``, and the reverse.
+    """Symmetric InfoNCE: each row of ``a`` must identify its row of ``b``, and the reverse.
 
     ``½ Σ_{ab, ba} mean_i −log( exp(cos(a_i, b_i)/τ) / Σ_j exp(cos(a_i, b_j)/τ) )``
     (van den Oord et al. 2018; the symmetric form of CLIP, Radford et al. 2021).
@@ -123,17 +123,17 @@ def info_nce(
     mask : bool Tensor, [B], optional
         Which rows take part, as positives and as negatives.
     molecule : int64 Tensor, [B], optional
-        Rows with one number are one molecule, and no negatives of each other.
+        Rows with the same number are the same molecule, and not negatives of each other.
 
     Returns
     -------
     Tensor, scalar
-        0 with fewer than two rows: there is nothing to tell apart.
+        0 with fewer than two rows, as there are no negatives.
 
     Raises
     ------
     ValueError
-        ``temperature`` is not positive.
+        If ``temperature`` is not positive.
 
     Examples
     --------
@@ -147,7 +147,7 @@ def info_nce(
         molecule = None if molecule is None else molecule[mask]
     if len(a) < 2:
         return _zero_in_graph(a, b)
-    # bf16 holds three digits, and the division by τ makes a similarity's error ten times larger.
+    # bf16 has three digits, and dividing by τ = 0.1 makes a similarity's error ten times larger.
     with torch.autocast(a.device.type, enabled=False):
         logits = _directions(a) @ _directions(b).T / temperature
         target = torch.arange(len(a), device=a.device)
@@ -166,7 +166,7 @@ def contrastive(
     ----------
     codes : Tensor, [B, M, d]
     available : bool Tensor, [B, M]
-        A pair counts the molecules that have both; with fewer than two of them it is left out.
+        A pair uses the molecules that have both; with fewer than two of them it is skipped.
     temperature : float, default 0.1
         τ.
     molecule : int64 Tensor, [B], optional
@@ -177,7 +177,7 @@ def contrastive(
     Tensor, scalar
     """
     terms = []
-    whole = bool(available.all())  # as a rule; then a GPU is waited for once
+    whole = bool(available.all())  # usually; then a GPU is synchronised only once
     for m, n in combinations(range(codes.shape[1]), 2):
         both = None if whole else available[:, m] & available[:, n]
         if (len(available) if both is None else int(both.sum())) >= 2:
@@ -188,21 +188,21 @@ def contrastive(
 def reconstruction(
     decoded: Tensor, targets: Tensor, available: Tensor, partner: Tensor | None = None
 ) -> Tensor:
-    """``L_rec``: each modality rebuilt from its own code and from that of another one.
+    """``L_rec``: each modality reconstructed from its own code and from that of another one.
 
     ``mean err(D_m(c_m), sg(u_m)) + mean err(D_m(c_π(m)), sg(u_m))``, ``err = 1 − cosine``; the
-    means run over what is available. The targets are detached, or the constant solution wins.
+    means run over available modalities. The targets are detached, to prevent collapse.
 
     Parameters
     ----------
     decoded : Tensor, [B, M, M, d]
-        ``[i, s, t] = D_t(c_s)``, as ``Fusion.reconstruct`` gives it.
+        ``[i, s, t] = D_t(c_s)``, as returned by ``Fusion.reconstruct``.
     targets : Tensor, [B, M, d]
         ``u_m``.
     available : bool Tensor, [B, M]
     partner : int64 Tensor, [B, M], optional
-        π, from ``derangement``; where a modality is its own partner there is no cross-modal term.
-        Without it there is none at all.
+        π, from ``derangement``; a modality that is its own partner has no cross-modal term. None
+        leaves out all cross-modal terms.
 
     Returns
     -------
@@ -226,7 +226,7 @@ def reconstruction(
 
 
 def masked_atoms(logits: Tensor, targets: Tensor) -> Tensor:
-    """``L_mask``: cross-entropy of the atom types that were hidden from the graph encoder.
+    """``L_mask``: cross-entropy of the types of the masked atoms.
 
     Parameters
     ----------
@@ -252,14 +252,14 @@ def alignment(
     mask: Tensor | None = None,
     molecule: Tensor | None = None,
 ) -> Tensor:
-    """``L_align``: what memory alone makes of a molecule must find what the batch made of it.
+    """``L_align``: InfoNCE between a molecule's memory-only embedding and its batch embedding.
 
     Parameters
     ----------
     memory_embedding : Tensor, [B, d]
         ``e`` of scope "memory", from a subset of the modalities.
     batch_embedding : Tensor, [B, d]
-        ``e`` of scope "batch", from all of them; detached here, it is the teacher.
+        ``e`` of scope "batch", from all of them; the teacher, detached here.
     temperature : float, default 0.1
         τ.
     mask : bool Tensor, [B], optional
@@ -275,13 +275,13 @@ def alignment(
 
 
 def commitment(codes: Tensor, anchors: Tensor, mask: Tensor | None = None) -> Tensor:
-    """``mean_i 1 − cos(c_i, sg(nearest anchor))``: codes stay near the anchors.
+    """``mean_i 1 − cos(c_i, sg(nearest anchor))``: keeps codes near the anchors.
 
     Parameters
     ----------
     codes : Tensor, [B, d]
     anchors : Tensor, [K_active, d]
-        Detached here. With none of them the loss is 0.
+        Detached here. Without anchors the loss is 0.
     mask : bool Tensor, [B], optional
         Molecules that take part.
 
@@ -299,7 +299,7 @@ def commitment(codes: Tensor, anchors: Tensor, mask: Tensor | None = None) -> Te
 
 
 def balance(p: Tensor, mask: Tensor | None = None) -> Tensor:
-    """``KL(mean_i p_i ‖ uniform)``: all anchors are used alike.
+    """``KL(mean_i p_i ‖ uniform)``: encourages equal use of all anchors.
 
     Parameters
     ----------
@@ -355,20 +355,20 @@ def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
 def masked_supervised_classification(
     logits: Tensor, labels: Tensor, weights: Tensor, class_weights: Tensor | None = None
 ) -> Tensor:
-    """Cross-entropy over the labels there are: ``Σ w ℓ / Σ w``.
+    """Cross-entropy over the observed labels: ``Σ w ℓ / Σ w``.
 
-    DeepChem's stock loss divides by the number of all labels, missing ones included, so that a
-    sparsely labelled batch is learned from more slowly.
+    DeepChem's stock loss divides by the number of all labels, including missing ones, which slows
+    learning from sparsely labelled batches.
 
     Parameters
     ----------
     logits : Tensor, [B, T, C]
     labels : Tensor, [B, T]
-        Class numbers. Anything, NaN included, where the weight is 0.
+        Class numbers. Any value, including NaN, where the weight is 0.
     weights : Tensor, [B, T]
         0 for a missing label.
     class_weights : Tensor, [C] or [T, C], optional
-        Multiply the weights by that of the label's class.
+        Each weight is multiplied by that of the label's class.
 
     Returns
     -------
@@ -377,7 +377,7 @@ def masked_supervised_classification(
     Raises
     ------
     ValueError
-        Shapes differ, or a label with a weight is NaN or no class number.
+        If shapes differ, or a label with positive weight is NaN or not a class number.
 
     Examples
     --------
@@ -411,13 +411,13 @@ def masked_supervised_classification(
 
 
 def masked_supervised_regression(predictions: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Squared error over the labels there are: ``Σ w (ŷ − y)² / Σ w``.
+    """Squared error over the observed labels: ``Σ w (ŷ − y)² / Σ w``.
 
     Parameters
     ----------
     predictions : Tensor, [B, T]
     labels : Tensor, [B, T]
-        Anything, NaN included, where the weight is 0.
+        Any value, including NaN, where the weight is 0.
     weights : Tensor, [B, T]
         0 for a missing label.
 
@@ -428,7 +428,7 @@ def masked_supervised_regression(predictions: Tensor, labels: Tensor, weights: T
     Raises
     ------
     ValueError
-        Shapes differ, or a label with a weight is NaN.
+        If shapes differ, or a label with positive weight is NaN.
     """
     observed = _observed(predictions, labels, weights)
     predictions = _at_least_fp32(torch.where(observed, predictions, torch.zeros_like(predictions)))

@@ -1,4 +1,4 @@
-"""MMSAModel: DeepChem's model contract around :class:`~deepchem_mmsa.network.MMSANetwork`."""
+"""MMSAModel: DeepChem's model interface to :class:`~deepchem_mmsa.network.MMSANetwork`."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ class MMSAModel(PredictingModel):
     model_dir, optimizer, tensorboard, wandb, log_frequency, regularization_loss, wandb_logger, loss
         As in :class:`deepchem.models.TorchModel`; without an optimizer it is AdamW.
     device : torch.device or str, optional
-        By default, and with ``"auto"``, the GPU where there is one.
+        By default, and with ``"auto"``, the GPU if there is one.
     progress : bool, optional
-        Whether to show a progress bar; by default where there is a terminal.
+        Whether to show a progress bar; by default only in a terminal.
     **overrides
         Fields of :class:`~deepchem_mmsa.config.MMSAConfig`: ``mode``, ``n_tasks``,
         ``modalities``, ``batch_size``, ``learning_rate`` (also a DeepChem
         ``LearningRateSchedule``), ``seed``, ... ``image``, ``graph``, ``geometry`` and
-        ``fingerprint`` may also be modules of one's own, see docs/extending.md.
+        ``fingerprint`` may also be custom modules, see docs/extending.md.
 
     Attributes
     ----------
     history : list of dict
         A row per epoch: step, learning rate, each loss term by name, validation scores.
     failures : list of tuple
-        ``(row, smiles, reason)`` of the molecules that the last prediction could not serve.
+        ``(row, smiles, reason)`` of the molecules that got NaN in the last prediction.
 
     Raises
     ------
@@ -138,7 +138,7 @@ class MMSAModel(PredictingModel):
         self._state = RunState()
         self._run_now: training.Run | None = None
         self._labels_seen = False
-        self._told: set[str] = set()  # warnings that were given
+        self._told: set[str] = set()  # warnings already issued
         self._resting: set[str] = set()
         self._ensure_built()
 
@@ -150,7 +150,7 @@ class MMSAModel(PredictingModel):
     # ---- training -----------------------------------------------------------------------
 
     def _ensure_built(self) -> None:
-        """Create the optimizer, with a group of its own for the encoders."""
+        """Create the optimizer, with a separate parameter group for the encoders."""
         if self._built:
             return
         self._built, self._global_step = True, 0
@@ -171,8 +171,8 @@ class MMSAModel(PredictingModel):
         optimizer = self.optimizer._create_pytorch_optimizer(list(groups))
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-            # One pass over each tensor instead of ten. It reads a gradient in the order of its
-            # weight's memory, which is autograd's as well.
+            # One pass over each tensor instead of ten. It reads gradients in the memory layout of
+            # the weights, which autograd uses as well.
             if self.device.type == "cpu" and "fused" in group:
                 group["fused"] = True
         rate = self.optimizer.learning_rate
@@ -183,7 +183,7 @@ class MMSAModel(PredictingModel):
     def optimizer_for(
         self, variables: Sequence[Tensor] | None
     ) -> tuple[torch.optim.Optimizer, Any]:
-        """Return (optimizer, schedule) of all parameters, or of the chosen ones."""
+        """Return (optimizer, schedule) for all parameters, or for `variables` only."""
         if variables is None:
             return self._pytorch_optimizer, self._lr_schedule
         key = tuple(variables)
@@ -210,30 +210,30 @@ class MMSAModel(PredictingModel):
     ) -> float:
         """Train on a dataset; see ``TorchModel.fit`` for the arguments.
 
-        Started by ``torchrun``, the processes share each batch (docs/scaling.md).
+        Under ``torchrun``, each batch is split between the processes (docs/scaling.md).
 
         Parameters
         ----------
         dataset : deepchem.data.Dataset
             With records of ``MMSAFeaturizer`` in ``X``. Pre-training ignores ``y`` and ``w``.
         nb_epoch : int
-            Epochs of this run, in total: with ``restore=True`` a run that was interrupted
-            goes on at the very batch where its newest checkpoint stands; without a checkpoint
-            it begins, and one that had ended returns at once.
+            Total epochs of this run. With ``restore=True`` an interrupted run resumes at the
+            batch of its newest checkpoint; without a checkpoint a new run starts, and a run that
+            has ended returns immediately.
         max_checkpoints_to_keep, checkpoint_interval, deterministic, restore, variables, \
 callbacks, all_losses
             As in DeepChem.
         loss : callable, optional
-            ``f([output], [labels], [weights])`` → scalar, instead of the model's own. The output
-            is, in regression, the values ``[B, T]`` in the units of the labels; in classification
-            the logits ``[B, T, C]``. Weight 0 is a missing label.
+            ``f([output], [labels], [weights])`` → scalar, instead of the default loss. The output
+            is, in regression, the values ``[B, T]`` in label units; in classification the logits
+            ``[B, T, C]``. Weight 0 marks a missing label.
         skip_bad_batches : bool
-            Whether a batch whose loss or gradient is not finite is passed over, and counted in
+            Whether to skip a batch whose loss or gradient is not finite, and count it in
             ``history``, instead of ending the run.
         n_workers : int
-            Processes that read and collate batches ahead; 0 leaves it to a thread of this one,
-            which keeps a CPU busy but no GPU. The batches are the same. They share the decoding
-            of ``dataset_from_shards``; any other dataset is read by each of them.
+            Worker processes that read and collate batches ahead; 0 uses a background thread,
+            which is fast enough for a CPU but not for a GPU. The batches are the same. Workers
+            share the decoding of ``dataset_from_shards``; each reads all of any other dataset.
 
         Returns
         -------
@@ -243,23 +243,23 @@ callbacks, all_losses
         Raises
         ------
         ValueError
-            For an empty dataset, labels that do not fit the mode, no label at all, or no molecule
-            that the model can read; if a run is to go on in the middle of an epoch with other
-            batches than it had.
+            For fewer than two molecules, labels that do not fit the mode, no label at all, or no
+            molecule that the model can read; if a run would resume in the middle of an epoch with
+            different data, batch size or order.
         RuntimeError
-            If another run writes to ``model_dir``, or another process of this one has died.
+            If another run writes to ``model_dir``, or another process of this run has died.
         FloatingPointError
-            If the loss or the gradient is not finite; the batch's molecules are named.
+            If the loss or the gradient is not finite; the message names the batch's molecules.
         OSError
             If a checkpoint cannot be written.
         KeyboardInterrupt, SystemExit
-            After Ctrl-C or SIGTERM, when a checkpoint is written.
+            After Ctrl-C or SIGTERM, once a checkpoint is written.
         """
         n = len(dataset)
         if n < 2:
             raise ValueError(f"training needs at least 2 molecules, the dataset holds {n}")
         if self.config.mode == "pretraining" and self.batch_size < 2:
-            logger.warning("batches of one molecule have no other to be told apart from")
+            logger.warning("batches of one molecule have no negatives for the contrastive loss")
         if self.config.mode != "pretraining":
             self._learn_labels(dataset)
         run = self._asked(
@@ -303,8 +303,8 @@ callbacks, all_losses
     ) -> float:
         """Train on a generator of ``([X], [y], [w])``; see ``TorchModel.fit_generator``.
 
-        With ``restore=True`` weights, optimizer and history go on; where the generator begins
-        is its own affair. Where many processes train, each is given the same batches.
+        With ``restore=True`` weights, optimizer and history are restored, but the generator is
+        not advanced. In distributed training, each process must be given the same batches.
         """
         run = self._asked(
             loss, variables, callbacks, max_checkpoints_to_keep, checkpoint_interval, all_losses,
@@ -328,7 +328,7 @@ callbacks, all_losses
         return training.Run(loss or self._loss_fn, variables, chosen, *others)
 
     def _begin(self, restore: bool, run: training.Run) -> None:
-        """Take up the newest checkpoint, or note where a new run starts."""
+        """Restore the newest checkpoint, or record where a new run starts."""
         run.call("on_fit_start", self)
         found = restore and bool(self.get_checkpoints())
         if found:
@@ -344,7 +344,7 @@ callbacks, all_losses
         else:
             self._start()
             self._state.logged, self._state.skipped = [], 0
-        distributed.agree("the step at which they stand", [found, self._global_step])
+        distributed.agree("their current step", [found, self._global_step])
 
     def _start(self) -> None:
         self._state.begin(self._global_step)
@@ -356,13 +356,13 @@ callbacks, all_losses
         try:
             return training.train(self, batches, run, steps, self._state.first_step)
         finally:
-            self._run_now = None  # with its callbacks and their data
+            self._run_now = None  # releases its callbacks and their data
             self._resting = set()
             self._rest()
             self.model.eval()
 
     def _enter_step(self, batch: Any, step: int, total: int | None) -> None:
-        """Set what depends on the place in the run: schedule, resting encoders."""
+        """Set what depends on the position in the run: schedule, frozen encoders."""
         if self.config.mode == "pretraining":
             staged = self.config.schedule == "staged" and total is not None
             self.model.structure_on = not staged or step >= (total or 0) // 2
@@ -375,7 +375,7 @@ callbacks, all_losses
             self.model.train()
 
     def _learn_labels(self, dataset: Any) -> None:
-        """Check the labels; take task names, scale and class weights from the first set."""
+        """Check the labels; take task names, scale and class weights from the first dataset."""
         y, w = labels.check_labels(dataset, self.config)
         if self.tasks is None:
             self.tasks = [str(t) for t in dataset.get_task_names()]
@@ -400,12 +400,12 @@ callbacks, all_losses
         dataset : deepchem.data.Dataset
         epochs : int
         mode : {"fit", "predict", "uncertainty"}
-            ``"fit"`` yields the batches of training, whose order depends on the seed and on the
-            number of the epoch, counted from where the model stands.
+            ``"fit"`` yields training batches, whose order depends on the seed and on the epoch
+            number, counted from the model's current epoch.
         deterministic : bool
-            Whether to keep the dataset's order.
+            Whether ``"fit"`` keeps the dataset's order, as the other modes always do.
         pad_batches : bool
-            Ignored: repeating molecules would be wrong for contrast and hypergraph.
+            Ignored: repeated molecules would distort contrastive loss and hypergraph.
         """
         if mode == "fit":
             numbers = range(self._state.epoch, self._state.epoch + epochs)
@@ -424,10 +424,10 @@ callbacks, all_losses
         return self._placed(self._prepare(batch))
 
     def _placed(self, ready: PreparedBatch) -> tuple[MoleculeBatch, list, list]:
-        """Put a batch on the model's device; warn once of what is odd about it."""
+        """Move a batch to the model's device; issue each warning about batches once."""
         drawn = int(self.model.picture_size) if ready.drawn else 0
         if ready.drawn and not drawn and self._run_now is not None:
-            self.model.picture_size.fill_(ready.drawn)  # how large training pictures were drawn
+            self.model.picture_size.fill_(ready.drawn)  # size of the training images
         for text in ready.oddities(drawn or ready.drawn):
             if text not in self._told:
                 self._told.add(text)

@@ -1,9 +1,9 @@
-"""One molecule as a dataset's ``X`` holds it: picture, 2D graph, 3D conformer, fingerprint.
+"""One molecule as stored in a dataset's ``X``: image, 2D graph, 3D conformer, fingerprint.
 
 :class:`MoleculeViews` is what :class:`~deepchem_mmsa.featurizer.MMSAFeaturizer` makes and what
-every other part of the package reads. It knows numpy and nothing else, so that a dataset can be
-opened without RDKit, torch or DGL. Its import path is part of the file format of pickled
-datasets and never changes.
+every other part of the package reads. It depends on numpy only, so that a dataset can be opened
+without RDKit, torch or DGL. Its import path is part of the file format of pickled datasets and
+never changes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from deepchem_mmsa.packing import COLUMNS, inflate, to_planes
 
 MODALITIES: tuple[str, ...] = ("image", "graph", "geometry", "fingerprint")
-#: What is made and read unless asked otherwise: the three of the MMSA paper.
+#: Modalities made and read by default: the three of the MMSA paper.
 DEFAULT_MODALITIES: tuple[str, ...] = MODALITIES[:3]
 
 #: Atom columns and their vocabulary sizes. The index of an atom is Z-1 for Z in 1..118, 118 for
@@ -57,11 +57,11 @@ _VERSIONS = (1, 2)
 # points; CRC
 _HEADER = struct.Struct("<4sBBH4I3II")
 _HAS_IMAGE, _HAS_GRAPH, _HAS_GEOMETRY, _HAS_FINGERPRINT = 1, 2, 4, 8
-UNREADABLE = "unreadable: "  # how the reason of a row begins that is no molecule
+UNREADABLE = "unreadable: "  # prefix of the reason of an unreadable row
 _MAX_TEXT = 1 << 20
 _MAX_IMAGE = 1 << 24
 MAX_IMAGE_SIZE = 4096
-"""Pixels per side of a picture, at most."""
+"""Maximum pixels per side of an image."""
 
 _MAX_ATOMS = 1 << 16  # bonds address atoms by uint16
 _MAX_BONDS = 1 << 18
@@ -73,18 +73,18 @@ _BOND_SIZES = np.array(list(BOND_FEATURES.values()), dtype=np.uint8)
 
 
 class MoleculeViews:
-    """A molecule seen through up to four modalities.
+    """A molecule in up to four modalities.
 
-    A modality that is absent is ``None``; one that was asked for and could not be made also has
+    A modality that is absent is ``None``; one that was requested and could not be made also has
     an entry in `reasons`. The class deliberately has no length, no iteration and no array
-    interface, or numpy would take a record apart when DeepChem puts it in an object array.
+    interface: numpy would unpack a record when DeepChem puts it in an object array.
 
     Parameters
     ----------
     smiles : str
         Canonical isomeric SMILES, or the text as it was given if it cannot be read.
     image : bytes, optional
-        Depiction as a compressed picture (a palette PNG), see
+        Depiction as a compressed image (a palette PNG), see
         :func:`deepchem_mmsa.views.depiction.draw`.
     atoms : np.ndarray, optional
         uint8 ``[n_atoms, 9]``, vocabulary indices in the columns of :data:`ATOM_FEATURES`.
@@ -105,7 +105,7 @@ class MoleculeViews:
         float32 ``[217]``, see :data:`deepchem_mmsa.views.fingerprint.DESCRIPTORS`; NaN where one
         is not defined.
     reasons : mapping of str to str, optional
-        Modality to why it is missing.
+        Modality to the reason why it is missing.
 
     Raises
     ------
@@ -170,16 +170,16 @@ class MoleculeViews:
     def unreadable(
         cls, smiles: object, reason: str, modalities: Sequence[str] = DEFAULT_MODALITIES
     ) -> MoleculeViews:
-        """Record of a row that holds no molecule: it stays in its place, flagged.
+        """Return the flagged record of a row that cannot be read, to keep its place.
 
         Parameters
         ----------
         smiles : object
-            What was given; kept as text, cut at a thousand characters.
+            The input; kept as text, cut at a thousand characters.
         reason : str
             Why it cannot be read.
         modalities : sequence of str, optional
-            The modalities that were asked for.
+            The modalities that were requested.
 
         Returns
         -------
@@ -203,7 +203,7 @@ class MoleculeViews:
 
     @property
     def readable(self) -> bool:
-        """Whether this is a molecule, be it one of which no view could be made."""
+        """Whether the molecule could be read, even if no view of it could be made."""
         reasons = self.reasons.values()
         return not reasons or not all(reason.startswith(UNREADABLE) for reason in reasons)
 
@@ -251,19 +251,18 @@ class MoleculeViews:
             raise ValueError("fingerprint bits, counts and descriptors belong together")
 
     def to_bytes(self) -> bytes:
-        """Compact form: a header, the texts, the picture, then the arrays, deflated.
+        """Serialise to a header, the texts, the image, and the arrays, deflated.
 
         Returns
         -------
         bytes
             About 3 KB for a drug-like molecule with the default views, 0.5 KB more with the
-            fingerprint. Equal records on one
-            machine give equal bytes.
+            fingerprint. Equal records on one machine give equal bytes.
 
         Raises
         ------
         ValueError
-            If a text or the picture is larger than the format allows.
+            If a text or the image is larger than the format allows.
         """
         text = self.smiles.encode("utf-8", "surrogatepass")
         reasons = (
@@ -275,7 +274,7 @@ class MoleculeViews:
         if len(text) > _MAX_TEXT or len(reasons) > _MAX_TEXT or len(image) > _MAX_IMAGE:
             raise ValueError(
                 f"record too large: SMILES {len(text)}, reasons {len(reasons)}, "
-                f"picture {len(image)} bytes"
+                f"image {len(image)} bytes"
             )
         flags, n_atoms, n_bonds, n_points, n_bits = 0, 0, 0, 0, 0
         arrays: list[bytes] = []
@@ -304,12 +303,12 @@ class MoleculeViews:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> MoleculeViews:
-        """Read what :meth:`to_bytes` wrote; it never runs code from `data`.
+        """Read what :meth:`to_bytes` wrote; it never executes code from `data`.
 
         Parameters
         ----------
         data : bytes
-            The compact form.
+            The serialised record.
 
         Returns
         -------
@@ -362,7 +361,7 @@ class MoleculeViews:
 
     @staticmethod
     def lacks_a_view(data: bytes) -> bool:
-        """Tell whether a record in its compact form has reasons, without reading it."""
+        """Return whether a serialised record has reasons, without reading it."""
         return _HEADER.unpack_from(data)[5] > 0
 
     def __reduce__(self) -> tuple[object, tuple[bytes]]:
@@ -395,7 +394,7 @@ class MoleculeViews:
 
 
 def _from_bytes(data: bytes) -> MoleculeViews:
-    """Read a record for pickle: a name at module level keeps pickles short and stable."""
+    """Unpickle a record; a module-level name keeps pickles short and stable."""
     return MoleculeViews.from_bytes(data)
 
 
@@ -419,7 +418,7 @@ def _check_array(
 def _layouts(
     flags: int, n_atoms: int, n_bonds: int, n_points: int, n_bits: int
 ) -> list[tuple[str, tuple[int, ...]] | None]:
-    """Layouts of the eight arrays, in their order."""
+    """Return the layouts of the eight arrays, in their order."""
     graph = [(COLUMNS, (n_atoms, _N_ATOM)), (COLUMNS, (n_bonds, _N_BOND)), ("<u2", (n_bonds, 2))]
     geometry = [("|u1", (n_points,)), ("<f4", (n_points, 3))]
     fingerprint = [("<u2", (n_bits,)), ("|u1", (n_bits,)), ("<f4", (N_DESCRIPTORS,))]
@@ -428,7 +427,7 @@ def _layouts(
 
 
 def _read_reasons(data: bytes) -> dict[str, str]:
-    """Reasons from their JSON text."""
+    """Parse the reasons from their JSON text."""
     try:
         reasons = json.loads(data)
     except ValueError:

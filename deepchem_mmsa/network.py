@@ -1,6 +1,7 @@
-"""The network: encoders → fusion → structure awareness → head, readable top to bottom.
+"""The network: encoders → fusion → structure awareness → head.
 
-Symbols are those of docs/method.md. This file knows tensors; DeepChem stands in model.py.
+Symbols are those of docs/method.md. This module handles tensors only; DeepChem's interface is in
+model.py.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _ENCODER_OPTIONS: dict[str, Callable[[MMSAConfig], dict[str, Any]]] = {
     "graph": lambda c: {
         "features": c.features, "width": c.graph_width, "n_layers": c.graph_layers,
         "dropout": c.graph_dropout,
-        # Those that an encoder does not know have to be at their defaults.
+        # Options that an encoder does not have must be at their defaults.
         **({} if c.graph_readout == "mean" else {"readout": c.graph_readout}),
         **({} if c.graph_jk == "last" else {"jk": c.graph_jk}),
     },
@@ -55,13 +56,13 @@ class MMSANetwork(nn.Module):
     ----------
     config : MMSAConfig
     encoders : mapping of str to torch.nn.Module, optional
-        A module per modality that replaces the named encoder. It has an attribute
-        ``out_dim`` and maps a batch of its modality to ``[n, out_dim]``.
+        A custom module per modality that replaces the named encoder. It must have an attribute
+        ``out_dim`` and map a batch of its modality to ``[n, out_dim]``.
 
     Raises
     ------
     ValueError
-        For an encoder name that is not known, or a module without ``out_dim``.
+        For an unknown encoder name, a missing custom encoder, or a module without ``out_dim``.
 
     Examples
     --------
@@ -112,28 +113,28 @@ class MMSANetwork(nn.Module):
         )
         self.readout = MemoryReadout(config.embedding_dim)
 
-        # Side of the pictures that it was trained on, as they were drawn; 0 before. A picture
-        # drawn at another size and resampled looks different: lines and letters do not scale.
+        # Size at which the training images were drawn; 0 before training. An image drawn at
+        # another size and resampled looks different: lines and letters do not scale.
         self.register_buffer("picture_size", torch.zeros((), dtype=torch.int64))
 
         # Set by the training loop and by freeze_components; not part of the state.
         self.structure_on = True
         self.update_memory = config.mode == "pretraining" or config.update_memory
         if self.memory is not None and not self.update_memory:
-            self.memory.requires_grad_(False)  # anchors that are parameters rest as well
+            self.memory.requires_grad_(False)  # also if anchors are parameters
         self.frozen: set[str] = set()
         self.training_dtype: torch.dtype | None = None
         self.statistics: dict[str, float] = {}
         self.shared_seed: int | None = None
 
-        # The masked-atom task needs a graph encoder that shows its atoms.
+        # The masked-atom task needs a graph encoder that exposes its atom embeddings.
         shows_atoms = hasattr(made.get("graph"), "atom_embeddings")
         self.atom_head = (
             nn.Linear(made["graph"].atom_dim, MASK_TOKEN)
             if config.mode == "pretraining" and shows_atoms
             else None
         )
-        # Told from the other views, where there are some.
+        # Predicted from the other views, if there are any.
         shows_descriptors = hasattr(made.get("fingerprint"), "scaled_descriptors")
         self.descriptor_head = (
             nn.Linear(config.embedding_dim, N_DESCRIPTORS + FINGERPRINT_SIZE)
@@ -154,15 +155,15 @@ class MMSANetwork(nn.Module):
             self.register_buffer("label_mean", torch.zeros(config.n_tasks))
             self.register_buffer("label_scale", torch.ones(config.n_tasks))
             self.register_buffer("class_weight", torch.ones(config.n_tasks, config.n_classes))
-        self.float()  # as records are, whatever torch's default is
+        self.float()  # as records are, regardless of torch's default dtype
 
     def _encoder(self, modality: str, given: Mapping[str, nn.Module]) -> nn.Module:
         name = getattr(self.config, modality)
         if modality not in given:
             if name == CUSTOM:
                 raise ValueError(
-                    f"the {modality} encoder of this configuration is a module of the user's: "
-                    f"pass it again, {modality}=<nn.Module>"
+                    f"the {modality} encoder of this configuration is a custom module: pass it "
+                    f"again, {modality}=<nn.Module>"
                 )
             options = _ENCODER_OPTIONS[modality](self.config)
             return make_encoder(modality, name, **options)
@@ -181,7 +182,7 @@ class MMSANetwork(nn.Module):
     ) -> dict[str, Tensor]:
         """Return h_m of each modality, ``[B, out_dim]``; zeros where a molecule lacks it.
 
-        With ``config.atom_sum`` the sum over the atoms' embeddings stands behind the graph's.
+        With ``config.atom_sum`` the sum of the atom embeddings is appended to the graph's.
 
         Parameters
         ----------
@@ -195,7 +196,7 @@ class MMSANetwork(nn.Module):
     def encode(
         self, modality: str, batch: MoleculeBatch, inputs: Any, atoms: Tensor | None = None
     ) -> Tensor:
-        """Return h_m, ``[B, out_dim]``, of inputs that stand in the modality's rows.
+        """Encode inputs and place them in the modality's rows of h_m, ``[B, out_dim]``.
 
         Parameters
         ----------
@@ -204,14 +205,14 @@ class MMSANetwork(nn.Module):
         inputs
             The modality's inputs, possibly augmented.
         atoms : torch.Tensor, optional
-            Atom embeddings of the graph encoder, where they are known already.
+            Atom embeddings of the graph encoder, if already computed.
         """
         with self._encoding(modality, batch.available.device):
             h = self.read(modality, inputs, atoms)
         return self._in_batch(h, batch.rows[modality], len(batch))
 
     def read(self, modality: str, inputs: Any, atoms: Tensor | None = None) -> Tensor:
-        """Return a modality's :meth:`modality_embeddings` of inputs alone, one row for each."""
+        """Encode a modality's inputs alone, one row each, as in :meth:`modality_embeddings`."""
         encoder: Any = self.encoders[modality]
         if modality != "graph" or not self.sums_atoms:
             return encoder(inputs) if atoms is None else encoder.readout(inputs, atoms)
@@ -227,7 +228,7 @@ class MMSANetwork(nn.Module):
 
     @contextmanager
     def _encoding(self, modality: str, device: torch.device) -> Iterator[None]:
-        """Set the encoders' precision; frozen ones give no gradient."""
+        """Set the encoder's precision, and disable gradients if it is frozen."""
         dtype = torch.bfloat16 if self.config.precision == "bf16" else None
         if self.training:
             dtype = self.training_dtype
@@ -240,7 +241,7 @@ class MMSANetwork(nn.Module):
 
     @staticmethod
     def _in_batch(h: Tensor, rows: Tensor, n: int) -> Tensor:
-        """Put [n_m, d] into its rows of [B, d]; fp32 from here on."""
+        """Place [n_m, d] in its rows of [B, d], in fp32."""
         h = h.float()
         if len(rows) == n:
             return h
@@ -261,26 +262,26 @@ class MMSANetwork(nn.Module):
         return self.memory.active_anchors()
 
     def between_anchors(self) -> Hypergraph | None:
-        """Return the anchors' own hypergraph, which both scopes of one step share."""
+        """Return the hypergraph among the anchors, shared by both scopes of one step."""
         anchors = self.active_anchors()
         if self.hypergraph is None or not len(anchors):
             return None
         return anchor_hypergraph(anchors, self.config.n_neighbors)
 
     def structure_aware(self, c: Tensor, between: Hypergraph | None = None) -> Tensor:
-        """Return e of each unified code alone with the memory (scope "memory").
+        """Return e of each unified code, using only the memory (scope "memory").
 
         Parameters
         ----------
         c : torch.Tensor
             Unified codes, ``[B, d]``.
         between : Hypergraph, optional
-            :meth:`between_anchors`, where it is known already.
+            Result of :meth:`between_anchors`, if already computed.
 
         Returns
         -------
         torch.Tensor
-            ``[B, d]``; row i depends on row i alone.
+            ``[B, d]``; row i depends only on row i of `c`.
         """
         anchors = self.active_anchors()
         z, convolved = c, anchors
@@ -310,7 +311,7 @@ class MMSANetwork(nn.Module):
         return self.readout(z, self.memory.read(c, convolved))
 
     def embed_codes(self, codes: Tensor, available: Tensor) -> Tensor:
-        """Return the molecule embedding e of codes ``[B, M, d]``, ``[B, d]``."""
+        """Return the molecule embedding e, ``[B, d]``, of codes ``[B, M, d]``."""
         return self.structure_aware(self.fusion.fuse(codes, available))
 
     def embed(self, batch: MoleculeBatch) -> Tensor:
@@ -325,7 +326,7 @@ class MMSANetwork(nn.Module):
         return {**widths, "embedding": self.config.embedding_dim}
 
     def features(self, batch: MoleculeBatch) -> Tensor:
-        """Return each h_m, zeros where a molecule lacks it, and e beside them, ``[B, D]``."""
+        """Return each h_m (zeros where a molecule lacks it) and e, concatenated, ``[B, D]``."""
         h = self.modality_embeddings(batch)
         e = self.embed_codes(self.project(h), batch.available)
         return torch.cat([*self._without_sum(h).values(), e], dim=1)
@@ -367,16 +368,16 @@ class MMSANetwork(nn.Module):
         return outputs
 
     def remember(self, c: Tensor, smiles: list[str], gathered: bool = False) -> None:
-        """Let the memory follow the unified codes ``[B, d]`` of training molecules, if it may.
+        """Update the memory with unified codes ``[B, d]`` of training molecules, unless frozen.
 
-        ``gathered`` says that they are those of all processes already.
+        ``gathered`` states that the codes are already those of all processes.
         """
         if self.memory is None or not self.update_memory or "memory" in self.frozen:
             return
         c = c.detach()
         if not gathered and distributed.is_shared():
             (c,), smiles = distributed.gather(c), distributed.gather_lists(smiles)
-        if bool(c.isfinite().all()):  # otherwise the loss is not finite either, and says so
+        if bool(c.isfinite().all()):  # otherwise the loss is not finite either, which raises
             self.memory.update(c, smiles)
 
     def supervised_outputs(
@@ -389,9 +390,9 @@ class MMSANetwork(nn.Module):
         embedding : torch.Tensor
             ``[B, d]``.
         h : dict of str to torch.Tensor
-            :meth:`modality_embeddings`, of which the sum over atoms is read, if there is one.
+            Result of :meth:`modality_embeddings`; only its sum over atoms is used, if present.
         available : torch.Tensor
-            Bool ``[B, M]``; a view that is not there adds nothing.
+            Bool ``[B, M]``; a missing view adds nothing.
         """
         sums: Tensor | None = None
         if self.sums_atoms and "graph" in h:
@@ -405,7 +406,7 @@ class MMSANetwork(nn.Module):
         return [raw * self.label_scale + self.label_mean, raw, embedding]
 
     def supervised_loss(self, raw: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        """Return the weighted mean loss over the labels that are there.
+        """Return the weighted mean loss over the observed labels.
 
         Parameters
         ----------
@@ -423,7 +424,7 @@ class MMSANetwork(nn.Module):
         )
 
     def share(self, labels: Tensor, weights: Tensor) -> float:
-        """Return what a batch's :meth:`supervised_loss` counts in a mean over batches."""
+        """Return the weight of a batch's :meth:`supervised_loss` in a mean over batches."""
         if self.config.mode == "classification" and self.config.class_weights:
             index = torch.where(weights != 0, labels, torch.zeros_like(labels)).long()
             per_class = self.class_weight.expand(len(labels), -1, -1)
@@ -441,7 +442,7 @@ class MMSANetwork(nn.Module):
         return parts
 
     def train(self, mode: bool = True) -> MMSANetwork:
-        """Set training mode; frozen components stay in evaluation mode (batch norm rests)."""
+        """Set training mode; frozen components (and their batch norm) stay in evaluation mode."""
         super().train(mode)
         for name in self.frozen:
             self.components()[name].eval()

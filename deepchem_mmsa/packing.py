@@ -1,4 +1,4 @@
-"""Arrays as bytes that deflate well, and back: the inside of a record's compact form."""
+"""Conversion of arrays to well-compressible bytes and back, for serialised records."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COLUMNS = "columns"
 
 
 def to_planes(array: np.ndarray, dtype: str) -> bytes:
-    r"""Write first all lowest bytes, then all second ones, ...: the high ones deflate well.
+    r"""Write all lowest bytes first, then all second ones, ...: the high ones compress well.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def inflate(
     data : bytes-like
         The deflated concatenation of what :func:`to_planes` wrote.
     layouts : sequence of (dtype, shape) or None
-        None for an array that is not there.
+        None for an absent array.
 
     Returns
     -------

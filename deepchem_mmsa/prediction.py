@@ -1,4 +1,4 @@
-"""How a model predicts: one row out per row in, NaN and a reason where nothing can be said."""
+"""Prediction and evaluation: one output row per input row, NaN with a reason if it has no view."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ OUTPUT_TYPES = {
 
 
 class PredictingModel(SavableModel):
-    """Prediction, embedding, uncertainty and evaluation in DeepChem's contract.
+    """Prediction, embedding, uncertainty and evaluation in DeepChem's interface.
 
-    DeepChem's own leave the model in evaluation mode for the rest of training, keep
+    DeepChem's own methods leave the model in evaluation mode for the rest of training, keep
     gradients, and count missing labels as zeros. Use it through
     :class:`~deepchem_mmsa.model.MMSAModel`.
     """
@@ -102,11 +102,11 @@ class PredictingModel(SavableModel):
         )
 
     def _adds_regularization(self, loss: Callable) -> bool:
-        """Tell whether a loss adds ``regularization_loss``, as DeepChem's wrapper of its own."""
+        """Return whether a loss adds ``regularization_loss``, as DeepChem's wrapper does."""
         return isinstance(loss, _StandardLoss)
 
     def _outputs_for(self, loss: Callable, outputs: list[Tensor]) -> list[Tensor]:
-        """Return what a loss looks at: a user's loss of a regression, values in label units."""
+        """Return a loss's inputs; a custom loss for regression gets the values in label units."""
         if self.config.mode == "regression" and loss != self._default_loss:
             return outputs[:1]
         return [outputs[i] for i in self._loss_outputs]
@@ -120,11 +120,12 @@ class PredictingModel(SavableModel):
         return 0 if self.config.mode == "pretraining" else self.config.n_tasks
 
     def validation_loss(self, dataset: Any) -> float:
-        """Return the loss over a dataset in evaluation mode, weighted by the labels there.
+        """Return the mean of the training objective over a dataset, in evaluation mode.
 
-        It is the loss that is trained on, a user's too (in ``fit`` that of the run), of which the
-        mean over the batches is taken, weighted by their molecules. In
-        pre-training the random parts (masks, subsets) are the same at every call.
+        The default supervised loss is averaged over observed labels; a custom loss (during
+        ``fit``, that of the run) and the pre-training loss are averaged over batches, weighted by
+        their number of molecules. In pre-training the random parts (masks, subsets) are the same
+        at every call.
         """
         loss = self._loss_fn if self._run_now is None else self._run_now.loss
         total, count = 0.0, 0.0
@@ -146,7 +147,7 @@ class PredictingModel(SavableModel):
         return total / count if count else float("nan")
 
     def predict_codes(self, dataset: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return the code of each view by itself, for retrieval between views.
+        """Return the code of each view separately, for retrieval between views.
 
         Parameters
         ----------
@@ -168,7 +169,7 @@ class PredictingModel(SavableModel):
         return codes, ~np.isnan(codes).any(-1)
 
     def predict_uncertainty(self, dataset: Any, masks: int = 50) -> tuple[np.ndarray, np.ndarray]:
-        """Return prediction and its standard deviation over dropout masks.
+        """Return prediction and its standard deviation over dropout masks (MC dropout).
 
         Parameters
         ----------
@@ -185,7 +186,7 @@ class PredictingModel(SavableModel):
         Raises
         ------
         ValueError
-            If nothing in the model is dropped, so that the deviation would be 0.
+            If the model has no head or no dropout, or `masks` is below 2.
         """
         if masks < 2:
             raise ValueError(f"masks={masks}: a deviation needs at least 2; 50 is usual")
@@ -208,20 +209,20 @@ class PredictingModel(SavableModel):
         Raises
         ------
         ValueError
-            In pre-training: memory and batch norm would be made of this batch alone.
+            In pre-training, as memory and batch norm would be based on this batch alone.
         """
         if self.config.mode == "pretraining":
             raise ValueError(
-                "pre-training looks at more than a batch, for the start of the memory and for "
-                "batch norm's statistics: use fit, or fit_generator"
+                "pre-training needs more than one batch, to initialise the memory and for batch "
+                "norm's statistics: use fit, or fit_generator"
             )
         return super().fit_on_batch(X, y, w, *arguments, **named)
 
     def compute_saliency(self, X: Any) -> np.ndarray:
-        """Refuse: a molecule is no array; use :func:`deepchem_mmsa.explain.explain`."""
+        """Not implemented: use :func:`deepchem_mmsa.explain.explain`."""
         raise NotImplementedError(
-            "a molecule is no array of numbers: deepchem_mmsa.explain.explain(model, smiles) says "
-            "what each atom contributes"
+            "a molecule is not an array of numbers: use deepchem_mmsa.explain.explain(model, "
+            "smiles), which returns what each atom contributes"
         )
 
     def evaluate_generator(
@@ -236,7 +237,7 @@ class PredictingModel(SavableModel):
         Raises
         ------
         ValueError
-            If the generator gives nothing, or labels of more or fewer tasks than the model has.
+            If the generator is empty, or its labels have another number of tasks than the model.
         """
         y: list[np.ndarray] = []
         w: list[np.ndarray] = []
@@ -266,7 +267,7 @@ class PredictingModel(SavableModel):
         use_sample_weights: bool = False,
         n_classes: int | None = None,
     ) -> Any:
-        """Score on the labels that are there; see :func:`deepchem_mmsa.evaluate.evaluate`."""
+        """Score on the observed labels; see :func:`deepchem_mmsa.evaluate.evaluate`."""
         n = self.config.n_classes if n_classes is None else n_classes
         return evaluate(
             self, dataset, metrics, transformers, per_task_metrics, use_sample_weights, n

@@ -1,7 +1,7 @@
-"""Prediction without DeepChem: SMILES in, numbers and reasons out.
+"""Prediction without DeepChem: SMILES in, predictions and failure reasons out.
 
-What the command line, the scikit-learn estimators and services use. It needs torch, RDKit and
-an exported model, and starts in the time that these take to import.
+Used by the command line, the scikit-learn estimators and services. It needs torch, RDKit and an
+exported model; start-up takes about as long as importing torch and RDKit.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ _BLOCK = 1024  # molecules featurized at a time by several processes
 
 
 class Predictions(NamedTuple):
-    """What a model says of each row.
+    """Model output for each row.
 
     Attributes
     ----------
     values : np.ndarray
         ``[N, T, C]`` probabilities, ``[N, T]`` values in label units, ``[N, d]`` embeddings, or
-        ``[N, D]`` features; NaN in the rows of which nothing can be said.
+        ``[N, D]`` features; NaN rows for molecules without any view that the model reads.
     reasons : list of str
-        One per row; empty where the row was computed.
+        One per row: why it has no finite output; empty otherwise.
     """
 
     values: np.ndarray
@@ -51,16 +51,16 @@ class Predictions(NamedTuple):
 
 
 class MMSAPredictor:
-    """A trained model that answers for SMILES or RDKit molecules.
+    """A trained model that predicts from SMILES or RDKit molecules.
 
-    It may be used from several threads at once: nothing in it changes after it was made.
+    It is thread-safe: nothing in it changes after construction.
 
     Parameters
     ----------
     network : MMSANetwork
         Set to evaluation mode here.
     metadata : mapping, optional
-        What travelled with the export; ``"tasks"`` names the outputs.
+        Metadata of the export; ``"tasks"`` and ``"classes"`` name the outputs.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class MMSAPredictor:
         Names of the outputs; ``["task 0", ...]`` where the training set had none.
     classes : list of str
         Names of the classes, in the order of the probabilities; ``["0", "1", ...]`` where labels
-        were numbers from 0.
+        were integers from 0.
 
     Examples
     --------
@@ -112,16 +112,17 @@ class MMSAPredictor:
         Parameters
         ----------
         folder_or_name : path-like
-            A folder of ``save_pretrained``, or the name of a shipped model.
+            A folder written by ``save_pretrained``, the name of a shipped model, or one on the
+            Hugging Face hub (``hf:owner/model``).
         device : torch.device or str, optional
-            By default the GPU where there is one.
+            The GPU, where there is one, by default.
 
         Raises
         ------
         FileNotFoundError
             If there is no such folder or model.
         CheckpointError
-            If its files are damaged, or it holds a user's own encoder.
+            If its files are damaged, or it has a custom encoder.
         """
         source = load_pretrained(folder_or_name)
         try:
@@ -138,7 +139,7 @@ class MMSAPredictor:
         return predictor
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle and copy as configuration and safetensors; of modules, a user's own travel."""
+        """Pickle and copy as configuration and safetensors; only custom encoders as modules."""
         tensors = {k: v.cpu().contiguous().clone() for k, v in tensors_of(self.network).items()}
         memory = self.network.memory
         exemplars = memory.exemplars if memory is not None else []
@@ -152,11 +153,11 @@ class MMSAPredictor:
 
     @property
     def settings(self) -> ViewSettings:
-        """The views that the network reads, as the featurizer has to make them."""
+        """Featurizer settings for the views that the network reads."""
         return ViewSettings.of(self.config, int(self.network.picture_size))
 
     def records(self, molecules: Iterable[object], n_jobs: int = 1) -> list[MoleculeViews]:
-        """Return the records of molecules; those that are records already stay as they are.
+        """Featurize molecules; those that are records already are returned unchanged.
 
         Parameters
         ----------
@@ -167,7 +168,7 @@ class MMSAPredictor:
         Raises
         ------
         TypeError
-            If it is a single text or a table.
+            If `molecules` is a single string or a table.
         """
         check_sequence(molecules)
         given = list(molecules)
@@ -188,9 +189,9 @@ class MMSAPredictor:
         ----------
         molecules : sequence of str, rdkit.Chem.Mol or MoleculeViews
         batch_size : int
-            Molecules per pass; the numbers do not depend on it.
+            Molecules per forward pass; the predictions do not depend on it.
         n_jobs : int
-            Processes that featurize.
+            Featurization processes.
         progress : callable, optional
             Called with the number of molecules finished so far.
 
@@ -201,8 +202,10 @@ class MMSAPredictor:
 
         Raises
         ------
+        TypeError
+            If `molecules` is a single string or a table.
         ValueError
-            If the model is a pre-trained one without a head.
+            If the model was only pre-trained and has no head, or `batch_size` is below 1.
         """
         return self._gather(molecules, "predict", batch_size, n_jobs, progress)
 
@@ -213,7 +216,7 @@ class MMSAPredictor:
         n_jobs: int = 1,
         progress: Callable[[int], None] | None = None,
     ) -> Predictions:
-        """Return the molecule embeddings e_i, ``[N, d]``; parameters as of :meth:`predict`."""
+        """Return the molecule embeddings e_i, ``[N, d]``; parameters as in :meth:`predict`."""
         return self._gather(molecules, "embed", batch_size, n_jobs, progress)
 
     def features(
@@ -223,11 +226,11 @@ class MMSAPredictor:
         n_jobs: int = 1,
         progress: Callable[[int], None] | None = None,
     ) -> Predictions:
-        """Return what a model of one's own may read: each view's h_m, and e beside them.
+        """Return features for a downstream model: each view's h_m, followed by e.
 
-        h_m is the output of a view's encoder, which knows more of a molecule than e: ``[N, D]``,
-        in the order of ``config.modalities``, 0 where a molecule lacks the view. Parameters as of
-        :meth:`predict`.
+        h_m is the output of a view's encoder and holds more information than e. Shape ``[N, D]``,
+        views in the order of ``config.modalities``, 0 where a molecule lacks the view. Parameters
+        as in :meth:`predict`.
 
         Examples
         --------
@@ -244,15 +247,15 @@ class MMSAPredictor:
         batch_size: int = 256,
         n_jobs: int = 1,
     ) -> Iterator[Predictions]:
-        """Yield the predictions of one batch after the other; memory stays flat.
+        """Yield predictions batch by batch, in constant memory.
 
         Parameters
         ----------
         molecules : iterable of str, rdkit.Chem.Mol or MoleculeViews
-            Read as it is needed.
+            Consumed lazily.
         what : {"predict", "embed", "features"}
         batch_size, n_jobs : int
-            As of :meth:`predict`.
+            As in :meth:`predict`.
         """
         if what not in ("predict", "embed", "features"):
             raise ValueError(f"what={what!r}: choose 'predict', 'embed' or 'features'")
@@ -276,16 +279,16 @@ class MMSAPredictor:
         batch_size: int = 256,
         n_jobs: int = 1,
     ) -> Iterator[Predictions]:
-        """Yield what a function says of one batch after the other; memory stays flat.
+        """Yield the outputs of a function batch by batch, in constant memory.
 
         Parameters
         ----------
         molecules : iterable of str, rdkit.Chem.Mol or MoleculeViews
-            Read as it is needed.
+            Consumed lazily.
         compute : callable
-            Batch → tensor with a row for each of its molecules.
+            Maps a batch to a tensor with one row per molecule.
         batch_size, n_jobs : int
-            As of :meth:`predict`.
+            As in :meth:`predict`.
         """
         check_sequence(molecules)
         check_batch_size(batch_size)
@@ -299,7 +302,7 @@ class MMSAPredictor:
                     continue
                 block: list[MoleculeViews] = []
                 for molecule in chunk:
-                    if stopping.is_set():  # nobody waits for the rest
+                    if stopping.is_set():  # the consumer has stopped
                         return
                     block += self.records([molecule])
                 yield block
@@ -314,7 +317,7 @@ class MMSAPredictor:
         for records, batch in prefetched(batches(), stopping=stopping):
             with torch.inference_mode():
                 told = compute(batch.to(device))
-            # bf16 is no type of numpy.
+            # numpy has no bf16.
             told = told if told.dtype == torch.float64 else told.float()
             values = told.cpu().numpy().copy()
             reasons = [""] * len(records)
@@ -346,7 +349,7 @@ class MMSAPredictor:
         return Predictions(np.zeros(self._shape(what), dtype=np.float32), reasons)
 
     def _shape(self, what: str) -> tuple[int, ...]:
-        """Return the shape of the answer for no molecule."""
+        """Return the output shape for an empty input."""
         if what == "embed":
             return (0, self.config.embedding_dim)
         if what == "features":
@@ -364,7 +367,7 @@ def _from_bytes(
     metadata: dict[str, Any],
     encoders: Mapping[str, nn.Module] | None = None,
 ) -> MMSAPredictor:
-    """Undo :meth:`MMSAPredictor.__reduce__`; the model comes back on the CPU."""
+    """Undo :meth:`MMSAPredictor.__reduce__`; the model is placed on the CPU."""
     network = MMSANetwork(MMSAConfig.from_dict(config), encoders)
     copy_tensors(network, load(weights), [""], "the pickled model")
     if network.memory is not None:
@@ -373,11 +376,12 @@ def _from_bytes(
 
 
 def check_batch_size(batch_size: int) -> None:
-    """Refuse batches that hold nothing.
+    """Check that batches hold at least one molecule.
 
     Raises
     ------
     ValueError
+        If `batch_size` is below 1.
 
     Examples
     --------
@@ -401,7 +405,7 @@ def _cached(folder_or_name: str, files: tuple[tuple[str, int, int], ...]) -> MMS
 
 
 def _files_of(folder: str) -> tuple[tuple[str, int, int], ...]:
-    """Return name, size and time of each file: whether a folder still holds the same model."""
+    """Return name, size and modification time of each file, to detect a replaced model."""
     stats = []
     for name in FILES:
         with contextlib.suppress(FileNotFoundError):
@@ -418,10 +422,10 @@ def embed(
     ----------
     molecules : sequence of str or rdkit.Chem.Mol
     model : path-like
-        A shipped model's name, or a folder of ``save_pretrained``; it is kept for the next call
-        (and read again if the folder's files have changed).
+        As in :meth:`MMSAPredictor.from_pretrained`. The model is cached between calls, and read
+        again if the folder's files have changed.
     n_jobs : int
-        Processes that featurize.
+        Featurization processes.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Iterating in the background: what comes next is made ready while this step is computed."""
+"""Background iteration: the next items are prepared while the current step is computed."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ def prefetched(
 ) -> Generator[T, None, None]:
     """Iterate in a background thread, some items ahead; order and values are unchanged.
 
-    Decoding a picture releases the interpreter's lock, so one thread hides the cost of
-    batches behind the arithmetic of the step before. The thread begins at once, and ends when
-    the generator is through, closed or forgotten; an exception in it is raised here.
+    Image decoding releases the GIL, so one thread hides the cost of preparing batches behind the
+    computation of the previous step. The thread starts immediately, and ends when the generator
+    is exhausted, closed or garbage-collected; an exception in it is raised here.
 
     Parameters
     ----------
     items : iterable
     depth : int
-        Items held ready.
+        Maximum number of prepared items.
     stopping : threading.Event, optional
-        Set when no further item is wanted, by an exception too: what takes long to make an item
-        may look at it.
+        Set when no further item is needed, also after an exception; slow producers may check it.
 
     Examples
     --------

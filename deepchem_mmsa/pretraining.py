@@ -29,7 +29,7 @@ LOSS_TERMS = ("con", "rec", "mask", "align", "commit", "balance", "desc")
 """The terms of the pre-training loss, in the order of the network's output."""
 
 STATISTICS = ("code_std", "retrieval")
-"""What pre-training logs beside its losses. `code_std` is the standard deviation of the unit
+"""Figures logged in addition to the losses. `code_std` is the standard deviation of the unit
 codes times √d: 1 where directions are spread evenly over the sphere, 0 where they collapsed.
 `retrieval` is the share of molecules whose own code is the nearest in another modality."""
 
@@ -42,8 +42,8 @@ def pretraining_terms(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the embedding and every term of the pre-training loss, unweighted.
 
-    In training mode pictures are augmented and the memory follows the codes; in evaluation
-    mode neither happens. Atoms are masked and subsets drawn from torch's random state.
+    In training mode images are augmented and the memory is updated; in evaluation mode neither
+    happens. Masked atoms and subsets are drawn from torch's random state.
 
     Parameters
     ----------
@@ -68,10 +68,10 @@ def pretraining_terms(
         descriptor_loss = _over_processes(descriptor_loss, codes)
         codes, u, available = distributed.gather(codes, u.detach(), available)
         smiles = distributed.gather_lists(smiles)
-        if network.shared_seed is not None:  # from here on all processes do, and draw, the same
+        if network.shared_seed is not None:  # from here on all processes draw the same
             torch.manual_seed(network.shared_seed)
     seen = available.any(1)
-    if not bool(seen.all()):  # a molecule without any view has nothing to say here
+    if not bool(seen.all()):  # leave out molecules without any view
         u, codes, available = u[seen], codes[seen], available[seen]
         smiles = [s for s, keep in zip(smiles, seen.tolist()) if keep]
     molecule = _copies(smiles, codes.device)
@@ -94,7 +94,7 @@ def pretraining_terms(
     if network.structure_on:
         if config.w_mem and config.w_align and len(c) > 1:
             part = network.fusion.fuse(codes, losses.random_subset(available))
-            # Without a memory there is no pupil: both sides learn, and the hypergraph with them.
+            # Without a memory there is no student: both sides are trained, with the hypergraph.
             agree = losses.info_nce if memory is None else losses.alignment
             terms["align"] = agree(
                 network.structure_aware(part, between), embedding, config.temperature,
@@ -110,7 +110,7 @@ def pretraining_terms(
 
 
 def _copies(smiles: Sequence[str], device: torch.device) -> Tensor | None:
-    """Return a number for each molecule, the same for copies of one; None if there are none."""
+    """Return a number for each molecule, equal for duplicates; None if there are no duplicates."""
     first = {text: row for row, text in reversed(list(enumerate(smiles)))}
     if len(first) == len(smiles):
         return None
@@ -118,7 +118,7 @@ def _copies(smiles: Sequence[str], device: torch.device) -> Tensor | None:
 
 
 def _over_processes(part: tuple[Tensor, int] | None, codes: Tensor) -> tuple[Tensor, int]:
-    """Return a term over the molecules of all processes; this one may have no part in it."""
+    """Return the mean of a term over all processes; `part` is None if this one has no items."""
     value, n = (codes.sum() * 0.0, 0) if part is None else part
     return distributed.mean(value, n), n
 
@@ -168,10 +168,10 @@ def _masked_embeddings(
 def _descriptor_loss(
     network: MMSANetwork, batch: MoleculeBatch, codes: Tensor
 ) -> tuple[Tensor, int] | None:
-    """Tell descriptors and fingerprint from a random subset of the *other* views.
+    """Predict descriptors and fingerprint from a random subset of the *other* views.
 
-    Squared error of the scaled descriptors plus cross-entropy of the set bits: knowledge that
-    costs no label (KPGT, Li et al., Nat. Commun. 2023; CheMeleon, Burns et al., 2025).
+    Squared error of the scaled descriptors plus cross-entropy of the set bits: a target that needs
+    no labels (KPGT, Li et al., Nat. Commun. 2023; CheMeleon, Burns et al., 2025).
     """
     head = network.descriptor_head if network.config.w_desc > 0 else None
     if head is None:
@@ -210,25 +210,25 @@ def _statistics(codes: Tensor, available: Tensor) -> dict[str, float]:
         likeness = (unit[:, a] @ unit[:, b].T).masked_fill(~both, -torch.inf)
         share = ((likeness.argmax(1) == rows) & both).sum() / both.sum()
         found.append(torch.where(both.sum() > 1, share, torch.nan))
-    # A GPU is waited for once.
+    # A GPU is synchronised only once.
     return dict(zip(STATISTICS, torch.stack([spread, torch.stack(found).nanmean()]).tolist()))
 
 
 def mask_atoms(graph: BatchedGraph, rate: float) -> tuple[BatchedGraph, Tensor, Tensor]:
-    """Hide a share of the atoms, at least one per batch (Hu et al. 2020).
+    """Mask a share of the atoms, at least one per batch (Hu et al. 2020).
 
     Parameters
     ----------
     graph : BatchedGraph
     rate : float
-        Share of atoms, from torch's random state.
+        Share of atoms to mask, drawn from torch's random state.
 
     Returns
     -------
     masked : BatchedGraph
-        With the mask token at the hidden atoms and their other features at 0.
+        With the mask token at the masked atoms and their other features at 0.
     hidden : torch.Tensor
-        int64 [n], indices of the hidden atoms.
+        int64 [n], indices of the masked atoms.
     truth : torch.Tensor
         int64 [n], their atom-type indices.
     """

@@ -1,4 +1,4 @@
-"""What is drawn by chance, and by nobody else's leave."""
+"""Seeded random draws that leave torch's global generators unchanged."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _TURN = threading.RLock()
 
 @contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Draw as after ``torch.manual_seed(seed)``, and leave torch's generators as they were.
+    """Draw as after ``torch.manual_seed(seed)``, and restore torch's generators on exit.
 
-    Those of devices that are not named are not touched; that of MPS is not given back.
+    Only the generators of the CPU and of `device` are affected; that of MPS is not restored.
 
-    All threads draw from the same generators, so they take turns.
+    All threads share these generators, so only one at a time is inside.
 
     Parameters
     ----------
     seed : int
     device : torch.device, optional
-        Beside the CPU.
+        Seeded in addition to the CPU.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""RDKit's log, one for the whole process: kept quiet, or read, by several threads at once."""
+"""Thread-safe silencing and capturing of RDKit's process-wide log."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _block: Any = None
 
 
 def _forked() -> None:
-    """Give a child a lock of its own: a thread that holds this one is not there to release it.
+    """Give a forked child a new lock: a thread that holds the old one does not exist there.
 
-    Where another thread kept the log quiet at that moment, the child's stays so.
+    If another thread was silencing the log at that moment, the child's log stays silent.
     """
     global _lock
     _lock = threading.RLock()
@@ -30,10 +30,10 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep RDKit from writing to its log; the last thread that leaves gives it back.
+    """Silence RDKit's log; the last thread that leaves restores it.
 
-    ``rdBase.BlockLogs`` by itself is given back in the order in which it was taken, which several
-    threads do not keep: the log was then off for good.
+    ``rdBase.BlockLogs`` alone depends on the order of release, which several threads do not keep:
+    the log could then stay off permanently.
 
     Examples
     --------
@@ -59,13 +59,13 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def errors() -> Iterator[list[str]]:
-    """Read what RDKit writes to its error log, one thread at a time.
+    """Capture what RDKit writes to its error log, one thread at a time.
 
     Yields
     ------
     list of str
-        Filled on leaving; other threads' errors may stand among the lines. Empty with an RDKit
-        before 2026, which cannot be asked.
+        Filled on exit; may include other threads' errors. Empty with an RDKit before 2026, which
+        cannot capture its log.
 
     Examples
     --------

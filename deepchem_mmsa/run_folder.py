@@ -1,4 +1,4 @@
-"""The folder of a run: written to by one process at a time, and known when it is gone."""
+"""Locking the folder of a run, so that one process at a time writes to it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOCK, OWNER = ".run.lock", ".run.owner"
 
 
 class RunFolder:
-    """Hold a folder for the length of a run; a context manager.
+    """Context manager that locks a folder for the duration of a run.
 
     The lock is the operating system's (``flock``), so that it ends with the process that holds
     it, however that ends: nothing has to be removed by hand after a crash.
@@ -24,7 +24,7 @@ class RunFolder:
     Parameters
     ----------
     path : path-like
-        Made if it is not there.
+        Created if missing.
 
     Raises
     ------
@@ -51,7 +51,7 @@ class RunFolder:
         self._identity: tuple[int, int] | None = None
 
     def __enter__(self) -> Self:
-        """Take the folder, and clear away what killed runs left half-written in it."""
+        """Lock the folder, and remove partial files that killed runs left in it."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(blocking=False)
@@ -75,19 +75,19 @@ class RunFolder:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Let the folder go."""
+        """Release the folder."""
         if self._current() == self._identity:
             (self.path / OWNER).unlink(missing_ok=True)
         self._lock.release()
 
     def check(self) -> None:
-        """Make sure that the folder is still the one that was taken.
+        """Check that the folder is still the one that was locked.
 
         Raises
         ------
         FileNotFoundError
-            If it was removed or replaced: a folder made anew would hold a part of the run, and
-            would be free for another writer.
+            If it was removed or replaced: a recreated folder would hold only part of the run, and
+            would not be locked.
         """
         if self._current() != self._identity:
             raise FileNotFoundError(

@@ -1,4 +1,4 @@
-"""Where a run stands: what its checkpoints hold beside the states of network and optimizer."""
+"""Progress of a run, which its checkpoints hold beside the states of network and optimizer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Averages:
     Parameters
     ----------
     sums, counts : dict, optional
-        What was summed before, to go on from a checkpoint.
+        Earlier sums and counts, when resuming from a checkpoint.
 
     Examples
     --------
@@ -31,14 +31,14 @@ class Averages:
         self.sums, self.counts = dict(sums or {}), dict(counts or {})
 
     def add(self, values: dict[str, float]) -> None:
-        """Count figures in; NaN ones are passed over."""
+        """Add figures; NaN ones are skipped."""
         for name, value in values.items():
             if not math.isnan(value):
                 self.sums[name] = self.sums.get(name, 0.0) + value
                 self.counts[name] = self.counts.get(name, 0) + 1
 
     def read(self) -> dict[str, float]:
-        """Return the means, and begin anew."""
+        """Return the means, and reset."""
         means = {name: total / self.counts[name] for name, total in self.sums.items()}
         self.sums, self.counts = {}, {}
         return means
@@ -46,24 +46,24 @@ class Averages:
 
 @dataclass
 class RunState:
-    """Where a run stands, in epochs and batches, and what it has counted on the way.
+    """Progress of a run in epochs and batches, with its running averages.
 
     Parameters
     ----------
     epoch, batch : int
-        Epochs that ended since the model was made, and batches of the one that is going on.
+        Epochs completed since the model was made, and batches completed in the current one.
     first_epoch, first_step : int
-        Where the call of ``fit`` began.
+        Epoch and step at which the call of ``fit`` began.
     sizes : list, optional
-        Molecules, those of a batch, and the seed of their order (None: the dataset's own).
+        Number of molecules, batch size, and seed of the order (None: the dataset's own).
     since_log, of_epoch : Averages
         Figures since the last row of the log, and of the epoch.
     logged : list of float
         The mean loss of each interval that was logged.
     skipped : int
-        Batches of the epoch that were passed over.
+        Batches of the epoch that were skipped.
     ended : bool
-        Whether the run has done all that it was asked for.
+        Whether the run is complete.
 
     Examples
     --------
@@ -95,22 +95,22 @@ class RunState:
         return self.logged[-1] if self.logged else 0.0
 
     def check_sizes(self, sizes: list[int | None], folder: str) -> None:
-        """Make sure that the batch at which a run stands is a batch of these data.
+        """Check that a run resumed within an epoch has the same data, batch size and order.
 
         Raises
         ------
         ValueError
-            If the run stands within an epoch of other data, batches or order.
+            If it is within an epoch, and one of them differs.
         """
         before, self.sizes = self.sizes, sizes
         if before is not None:  # older checkpoints lack the seed
             before = [*before, *sizes[len(before) :]]
         if self.batch and before is not None and before != sizes:
             raise ValueError(
-                f"the run in {folder} stands at batch {self.batch} of an epoch of "
-                f"{before[0]} molecules in batches of {before[1]}{_order(before)}, and cannot go "
-                f"on with {sizes[0]} in batches of {sizes[1]}{_order(sizes)}: give it the same "
-                f"data, batch_size={before[1]} and order, or begin anew with restore=False"
+                f"the run in {folder} is at batch {self.batch} of an epoch of "
+                f"{before[0]} molecules in batches of {before[1]}{_order(before)}, and cannot "
+                f"resume with {sizes[0]} in batches of {sizes[1]}{_order(sizes)}: give it the same "
+                f"data, batch_size={before[1]} and order, or start a new run with restore=False"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class RunState:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Self:
-        """Return the state that :meth:`to_dict` described; older ones lack its last entries."""
+        """Build from the result of :meth:`to_dict`; older ones lack its last entries."""
         epoch, batch, first_epoch, first_step = state["place"]
         since_log, of_epoch = (Averages(*sums) for sums in state["averages"])
         return cls(

@@ -1,4 +1,4 @@
-"""What a model writes and reads, component by component; the part of the contract about files."""
+"""Saving and loading of models: checkpoints, exports, and copies of single components."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOP = ("head", "atom_head", "descriptor_head")
 
 
 def take_up(optimizer: Any, schedule: Any, of_optimizer: Any, of_schedule: Any) -> None:
-    """Load the states of an optimizer and its schedule, but for rates and decays."""
+    """Load the states of an optimizer and its schedule, keeping current rates and weight decay."""
     mine = [(group["initial_lr"], group.get("weight_decay")) for group in optimizer.param_groups]
     optimizer.load_state_dict(of_optimizer)
     if schedule is not None and of_schedule is not None:
@@ -46,10 +46,10 @@ def take_up(optimizer: Any, schedule: Any, of_optimizer: Any, of_schedule: Any) 
 
 
 class SavableModel(TorchModel):
-    """A ``TorchModel`` whose checkpoints hold the whole run, and whose weights go by name.
+    """A ``TorchModel`` whose checkpoints hold the whole run, and whose weights load by name.
 
-    DeepChem's own restores neither schedule nor position, copies parameters by their order,
-    and forgets buffers. Use it through :class:`~deepchem_mmsa.model.MMSAModel`.
+    ``TorchModel`` itself restores neither schedule nor position in the run, copies parameters by
+    their order, and ignores buffers. Use it through :class:`~deepchem_mmsa.model.MMSAModel`.
     """
 
     model: MMSANetwork
@@ -66,7 +66,7 @@ class SavableModel(TorchModel):
     _owner: int | None = None  # the process that made the temporary folder
     _resting: set[str]
     _held: frozenset[str] | set[str] = frozenset()
-    # Of TorchModel.
+    # Attributes of TorchModel.
     _built: bool
     _global_step: int
     _loss_fn: Callable
@@ -74,29 +74,29 @@ class SavableModel(TorchModel):
     _loss_outputs: list[int]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Give a copy a temporary folder of its own: with a model goes its temporary folder."""
+        """Give a copy its own temporary folder, since a model removes its folder when deleted."""
         self.__dict__.update(state)
         if state.get("model_dir_is_temp"):
             self.model_dir = tempfile.mkdtemp()
             self._owner = os.getpid()
 
     def __del__(self) -> None:
-        """Remove the temporary folder, in the process that made it: a fork holds copies."""
+        """Remove the temporary folder, but only in the process that made it, not in forks."""
         if self.__dict__.get("model_dir_is_temp") and self._owner in (None, os.getpid()):
             shutil.rmtree(self.model_dir, ignore_errors=True)
 
     # ---- components ---------------------------------------------------------------------
 
     def freeze_components(self, names: Sequence[str], freeze: bool = True) -> None:
-        """Hold components at their weights (batch norm too), or let them go again.
+        """Freeze components (batch-norm statistics included), or unfreeze them.
 
         Parameters
         ----------
         names : sequence of str
-            Of ``"image"``, ``"graph"``, ``"geometry"``, ``"fingerprint"``, ``"fusion"``,
+            Any of ``"image"``, ``"graph"``, ``"geometry"``, ``"fingerprint"``, ``"fusion"``,
             ``"hypergraph"``, ``"memory"``, ``"readout"``, ``"head"``.
         freeze : bool
-            False lets them be trained.
+            False unfreezes them.
 
         Raises
         ------
@@ -106,7 +106,7 @@ class SavableModel(TorchModel):
         parts = self._components(names)
         self._held = self._held | set(parts) if freeze else self._held - set(parts)
         for name, part in parts.items():
-            # Anchors rest in a fine-tuning, by gradient or without, unless asked to learn.
+            # Anchors, also as parameters, stay fixed in fine-tuning unless update_memory is set.
             if freeze or name != "memory" or self.model.update_memory:
                 part.requires_grad_(not freeze)
         self._rest()
@@ -128,9 +128,9 @@ class SavableModel(TorchModel):
     def save_checkpoint(
         self, max_checkpoints_to_keep: int = 5, model_dir: str | None = None
     ) -> None:
-        """Write all that a run needs to go on: see docs/reliability.md and ``TorchModel``.
+        """Write all that a run needs to resume; see docs/reliability.md and ``TorchModel``.
 
-        Where many processes train, the first one writes.
+        In distributed training, only the first process writes.
 
         Raises
         ------
@@ -163,7 +163,7 @@ class SavableModel(TorchModel):
         files.rotate_and_save(folder, state, max_checkpoints_to_keep)
 
     def _state_of_variables(self) -> list[Any] | None:
-        """Return the states of the optimizer and schedule of a fit with chosen variables."""
+        """Return the optimizer and schedule states of a ``fit`` with `variables`, else None."""
         variables = None if self._run_now is None else self._run_now.variables
         if variables is None:
             return None
@@ -180,25 +180,26 @@ class SavableModel(TorchModel):
         model_dir: str | None = None,
         strict: bool | None = True,
     ) -> None:
-        """Take up a checkpoint, by default the newest one that can be read.
+        """Restore a checkpoint, by default the newest one that can be read.
 
-        Rates of learning and weight decay stay this model's; that they, or other settings that
-        make no other network, are not the checkpoint's is told.
+        This model keeps its own learning rates and weight decay. A warning lists these and other
+        settings outside the architecture where they differ from the checkpoint's.
 
         Raises
         ------
         CheckpointError
-            If it is damaged, or belongs to another configuration (the message says where they
-            differ).
+            If it is damaged, or has another architecture (the message lists the differences).
+        FileNotFoundError
+            If `checkpoint` does not exist.
         ValueError
-            If there is none.
+            If no checkpoint is found.
         """
         self._take_up(checkpoint, model_dir, bool(strict))
 
     def _take_up(
         self, checkpoint: str | None = None, model_dir: str | None = None, strict: bool = True
     ) -> dict[str, Any]:
-        """Restore, and return the whole state: a run that goes on has more to take from it."""
+        """Restore a checkpoint and return its whole state, of which a resumed run needs more."""
         paths = [checkpoint] if checkpoint is not None else self.get_checkpoints(model_dir)
         path, state = files.load_newest(paths)
         theirs = MMSAConfig.from_dict(state["config"])
@@ -207,7 +208,7 @@ class SavableModel(TorchModel):
         others = [f.name for f in fields(theirs) if f.name not in ARCHITECTURE]
         if changed := self.config.differences(theirs, others):
             logger.warning(
-                "%s was written with other settings; training goes on with this model's (%s)",
+                "%s was written with other settings; training continues with this model's (%s)",
                 path, "; ".join(changed),
             )  # fmt: skip
         states = state["optimizer_state_dict"], state["schedule"]
@@ -241,9 +242,9 @@ class SavableModel(TorchModel):
         ----------
         folder : path-like
         exemplars : bool
-            Whether the memory's exemplars, which name training molecules, go along.
+            Whether to include the memory's exemplars, which name training molecules.
         metadata : mapping, optional
-            JSON-able notes: data, licence, scores.
+            JSON-serialisable notes: data, licence, scores.
         precision : {"fp32", "bf16"}
             ``"bf16"`` halves the file; weights keep three significant digits.
         """
@@ -270,15 +271,15 @@ class SavableModel(TorchModel):
         Parameters
         ----------
         folder_or_name : path-like
-            A folder of :meth:`save_pretrained`, the name of a shipped model, or one on the
-            Hugging Face hub: ``hf:owner/model`` (see :mod:`deepchem_mmsa.hub`).
+            A folder written by :meth:`save_pretrained`, the name of a shipped model, or one on
+            the Hugging Face hub: ``hf:owner/model`` (see :mod:`deepchem_mmsa.hub`).
         mode, n_tasks : optional
-            For fine-tuning: the model gets a fresh head, which learns the scale and the names of
-            its labels anew, also where the exported one had a head of the same kind. Without
-            them the model is the exported one, head included.
+            For fine-tuning: the model gets a new head, and takes label scale and task names from
+            the new training set, even if the exported model had a head of the same kind. Without
+            them the exported head is kept.
         **arguments
-            Of the constructor. What is not given is the exported model's, the settings of its
-            training included: learning rate and its schedule, batch size.
+            Arguments of the constructor. Defaults are the exported model's settings, including
+            those of its training: learning rate and schedule, batch size.
 
         Raises
         ------
@@ -301,7 +302,7 @@ class SavableModel(TorchModel):
         same = not differing and (not changes or model.config.mode == "pretraining")
         if differing and not changes and source.config.mode != "pretraining":
             logger.warning(
-                "%s with another architecture (%s) gets a new head, which knows no labels",
+                "%s with another architecture (%s) gets a new, untrained head",
                 folder_or_name, "; ".join(differing),
             )  # fmt: skip
         if same:
@@ -325,27 +326,29 @@ class SavableModel(TorchModel):
         inputs: Any = None,
         components: Sequence[str] | None = None,
     ) -> None:
-        """Copy components by name, buffers (batch norm, memory) included.
+        """Copy components by name, including buffers (batch norm, memory).
 
         Parameters
         ----------
         source_model : MMSAModel or path-like
-            A model, or what :meth:`from_pretrained` takes.
+            A model, or a folder or name as in :meth:`from_pretrained`.
         assignment_map, value_map, inputs
             As in ``TorchModel``, for copying single parameters.
         checkpoint, model_dir : str, optional
-            A checkpoint of the source to read first, where that is a model.
+            A checkpoint to restore into the source first, if the source is a model.
         include_top : bool
-            Whether the head is copied too, with the scale of the labels.
+            Whether to copy the head too, with the label scale.
         components : sequence of str, optional
             Names as in :meth:`freeze_components`; by default all but the head.
 
         Raises
         ------
         CheckpointError
-            If a component is missing in the source or has other shapes; nothing is copied.
+            If a component is missing in the source or has other shapes; nothing is copied then.
+        FileNotFoundError
+            If there is no such folder or model.
         ValueError
-            For a checkpoint of a source that is none but an export.
+            If a component does not exist, or a checkpoint is given for an exported model.
         """
         if assignment_map is not None or value_map is not None:
             super().load_from_pretrained(
@@ -369,8 +372,8 @@ class SavableModel(TorchModel):
         else:
             if checkpoint is not None or model_dir is not None:
                 raise ValueError(
-                    f"{source_model} is an exported model, which has no checkpoints: leave "
-                    "checkpoint and model_dir away"
+                    f"{source_model} is an exported model, which has no checkpoints: leave out "
+                    "checkpoint and model_dir"
                 )
             source, name = exports.load_pretrained(source_model), str(source_model)
         if components is None:
@@ -383,7 +386,7 @@ class SavableModel(TorchModel):
     ) -> None:
         if "head" in (components or ()) and source.config.atom_sum and not self.config.atom_sum:
             raise files.CheckpointError(
-                f"the head of {name} adds up over atoms too: give this model atom_sum=True, or "
+                f"the head of {name} also sums over atoms: give this model atom_sum=True, or "
                 "leave the head out"
             )
         self._from_labels |= source.from_labels

@@ -1,4 +1,4 @@
-"""Shards as a DeepChem dataset: one shard in memory, however many molecules there are."""
+"""Shards as a DeepChem dataset: a few shards in memory, however many molecules there are."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Batch = tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray]
 class ShardDataset(Dataset):
     """Records of a :class:`~deepchem_mmsa.shards.ShardSet` with labels that are held in memory.
 
-    DeepChem's ``DiskDataset`` pickles objects and keeps what it has read; this reads our own safe
-    format and forgets. Batches mix the rows of some shards at a time, in a random order
-    (:data:`deepchem_mmsa.epochs.MIXED`).
+    Unlike DeepChem's ``DiskDataset``, which pickles objects and caches what it has read, this
+    reads a safe format and caches no records. Training mixes the rows of several shards at a time,
+    in random order (:data:`deepchem_mmsa.epochs.MIXED`).
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class ShardDataset(Dataset):
     Raises
     ------
     ValueError
-        If labels, weights and rows do not belong together.
+        If labels, weights, rows and task names do not match, or rows do not ascend.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ShardDataset(Dataset):
             if part is not None and len(part) != n:
                 raise ValueError(
                     f"{name} has {len(part)} rows, the shards hold {n} molecules: give a row for "
-                    "each, those that could not be read included"
+                    "each, including the unreadable ones"
                 )
         self._y, self._w = y, w
         n_tasks = 0 if y is None else y.shape[1]
@@ -67,7 +67,7 @@ class ShardDataset(Dataset):
         if len(self._tasks) != n_tasks:
             raise ValueError(f"{len(self._tasks)} task names for {n_tasks} labels")
         self._ids: np.ndarray | None = None
-        # Where each shard's rows begin; shards without any are passed over.
+        # Where each shard's rows begin; shards without any are skipped.
         borders = np.searchsorted(self._rows, np.concatenate([[0], np.cumsum(shards.sizes)]))
         self._numbers = np.flatnonzero(np.diff(borders))
         self._borders = np.append(borders[:-1][self._numbers], n)
@@ -88,11 +88,11 @@ class ShardDataset(Dataset):
         return X, _part(self._y, chosen), _part(self._w, chosen), ids
 
     def shard_reader(self, i: int) -> tuple[int, Callable[[np.ndarray], tuple[np.ndarray, ...]]]:
-        """Return how many molecules a shard holds, and a function from some of them to X, y, w.
+        """Return the number of molecules in a shard, and a function from row numbers to X, y, w.
 
-        The file is read when it is first asked, and only records that are asked for are decoded;
-        labels that there are not are zeros, and such weights ones. A subclass that changes what
-        :meth:`get_shard` gives changes this too.
+        The file is read on the first call, and only the requested records are decoded. If the
+        dataset has no labels, y is zeros; if it has no weights, w is ones. A subclass that
+        overrides :meth:`get_shard` is read through its override.
         """
         if type(self).get_shard is not ShardDataset.get_shard:
             X, labels, weights, _ = self.get_shard(i)
@@ -115,11 +115,11 @@ class ShardDataset(Dataset):
     def _records(self, i: int, shard: Shard, rows: np.ndarray) -> np.ndarray:
         X = np.empty(len(rows), dtype=object)
         for place, row in enumerate((rows - self._firsts[i]).tolist()):
-            X[place] = shard.record(row)  # numpy must not look inside a record
+            X[place] = shard.record(row)  # so that numpy does not look inside a record
         return X
 
     def itershards(self) -> Iterator[Batch]:
-        """Yield one shard after the other."""
+        """Yield (X, y, w, ids) shard by shard."""
         return map(self.get_shard, range(self.get_number_shards()))
 
     @property
@@ -146,7 +146,7 @@ class ShardDataset(Dataset):
         return self._ids
 
     def get_shape(self) -> tuple[Any, Any, Any, Any]:
-        """Return the shapes of X, y, w and ids; nothing is read."""
+        """Return the shapes of X, y, w and ids, without reading records."""
         n = len(self)
         empty = (n, 0)
         y = empty if self._y is None else self._y.shape
@@ -163,10 +163,10 @@ class ShardDataset(Dataset):
         Raises
         ------
         ValueError
-            With `X_stats`: records have no mean.
+            If `X_stats` is set: records have no mean.
         """
         if X_stats:
-            raise ValueError("molecules have no mean: ask for X_stats=False")
+            raise ValueError("molecules have no mean: give X_stats=False")
         if not y_stats or self._y is None:
             return ()
         return self._y.mean(axis=0), self._y.std(axis=0)
@@ -178,7 +178,7 @@ class ShardDataset(Dataset):
         deterministic: bool = False,
         pad_batches: bool = False,
     ) -> Iterator[Batch]:
-        """Yield (X, y, w, ids), as DeepChem's datasets do; a shard each without a batch size."""
+        """Yield (X, y, w, ids) as DeepChem's datasets do; by default one shard per batch."""
         for _ in range(epochs):
             order = np.arange(self.get_number_shards())
             if not deterministic:
@@ -197,7 +197,7 @@ class ShardDataset(Dataset):
                     yield pad_batch(size, *batch) if pad_batches else batch
 
     def itersamples(self) -> Iterator[Batch]:
-        """Yield x, y, w and id of one molecule after the other."""
+        """Yield (x, y, w, id) molecule by molecule."""
         for X, y, w, ids in self.itershards():
             for row in range(len(X)):
                 yield X[row], _part(y, row), _part(w, row), ids[row]
@@ -205,21 +205,21 @@ class ShardDataset(Dataset):
     def select(
         self, indices: Sequence[int] | np.ndarray, select_dir: str | None = None
     ) -> ShardDataset:
-        """Return the dataset of some of the rows, in ascending order; nothing is copied.
+        """Return a dataset of the selected rows, in ascending order, without copying records.
 
         Parameters
         ----------
         indices : sequence of int or of bool
-            Negative ones count from the end; of bool, one for each row.
+            Row numbers, negative ones counted from the end; or a boolean mask of all rows.
         select_dir : str, optional
-            Not used: the records stay where they are.
+            Ignored: the records stay where they are.
 
         Raises
         ------
         IndexError
             If there is no such row, or a mask has another length.
         """
-        # What NumPy makes of them, masks and negative numbers included.
+        # NumPy's indexing resolves masks and negative numbers.
         asked = np.asarray(indices)
         asked = asked if asked.dtype == bool else asked.astype(np.int64)
         chosen = np.sort(np.arange(len(self))[asked])
@@ -250,12 +250,12 @@ class ShardDataset(Dataset):
     def make_pytorch_dataset(
         self, epochs: int = 1, deterministic: bool = False, batch_size: int | None = None
     ) -> torch.utils.data.IterableDataset:
-        """Return a torch dataset of (X, y, w, ids); a loader's workers share the shards."""
+        """Return a torch dataset of (X, y, w, ids); shards are split between a loader's workers."""
         return _TorchShards(self, epochs, deterministic, batch_size)
 
 
 class _TorchShards(torch.utils.data.IterableDataset):
-    """What :meth:`ShardDataset.make_pytorch_dataset` gives."""
+    """The dataset that :meth:`ShardDataset.make_pytorch_dataset` returns."""
 
     def __init__(
         self, dataset: ShardDataset, epochs: int, deterministic: bool, batch_size: int | None

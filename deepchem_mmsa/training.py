@@ -1,8 +1,8 @@
-"""Training: what DeepChem's loop lacks.
+"""Training loop, replacing DeepChem's.
 
 One loop serves ``fit``, ``fit_generator`` and ``fit_on_batch``. Everything random in step s
-is a function of (seed, s), and the order of epoch e of (seed, e), so that a run which goes on
-from a checkpoint takes the very steps that the uninterrupted one takes.
+is a function of (seed, s), and the order of epoch e of (seed, e), so that a run resumed from a
+checkpoint takes exactly the steps of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WARMUP_SHARE = 0.05
-"""Share of the steps in which the cosine schedule rises."""
+"""Share of the steps in the linear warm-up of the cosine schedule."""
 
 
 def cosine_factor(step: int, total: int) -> float:
-    """Return the learning rate's factor: linear rise, then half a cosine down to 1 %.
+    """Return the learning-rate factor: linear warm-up, then cosine decay to 1 %.
 
     Examples
     --------
@@ -58,7 +58,7 @@ def cosine_factor(step: int, total: int) -> float:
 
 @dataclass
 class Run:
-    """What was asked of one call of ``fit``.
+    """Arguments of one call of ``fit``.
 
     Parameters
     ----------
@@ -67,10 +67,9 @@ class Run:
     variables, callbacks, max_checkpoints_to_keep, checkpoint_interval, all_losses
         As in ``TorchModel.fit``. A callback may also have ``on_fit_start(model)``,
         ``on_epoch_end(model, epoch)``, ``on_fit_end(model)``, and
-        ``state_dict``/``load_state_dict`` to travel in checkpoints.
+        ``state_dict``/``load_state_dict`` to be saved in checkpoints.
     skip_bad_batches : bool
-        Whether a batch whose loss or gradient is not finite is left out instead of ending the
-        run.
+        Whether to skip a batch whose loss or gradient is not finite instead of ending the run.
     folder : RunFolder, optional
         Where checkpoints are written, while the run holds it (:func:`folder_held`).
     """
@@ -90,7 +89,7 @@ class Run:
         return self.checkpoint_interval > 0 and self.max_checkpoints_to_keep > 0
 
     def call(self, event: str, *arguments: Any) -> None:
-        """Tell the callbacks that know the event."""
+        """Call the callbacks that handle the event."""
         for callback in self.callbacks:
             if hasattr(callback, event):
                 getattr(callback, event)(*arguments)
@@ -98,7 +97,7 @@ class Run:
 
 @contextmanager
 def folder_held(model: MMSAModel, run: Run) -> Iterator[None]:
-    """Hold the model's folder for the length of a run, in its first process.
+    """Lock the model's folder for the duration of a run, in its first process.
 
     Raises
     ------
@@ -128,7 +127,7 @@ def train(
     total_steps: int | None,
     first_step: int,
 ) -> float:
-    """Train over batches; the one loop behind every ``fit`` of the model.
+    """Train over batches; the loop behind every ``fit`` method of the model.
 
     Threads of one process that train take turns, step by step.
 
@@ -136,11 +135,11 @@ def train(
     ----------
     model : MMSAModel
     prepared : generator
-        Batches as generators yield them, whose epoch ends are known from
-        :class:`~deepchem_mmsa.epochs.EpochBatch`, and this process's share of each as tensors.
+        Pairs of a batch as generators yield it (:class:`~deepchem_mmsa.epochs.EpochBatch` where
+        epoch ends are known) and this process's share of it as tensors.
     run : Run
     total_steps : int or None
-        Steps of the whole run, for schedules; None where it has no known end.
+        Steps of the whole run, for schedules; None if unknown.
     first_step : int
         Global step at which the run began.
 
@@ -165,11 +164,11 @@ def train(
     distributed.equalize(model.model)
     model._run_now = run
     state = model._state
-    served = int(state.batch > 0)  # the earlier part of an epoch was
+    served = int(state.batch > 0)  # an epoch being resumed was served before
     batch: Any = None
     with (
         closing(prepared),
-        # A run that was killed between its last step and its end has only the end to do.
+        # A run that was killed between its last step and its end only has to be finished.
         closing(prefetched(() if model.stop_training else placed)) as ready,
         Interruption() as interruption,
         tqdm(total=total_steps, initial=done, unit="step", file=sys.stderr, mininterval=0.5,
@@ -212,7 +211,7 @@ def train(
         run.call("on_fit_end", model)
         distributed.equalize(model.model)
         if model.model.update_memory and model.model.memory is not None:
-            model.model.memory.start()  # a run shorter than the warm-up starts with what it saw
+            model.model.memory.start()  # initialise anchors if shorter than the warm-up
         state.ended = True
         if run.writes:
             _save(model, run)
@@ -223,7 +222,7 @@ def train(
 
 
 def _seed_of_step(model: MMSAModel) -> int:
-    """Return what a step draws from: each process hides other atoms, then all draw alike."""
+    """Return a step's seed, per process: each masks other atoms, until ``shared_seed`` is set."""
     place = [distributed.rank() + 1] if distributed.is_shared() else []
     return step_seed(model.config.seed, model._global_step, *place)
 
@@ -231,7 +230,7 @@ def _seed_of_step(model: MMSAModel) -> int:
 def _set_rate(model: MMSAModel, run: Run, step: int, total: int | None) -> None:
     optimizer, schedule = model.optimizer_for(run.variables)
     if model.config.lr_schedule == "cosine" and schedule is None:
-        factor = cosine_factor(step, total) if total else 1.0  # a generator tells no end
+        factor = cosine_factor(step, total) if total else 1.0  # a generator's length is unknown
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 
@@ -239,7 +238,7 @@ def _set_rate(model: MMSAModel, run: Run, step: int, total: int | None) -> None:
 def _learn(
     model: MMSAModel, run: Run, inputs: MoleculeBatch, labels: list, weights: list, stop: bool
 ) -> bool:
-    """Take one step, or pass it over; return whether any process was asked to stop."""
+    """Take or skip one step; return whether any process was asked to stop."""
     network = model.model
     before = _state_of(network) if run.skip_bad_batches else None
     try:
@@ -250,7 +249,7 @@ def _learn(
         logger.warning("skipped a batch: %s", error)
         _give_back(network, before)
         model._state.skipped += 1
-        # The others' wish to stop travels with the gradients: the next step will tell.
+        # Other processes' stop requests arrive with the gradients of the next step.
         return stop and not distributed.is_shared()
     if model.config.mode == "pretraining":
         figures.update(network.statistics)
@@ -265,7 +264,7 @@ def _step(
     network, config, step = model.model, model.config, model._global_step
     optimizer, schedule = model.optimizer_for(run.variables)
     network.shared_seed = step_seed(config.seed, step)
-    # The network's, not the optimizer's: what it does not train would add up its gradients.
+    # All of the network's: parameters outside the optimizer would accumulate gradients.
     network.zero_grad(set_to_none=True)
     outputs = network(inputs)
     chosen = model._outputs_for(run.loss, outputs)
@@ -283,7 +282,7 @@ def _step(
         stop = distributed.average_gradients(
             network.parameters(), distributed.running_buffers(network), stop
         )
-        # Also where nothing is clipped: one bad gradient would spoil every weight.
+        # Also without clipping, for the norm: one bad gradient would spoil every weight.
         limit = math.inf if config.clip_norm is None else config.clip_norm
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         norm = float(torch.nn.utils.clip_grad_norm_(trained, limit))
@@ -295,7 +294,7 @@ def _step(
             f"the {what} became {figures['loss'] if what == 'loss' else norm} at step {step}; "
             "lower the learning rate, or look at the labels and molecules of this batch: "
             f"{', '.join(distributed.gather_lists(inputs.smiles))}; checkpoints written before "
-            "are good, and fit(..., skip_bad_batches=True) passes such batches over"
+            "are good, and fit(..., skip_bad_batches=True) skips such batches"
         )
     optimizer.step()
     if schedule is not None:
@@ -325,7 +324,7 @@ def _give_back(
 
 
 def _check_served(model: MMSAModel, served: int) -> int:
-    """Make sure that something was trained on; return where the next epoch begins to count."""
+    """Raise if no molecule had a view; return 0, the count at which the next epoch starts."""
     if not any(distributed.gather_values(served)):
         views = model.config.modalities
         raise ValueError(
@@ -337,7 +336,7 @@ def _check_served(model: MMSAModel, served: int) -> int:
 
 
 def _close_epoch(model: MMSAModel, run: Run, epoch: int) -> None:
-    """Write the epoch's row of history, and tell the callbacks."""
+    """Append the epoch's row to the history, and call the callbacks."""
     state = model._state
     means = state.of_epoch.read()
     if "loss" not in means:
@@ -368,23 +367,23 @@ def _save(model: MMSAModel, run: Run) -> None:
 
 
 def _stop(model: MMSAModel, run: Run, number: int) -> None:
-    """End a run that was interrupted, so that it can go on."""
+    """End an interrupted run, so that it can be resumed."""
     told = f"stopped by {signal.Signals(number).name} after step {model._global_step}; "
     if run.writes:
         _save(model, run)
         told += (
             f"a checkpoint is in {model.model_dir}: the same command with "
-            "fit(..., restore=True) goes on from there"
+            "fit(..., restore=True) resumes from there"
         )
     else:
-        told += "no checkpoint was written, for none was asked for (checkpoint_interval=0)"
+        told += "no checkpoint was written, since checkpoints are off (checkpoint_interval=0)"
     if distributed.rank() == 0:
         logger.warning("%s", told)
     raise exception_of(number, told)
 
 
 def _log(model: MMSAModel, run: Run) -> None:
-    """Report mean figures since the last time, under their names, to whoever asked for them."""
+    """Log the mean figures since the last call, also to TensorBoard and W&B if enabled."""
     means, step = model._state.since_log.read(), model._global_step
     if "loss" not in means:
         return

@@ -144,10 +144,12 @@ def test_a_call_that_does_not_go_with_the_fit_is_refused(method):
     with pytest.raises(RuntimeError, match="call fit"):
         method()(p)
     fitted = method().fit(p, [0, 1] * 20)
-    with pytest.raises(ValueError, match=r"not those of 1 task\(s\) and 2 classes that were fit"):
+    with pytest.raises(
+        ValueError, match=r"do not match the 1 task\(s\) and 2 classes that were fit"
+    ):
         fitted(np.full((5, 2, 2), 0.5))
     for wrong in (np.full((5, 3), 1 / 3), np.full(5, 0.5)):
-        with pytest.raises(ValueError, match="not those of"):
+        with pytest.raises(ValueError, match="do not match the"):
             fitted(wrong)
     assert fitted(np.zeros((0, 2))).shape == (0, 2)
 

@@ -62,9 +62,9 @@ def test_numpy_integers_become_plain():
         ({"class_weights": "even"}, "class_weights='even'"),
         ({"w_con": -0.1}, "w_con"),
         ({"features": "all"}, "features='all'"),
-        ({"graph_readout": "mean+median"}, "choose of mean, sum and max"),
-        ({"graph_readout": "max+max"}, "choose of mean, sum and max"),
-        ({"atom_sum": True, "modalities": ("image",)}, "atom_sum=True.*has no graph; read it too"),
+        ({"graph_readout": "mean+median"}, "choose mean, sum or max"),
+        ({"graph_readout": "max+max"}, "choose mean, sum or max"),
+        ({"atom_sum": True, "modalities": ("image",)}, "atom_sum=True.*has no graph; add it"),
         ({"graph_jk": "sum"}, "graph_jk='sum'"),
     ],
 )

@@ -135,7 +135,7 @@ def test_errors_name_what_is_wrong():
             ConformalSets(coverage)
     with pytest.raises(ValueError, match="row 1: scale is 0.0, but must be positive"):
         ConformalIntervals().fit([1, 2], [1, 2], [1, 0])
-    with pytest.raises(ValueError, match="give them alike"):
+    with pytest.raises(ValueError, match="give the same shape"):
         ConformalIntervals().fit([1, 2], [1, 2, 3])
     with pytest.raises(ValueError, match="row 0: label 2 is not one of the classes 0 to 1"):
         ConformalSets().fit([2, 1], np.full((2, 2), 0.5))
@@ -154,7 +154,7 @@ def test_a_call_that_does_not_go_with_the_fit_is_refused():
         plain.covers(y, y, y + 1)
     with pytest.raises(ValueError, match="fit with a scale: give it"):
         scaled.size(y)
-    with pytest.raises(ValueError, match=r"shape \(2,\) are not those of the fit, which had 1"):
+    with pytest.raises(ValueError, match=r"shape \(2,\) do not match the fit, which had 1"):
         plain(np.zeros((3, 2)))
     with pytest.raises(ValueError, match="is one number"):
         plain(2.0)
@@ -162,7 +162,7 @@ def test_a_call_that_does_not_go_with_the_fit_is_refused():
     with pytest.raises(RuntimeError, match="call fit"):
         ConformalSets()(np.full((3, 2), 0.5))
     sets = ConformalSets().fit([0, 1] * 10, np.full((20, 2), 0.5))
-    with pytest.raises(ValueError, match="not those of the fit"):
+    with pytest.raises(ValueError, match="do not match the fit"):
         sets(np.full((3, 3), 1 / 3))
     assert sets(np.zeros((0, 2))).shape == (0, 2)
 

@@ -205,7 +205,7 @@ def test_a_metric_that_does_not_tell_is_refused():
         return 0.0
 
     metric = dc.metrics.Metric(quality, mode="regression")
-    with pytest.raises(ValueError, match="'quality' does not tell whether small is good"):
+    with pytest.raises(ValueError, match="name 'quality' whether lower is better"):
         EarlyStopping(None, metric)
     assert EarlyStopping(None, metric, minimize=False).minimize is False
 

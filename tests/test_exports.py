@@ -181,7 +181,7 @@ def test_an_export_without_exemplars_keeps_none_of_another(make_model, graph_dat
     [
         ({"config": []}, "not an exported MMSA model"),
         ({"config": None}, "not an exported MMSA model"),
-        ({"metadata": ["a"]}, "no object of names"),
+        ({"metadata": ["a"]}, "must be a JSON object"),
         ({"metadata": {"tasks": 7}}, "cannot be built"),
     ],
 )

@@ -89,4 +89,4 @@ def test_labels_that_lose_their_digits_are_told(caplog, shift, told):
     network = MMSANetwork(MMSAConfig(mode="regression", modalities=("graph",), graph_width=16))
     y = np.random.default_rng(0).normal(size=(20, 1)) + shift
     take_up(network, y, np.ones_like(y))
-    assert ("take a constant off" in caplog.text) == told
+    assert ("subtract a constant" in caplog.text) == told

@@ -90,7 +90,7 @@ def test_pictures_of_another_size_are_told_once(make_model, caplog):
         if not n_warnings:
             model.fit(data, nb_epoch=1)
         model.predict(data)
-        told = [r for r in caplog.records if "pictures of 48 pixels" in r.getMessage()]
+        told = [r for r in caplog.records if "images of 48 pixels" in r.getMessage()]
         assert len(told) == n_warnings
 
 

@@ -35,7 +35,7 @@ def test_the_head_goes_with_the_scale_of_its_labels(make_model, graph_dataset, f
     assert torch.equal(copy.model.label_mean, source.model.label_mean)
 
 
-@pytest.mark.parametrize(("theirs", "words"), [(True, "adds up over atoms"), (False, "head.atom")])
+@pytest.mark.parametrize(("theirs", "words"), [(True, "sums over atoms"), (False, "head.atom")])
 def test_half_a_head_is_refused(make_model, graph_dataset, theirs, words):
     source = make_model(mode="regression", atom_sum=theirs)
     mine = make_model(mode="regression", atom_sum=not theirs)
@@ -55,7 +55,7 @@ def test_a_head_that_is_lost_is_told(make_model, graph_dataset, tmp_path, caplog
     MMSAModel.from_pretrained(tmp_path / "tuned")
     assert not caplog.records
     MMSAModel.from_pretrained(tmp_path / "tuned", atom_sum=True)
-    assert "atom_sum: True, not False) gets a new head" in caplog.text
+    assert "atom_sum: True, not False) gets a new, untrained head" in caplog.text
 
 
 def test_in_pretraining_nothing_hangs_on_the_head(make_model, tmp_path):
@@ -119,7 +119,7 @@ def test_a_generator_says_what_it_cannot_know(make_model, graph_dataset, caplog,
     data = labelled(graph_dataset, graph_dataset.y > np.median(graph_dataset.y))
     model = make_model(**arguments)
     model.fit_generator(model.default_generator(data))
-    warnings = [r.message for r in caplog.records if "a generator does not tell" in r.message]
+    warnings = [r.message for r in caplog.records if "a generator does not reveal" in r.message]
     assert len(warnings) == (0 if told is None else 2 if model.config.mode == "pretraining" else 1)
     assert told is None or told in warnings[0]
 

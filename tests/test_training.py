@@ -217,7 +217,7 @@ def test_a_generator_leaves_encoders_and_rate_alone(make_model, graph_dataset, c
     model.fit_generator([tuple(batch) for batch in batches])
     assert any(not torch.equal(v, before[k]) for k, v in model.model.encoders.state_dict().items())
     assert {group["lr"] for group in model._pytorch_optimizer.param_groups} == {1e-3}
-    for words in ("lr_schedule='cosine' stays", "freeze_epochs holds nothing"):
+    for words in ("lr_schedule='cosine' stays", "freeze_epochs has no effect"):
         assert words in caplog.text
 
 
@@ -267,7 +267,7 @@ def test_a_step_in_one_pass_is_the_step_of_the_optimizer(make_model, dataset, pr
 
 def test_pretraining_on_one_batch_is_refused(make_model, graph_dataset):
     model = make_model(mode="pretraining")
-    with pytest.raises(ValueError, match="pre-training looks at more than a batch"):
+    with pytest.raises(ValueError, match="pre-training needs more than one batch"):
         model.fit_on_batch(graph_dataset.X[:8], None, None)
     tuned = make_model(mode="regression")
     part = graph_dataset.select(range(8))
@@ -302,7 +302,7 @@ def test_chosen_variables_keep_the_rate_of_their_part(graph_dataset, make_model)
 def test_pretraining_in_batches_of_one_says_what_it_lacks(graph_dataset, make_model, caplog):
     model = make_model(mode="pretraining", batch_size=1)
     model.fit(graph_dataset.select(range(4)), nb_epoch=1, checkpoint_interval=0)
-    assert "no other to be told apart from" in caplog.text
+    assert "no negatives for the contrastive loss" in caplog.text
     assert model.history[0]["mask"] > 0 == model.history[0]["con"]
 
 
@@ -318,7 +318,7 @@ def test_a_batch_without_any_view_is_passed_over(graph_dataset, make_model):
 def test_a_regression_says_that_it_has_no_classes(graph_dataset, make_model, caplog):
     model = make_model(mode="regression", class_weights="balanced")
     model.fit(graph_dataset, nb_epoch=1, checkpoint_interval=0)
-    assert "class_weights are left aside" in caplog.text
+    assert "class_weights are ignored" in caplog.text
 
 
 @pytest.mark.parametrize("update", ["ema", "gradient"])

@@ -312,7 +312,7 @@ def test_a_run_that_is_not_finished_is_no_model(mmsa, table, tmp_path):
     for command in (["predict", table, "-m"], ["embed", table, "-m"], ["info"]):
         done = mmsa(*command, tmp_path / "run")
         assert done.exit_code == 4, done.output
-        assert "go on with it by --resume" in done.stderr
+        assert "resume it with --resume" in done.stderr
 
 
 def test_pretraining_on_records_names_the_molecules(mmsa, labelled, tmp_path):
@@ -435,7 +435,7 @@ def test_several_networks_go_on_where_they_were(mmsa, mmsa_json, labelled, tmp_p
     for asked in (["predict", labelled, "-m", run], ["explain", labelled, "-m", run, "-o", "why"]):
         done = mmsa(*asked)
         assert done.exit_code == 4, done.output
-        assert "go on with it by --resume" in done.stderr
+        assert "resume it with --resume" in done.stderr
     assert mmsa(*command, "-o", run).exit_code == 5
     other = mmsa(*alone, "-o", run, "--resume")
     assert "was started with another --n-models (2, not None)" in other.stderr.replace("\n", " ")
