@@ -60,7 +60,7 @@ class PreparedBatch(NamedTuple):
             told.append(
                 f"images of {self.drawn} pixels, but the model was trained on images drawn at "
                 f"{drawn}: lines and letters do not scale, so featurize with "
-                f"MMSAFeaturizer(image_size={drawn})"
+                f"MMSAFeaturizer(image_size={drawn}), or mmsa featurize --image-size {drawn}"
             )
         if self.unasked:
             told.append(

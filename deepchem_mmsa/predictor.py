@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, Self
@@ -430,11 +431,20 @@ def embed(
     Returns
     -------
     np.ndarray
-        float32 ``[N, d]``; NaN rows where a molecule cannot be read
-        (:meth:`MMSAPredictor.embed` also gives the reasons).
+        float32 ``[N, d]``; NaN rows, with a warning, where a molecule cannot be read
+        (:meth:`MMSAPredictor.embed` gives all reasons).
     """
     name = os.fspath(model)
-    if not os.path.isfile(os.path.join(name, "config.json")):
-        return _cached(name, ()).embed(molecules, n_jobs=n_jobs).values
-    folder = os.path.abspath(name)
-    return _cached(folder, _files_of(folder)).embed(molecules, n_jobs=n_jobs).values
+    if os.path.isfile(os.path.join(name, "config.json")):
+        folder = os.path.abspath(name)
+        predictor = _cached(folder, _files_of(folder))
+    else:
+        predictor = _cached(name, ())
+    values, reasons = predictor.embed(molecules, n_jobs=n_jobs)
+    if failed := [row for row, reason in enumerate(reasons) if reason]:
+        warnings.warn(
+            f"{len(failed)} of {len(reasons)} molecules cannot be embedded and got NaN; the first "
+            f"is row {failed[0]}: {reasons[failed[0]]}",
+            stacklevel=2,
+        )
+    return values

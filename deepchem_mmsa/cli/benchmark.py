@@ -73,7 +73,7 @@ def benchmark(
     from deepchem_mmsa.benchmark.contenders import MMSA, Contender, Forest, Mean
     from deepchem_mmsa.benchmark.results import markdown, plot, tidy
     from deepchem_mmsa.benchmark.sets import data_identity
-    from deepchem_mmsa.cli.training import first_weights, network_config
+    from deepchem_mmsa.cli.training import first_weights, network_config, views_of
     from deepchem_mmsa.featurizer import MMSAFeaturizer
     from deepchem_mmsa.molecule import MODALITIES
     from deepchem_mmsa.tables import write_table
@@ -105,7 +105,10 @@ def benchmark(
     # The forest reads RDKit's descriptors, which are part of the fingerprint view.
     wanted = tuple(m for m in MODALITIES if m in (*network.modalities, "fingerprint"))
     featurizer = MMSAFeaturizer(
-        wanted, network.image_size, n_jobs=jobs, progress=not console.silent and sys.stderr.isatty()
+        wanted,
+        views_of(network, from_model).image_size,
+        n_jobs=jobs,
+        progress=not console.silent and sys.stderr.isatty(),
     )
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -95,7 +93,8 @@ def finetune(
     console = Console(quiet, as_json)
     import numpy as np
 
-    from deepchem_mmsa.cli import labels, training
+    from deepchem_mmsa.cli import labels, scores, training
+    from deepchem_mmsa.cli.notes import notes_on
     from deepchem_mmsa.cli.rows import checked_device
     from deepchem_mmsa.hub import member_folders
     from deepchem_mmsa.tables import read_table
@@ -105,7 +104,7 @@ def finetune(
     network = training.network_config(from_model, preset, fields)
     table = read_table(source, smiles_column, format)
     tasks = label or [labels.guessed_label(table, split)]
-    y = labels.read_labels(table, tasks)
+    y, classes = labels.read_labels(table, tasks, mode)
     kind, n_classes = labels.label_kind(y, mode, table.name)
     network = network.replace(
         mode=kind, n_tasks=len(tasks), n_classes=n_classes, batch_size=batch_size,
@@ -122,16 +121,23 @@ def finetune(
         asked["--n-models"] = n_models
     began = training.began_with(network, from_model, table, columns, **asked)
     training.open_run(output, resume, began, n_models)
-    records = training.featurized(table, network, output, jobs, console)
+    views = training.views_of(network, from_model)
+    records = training.featurized(table, views, output, jobs, console)
     training.note_run(output, began)
     data = _in_parts(table, tasks, y, records, split, valid, test, seed)
     described: dict[str, Any] = {
         "data": table.name, "labels": tasks, "mode": kind, "split": split, "molecules": data.sizes,
     }  # fmt: skip
-    for note in _notes(data, kind, split, guessed=mode == "auto", tested=test > 0):
+    for note in notes_on(
+        data.labels, data.part, data.ids, kind, split, guessed=mode == "auto", tested=test > 0
+    ):
         console.note(note)
 
-    metrics = _metrics(kind)
+    metrics = scores.metrics_of(kind)
+
+    def scored(values: dict[str, np.ndarray]) -> dict[str, Any]:
+        return scores.scores_of(data.held_out, values, metrics, tasks, n_classes)
+
     answers: list[dict[str, np.ndarray]] = []
     trained: list[dict[str, Any]] = []
     for number, folder in enumerate(member_folders(output, n_models)):
@@ -139,7 +145,7 @@ def finetune(
             console.note(f"network {number + 1} of {n_models}, seed {seed + number}")
         of_seed = network.replace(seed=seed + number)
         model = training.make_model(of_seed, from_model, folder, device, console)
-        model.tasks = tasks
+        model.tasks, model.classes = tasks, classes
         stopping = _early_stopping(data.held_out["valid"], metrics[0], network, patience, averaging)
         with training.resumable(output):
             model.fit(
@@ -155,7 +161,7 @@ def finetune(
             )
         trained.append(
             {"epochs": len(model.history), "best_epoch": stopping.best_epoch,
-             "scores": _scores(data.held_out, answers[-1], metrics, network.n_classes)}
+             **scored(answers[-1])}
         )  # fmt: skip
         training.write_run(folder, model, data.rows, {**described, **trained[-1]})
 
@@ -163,8 +169,7 @@ def finetune(
     best = f"the model (best epoch {trained[0]['best_epoch']}) is in {output}"
     if n_models > 1:
         means = {part: _over([answer[part] for answer in answers])[0] for part in data.held_out}
-        scores = _scores(data.held_out, means, metrics, network.n_classes)
-        summary = {**described, "models": trained, "scores": scores}
+        summary = {**described, "models": trained, **scored(means)}
         training.write_summary(output, data.rows, summary)
         best = f"{n_models} models are in {output}; the scores are those of their mean"
     if "test" in data.held_out:
@@ -179,6 +184,7 @@ class _Parts:
 
     rows: pd.DataFrame
     part: np.ndarray
+    ids: np.ndarray
     labels: dict[str, np.ndarray]
     train: Dataset
     held_out: dict[str, Dataset]
@@ -212,29 +218,7 @@ def _in_parts(
     sizes = {name: len(of_part) for name, of_part in sets.items()}
     train = sets.pop("train")
     held_out = {name: of_part for name, of_part in sets.items() if len(of_part)}
-    return _Parts(rows, part, dict(zip(tasks, y.T)), train, held_out, sizes)
-
-
-def _notes(data: _Parts, kind: str, split: str, guessed: bool, tested: bool) -> Iterator[str]:
-    """Yield a summary of the training data, and warnings about it."""
-    sizes = ", ".join(f"{n} {part}" for part, n in data.sizes.items())
-    yield f"{kind} of {', '.join(data.labels)}: {sizes} molecules ({split} split)"
-    for task, values in data.labels.items():
-        if len(_distinct(values[data.part == "train"])) < 2:
-            yield f"the labels of {task} are all the same in training: there is nothing to learn"
-    for task, values in data.labels.items():
-        if guessed and kind == "regression" and _distinct(values) == {0, 1}:
-            yield (
-                f"{task} holds only 0 and 1, but is trained as regression like the other labels; "
-                "for probabilities train it in a separate run"
-            )
-    if not data.sizes["test"] and tested:
-        yield f"the {split} split left no row for test: there is no test score"
-
-
-def _distinct(values: np.ndarray) -> set[float]:
-    """Return the distinct labels, without NaN."""
-    return {value for value in values.tolist() if value == value}
+    return _Parts(rows, part, data.ids, dict(zip(tasks, y.T)), train, held_out, sizes)
 
 
 def _over(answers: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -252,7 +236,7 @@ def _write_test_predictions(
     from deepchem_mmsa.predictor import MMSAPredictor
     from deepchem_mmsa.tables import write_table
 
-    last = MMSAPredictor(model.model, {"tasks": model.tasks})
+    last = MMSAPredictor(model.model, {"tasks": model.tasks, "classes": model.classes})
     mean, spread = _over(answers)
     named = prediction_columns(last, mean)
     if len(answers) > 1:
@@ -265,9 +249,10 @@ def _early_stopping(
     valid_set: Any, metric: Any, network: MMSAConfig, patience: int, averaging: float
 ) -> EarlyStopping:
     """Return the callback, which monitors the metric, or the loss if the metric is undefined."""
+    from deepchem_mmsa.cli.scores import can_be_scored
     from deepchem_mmsa.early_stopping import EarlyStopping
 
-    watched = metric if _can_be_scored(valid_set, network) else None
+    watched = metric if can_be_scored(valid_set, network) else None
     return EarlyStopping(
         valid_set, watched, patience=patience,
         minimize=watched is None or network.mode == "regression", averaging=averaging,
@@ -277,79 +262,10 @@ def _early_stopping(
 def _tell(console: Console, summary: dict[str, Any], best: str) -> None:
     """Print the scores, the names of undefined ones, and where the model is."""
     lines = []
+    from deepchem_mmsa.cli.scores import untold
+
+    for note in untold(summary):
+        console.note(note)
     for part, scores in summary["scores"].items():
-        if untold := [name for name, value in scores.items() if value != value]:
-            console.note(
-                f"{part}: {', '.join(untold)} cannot be computed from {summary['molecules'][part]} "
-                "molecules: too few, or a class is missing there"
-            )
         lines.append(f"{part}: " + ", ".join(f"{n} {value:.4g}" for n, value in scores.items()))
     console.result(summary, "\n".join([*lines, best]))
-
-
-def _scores(
-    data: dict[str, Any], values: dict[str, np.ndarray], metrics: list[Any], n_classes: int
-) -> dict[str, dict[str, float]]:
-    """Return the mean over tasks of each metric, by part."""
-    from sklearn.exceptions import UndefinedMetricWarning
-
-    from deepchem_mmsa.evaluate import mean_scores
-
-    with warnings.catch_warnings():  # undefined scores are NaN, and reported by _tell
-        warnings.simplefilter("ignore", category=UndefinedMetricWarning)
-        warnings.filterwarnings("ignore", "No positive class found")  # not of that category
-        return {
-            part: mean_scores(of.y, of.w, values[part], metrics, n_classes)
-            for part, of in data.items()
-        }
-
-
-def _metrics(kind: str) -> list[Any]:
-    import deepchem as dc
-
-    if kind == "classification":
-        return [
-            dc.metrics.Metric(dc.metrics.roc_auc_score, name="roc_auc"),
-            dc.metrics.Metric(
-                average_precision,
-                name="pr_auc",
-                mode="classification",
-                classification_handling_mode="direct",
-            ),
-        ]
-    return [
-        dc.metrics.Metric(dc.metrics.rms_score, name="rmse"),
-        dc.metrics.Metric(dc.metrics.mae_score, name="mae"),
-        dc.metrics.Metric(dc.metrics.r2_score, name="r2"),
-    ]
-
-
-def average_precision(y: np.ndarray, p: np.ndarray) -> float:
-    """Return the area under the precision-recall curve, as average precision.
-
-    Parameters
-    ----------
-    y, p : np.ndarray
-        One-hot classes and probabilities, ``[N, C]``. With two classes the score is that of class
-        1, with more the mean over the classes.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> y, p = np.array([0, 1, 1]), np.array([0.2, 0.2, 0.9])
-    >>> round(average_precision(np.stack([1 - y, y], 1), np.stack([1 - p, p], 1)), 4)
-    0.8333
-    """
-    from sklearn.metrics import average_precision_score
-
-    columns = slice(1, None) if y.shape[1] == 2 else slice(None)
-    return float(average_precision_score(y[:, columns], p[:, columns]))
-
-
-def _can_be_scored(data: Any, network: MMSAConfig) -> bool:
-    """Return whether the metric is defined: regression, or some task has all classes."""
-    if network.mode == "regression":
-        return True
-    y, w = data.y, data.w
-    found = (len(set(y[w[:, task] != 0, task])) for task in range(y.shape[1]))
-    return any(n == network.n_classes for n in found)

@@ -9,9 +9,12 @@ from deepchem_mmsa.cli.console import ExitCode, Failure
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
 
     from deepchem_mmsa.tables import Table
 
+#: Most words that are read as classes; a column of names has more.
+_WORDS = 20
 _PARTS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "test": "test"}
 
 
@@ -35,7 +38,7 @@ def guessed_label(table: Table, split: str) -> str:
         if column in (table.smiles_column, split):
             continue
         try:
-            values = read_labels(table, [column])
+            values, _ = read_labels(table, [column])
         except TableError as error:
             (spoilt if _mostly_numbers(table, column) else faults).append(error)
             continue
@@ -66,18 +69,21 @@ def _mostly_numbers(table: Table, column: str) -> bool:
     """Return whether most of the non-empty cells hold numbers."""
     import pandas as pd
 
-    from deepchem_mmsa.tables.files import MISSING
-
-    text = table.frame[column].astype("object").map(lambda cell: str(cell).strip().lower())
-    filled = text[~text.isin((*MISSING, "<na>"))]
+    filled = _words(table.frame[column]).dropna()
     return bool(pd.to_numeric(filled, errors="coerce").notna().mean() > 0.5)
 
 
-def read_labels(table: Table, tasks: Sequence[str]) -> np.ndarray:
-    """Return label columns as numbers ``[N, T]``."""
+def read_labels(
+    table: Table, tasks: Sequence[str], mode: str = "auto"
+) -> tuple[np.ndarray, list[str] | None]:
+    """Return label columns as numbers ``[N, T]``, and the names of the classes if these are words.
+
+    Words are read where ``mode`` is "classification" and there is one task; sorted, they are the
+    classes 0, 1, ...
+    """
     import numpy as np
 
-    from deepchem_mmsa.tables import column_named, numbers
+    from deepchem_mmsa.tables import TableError, column_named, numbers
 
     if len(set(tasks)) < len(tasks):
         twice = next(task for task in tasks if list(tasks).count(task) > 1)
@@ -85,8 +91,28 @@ def read_labels(table: Table, tasks: Sequence[str]) -> np.ndarray:
     columns = []
     for task in tasks:
         column = table.frame[column_named(list(table.frame.columns), task, table.name)]
-        columns.append(numbers(column, table.name))
-    return np.stack(columns, axis=1)
+        try:
+            columns.append(numbers(column, table.name))
+        except TableError as error:
+            words = _words(column)
+            if not 2 <= len(set(words.dropna())) <= _WORDS or len(tasks) > 1:
+                raise
+            if mode != "classification":
+                hint = "" if mode == "regression" else "; to learn its words, --mode classification"
+                raise TableError(f"{error}{hint}") from error
+            classes = sorted(set(words.dropna()))
+            return words.map({word: i for i, word in enumerate(classes)}).to_numpy(float)[
+                :, None
+            ], classes
+    return np.stack(columns, axis=1), None
+
+
+def _words(column: pd.Series) -> pd.Series:
+    """Return the cells of a column as text, missing where they hold no value."""
+    from deepchem_mmsa.tables.files import MISSING
+
+    text = column.astype("object").map(lambda cell: "" if cell is None else str(cell).strip())
+    return text.mask(text.str.lower().isin((*MISSING, "<na>")))
 
 
 def label_kind(y: np.ndarray, mode: str, name: str = "the table") -> tuple[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -44,7 +45,8 @@ def predict(
     domain: Annotated[
         str | None,
         typer.Option(
-            help="Table of the training molecules. Adds the column domain, the share of them that "
+            help="Table of the training molecules, or the folder of the model's fine-tuning, which "
+            "knows them. Adds the column domain, the share of them that "
             "are at least as far from the training set's anchors as the predicted molecule; "
             "below 0.05 is out of domain."
         ),
@@ -74,7 +76,13 @@ def predict(
     checked_output(output)
     if domain == "-":
         raise typer.BadParameter("--domain must be a file; standard input is for IN")
+    if domain is not None and Path(domain).is_dir():
+        _train_rows(_rows_of(domain))  # or says what is wrong
     model = each_model(model)
+    identities = list(map(model_identity, model))
+    if len(set(identities)) < len(model):
+        twice = next(name for i, name in enumerate(model) if identities[i] in identities[:i])
+        raise typer.BadParameter(f"the model {twice} is given twice: give each model once")
     if masks and len(model) > 1:
         raise typer.BadParameter(
             "--uncertainty samples dropout masks of one model; with several models, std_TASK is "
@@ -126,9 +134,9 @@ def predict(
 
     compute_table(
         console, "predict", source, output, load, smiles_column, format,
-        {"model": list(map(model_identity, model)), "smiles_column": smiles_column, "masks": masks,
+        {"model": identities, "smiles_column": smiles_column, "masks": masks,
          "batch_size": batch_size if masks else None,
-         "domain": None if domain is None else [file_identity(domain), domain_column]},
+         "domain": None if domain is None else [file_identity(_rows_of(domain)), domain_column]},
         (told and told[1], jobs),
     )  # fmt: skip
 
@@ -166,16 +174,41 @@ def _domain(
     from deepchem_mmsa.tables import count_rows
 
     molecules: list[object] = []
-    column = column_of_other(training, *columns)
-    with console.progress("domain", count_rows(training, column)) as progress:
+    path, trained_on = _rows_of(training), None
+    if path != training:
+        trained_on = _train_rows(path)
+        columns = ("smiles", None)
+    column = column_of_other(path, *columns)
+    with console.progress("domain", count_rows(path, column)) as progress:
         for _, records in other_records(
-            training, column, "--domain-column", predictor.settings, jobs, progress
+            path, column, "--domain-column", predictor.settings, jobs, progress
         ):
             molecules += records
+    if trained_on is not None:
+        molecules = [molecules[row] for row in trained_on]
     try:
         return ApplicabilityDomain(predictor, "training", batch_size).fit(molecules)
     except ValueError as error:
         raise Failure(f"--domain {training}: {error}", ExitCode.INPUT) from error
+
+
+def _rows_of(domain: str) -> str:
+    """Return the table of a domain; of a run, the one that tells each row's part."""
+    return str(Path(domain) / "rows.csv") if Path(domain).is_dir() else domain
+
+
+def _train_rows(path: str) -> list[int]:
+    """Return the rows of a run's table that were trained on."""
+    import pandas as pd
+
+    told = pd.read_csv(path, keep_default_na=False, dtype=str) if Path(path).is_file() else None
+    if told is None or "split" not in told:
+        raise Failure(
+            f"--domain {Path(path).parent}: not the folder of mmsa finetune (no rows.csv with a "
+            "column split); give it, or a table of the training molecules",
+            ExitCode.INPUT,
+        )
+    return [row for row, part in enumerate(told["split"]) if part == "train"]
 
 
 def prediction_columns(

@@ -63,6 +63,12 @@ def network_config(
     return network
 
 
+def views_of(config: MMSAConfig, from_model: str | None) -> ViewSettings:
+    """Return how a network's views are made: images at the size at which its weights saw them."""
+    tensors = {} if from_model is None else load_pretrained(from_model).tensors
+    return ViewSettings.of(config, int(tensors.get("picture_size", 0)))
+
+
 def has_begun(folder: Path) -> bool:
     """Return whether a network has a checkpoint to resume from."""
     return any((folder / "checkpoints").glob("checkpoint*.pt"))
@@ -172,14 +178,14 @@ def make_model(
 
 
 def featurized(
-    table: Table, config: MMSAConfig, folder: Path, jobs: int, console: Console
+    table: Table, settings: ViewSettings, folder: Path, jobs: int, console: Console
 ) -> tuple[ShardSet, pd.DataFrame]:
     """Featurize a table into the folder of a run; rows without a valid molecule are flagged.
 
     Parameters
     ----------
     table : Table
-    config : MMSAConfig
+    settings : ViewSettings
     folder : pathlib.Path
         Of the run; existing shards are reused.
     jobs : int
@@ -192,7 +198,7 @@ def featurized(
         ``row`` (from 1), ``smiles``, ``status``, ``reason``.
     """
     shards = make_records(
-        table.smiles, folder / "records", ViewSettings.of(config), jobs, console,
+        table.smiles, folder / "records", settings, jobs, console,
         go_on="run the same command again.",
     )  # fmt: skip
     status, reasons = fate_of_rows(shards)

@@ -6,8 +6,8 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from deepchem_mmsa.cli.console import Failure
-from deepchem_mmsa.cli.finetune import average_precision
 from deepchem_mmsa.cli.labels import guessed_label, label_kind, read_labels, split_rows
+from deepchem_mmsa.cli.scores import average_precision
 from deepchem_mmsa.tables import Table, TableError
 from tests.fixtures import SMILES
 

@@ -1,0 +1,116 @@
+"""What is worth knowing of labelled molecules before a network is trained on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from rdkit import Chem
+
+from deepchem_mmsa.rdkit_log import quiet
+
+#: Median absolute deviations, scaled to standard deviations, from which a label is remarkable.
+#: The farthest labels of ESOL, FreeSolv and Lipophilicity have 3 to 7.
+FAR = 30.0
+
+
+def notes_on(
+    labels: Mapping[str, np.ndarray],
+    part: np.ndarray,
+    smiles: np.ndarray,
+    kind: str,
+    split: str,
+    guessed: bool,
+    tested: bool,
+) -> Iterator[str]:
+    """Yield a summary of the training data, and warnings about it.
+
+    Parameters
+    ----------
+    labels : mapping of str to np.ndarray
+        Task to ``[N]`` values, NaN where one is missing.
+    part : np.ndarray
+        ``[N]`` "train", "valid", "test", or "" for a row that takes no part.
+    smiles : np.ndarray
+        ``[N]``.
+    kind : {"classification", "regression"}
+    split : str
+    guessed : bool
+        Whether `kind` was inferred.
+    tested : bool
+        Whether a test set was asked for.
+    """
+    sizes = ", ".join(f"{(part == name).sum()} {name}" for name in ("train", "valid", "test"))
+    yield f"{kind} of {', '.join(labels)}: {sizes} molecules ({split} split)"
+    for task, values in labels.items():
+        if len(_distinct(values[part == "train"])) < 2:
+            yield f"the labels of {task} are all the same in training: there is nothing to learn"
+        if guessed and kind == "regression" and _distinct(values) == {0, 1}:
+            yield (
+                f"{task} holds only 0 and 1, but is trained as regression like the other labels; "
+                "for probabilities train it in a separate run"
+            )
+        if kind == "regression" and (found := outlier(np.where(part == "", np.nan, values))):
+            row, deviations = found
+            yield (
+                f"{task}, row {row + 1}: the label {values[row]:g} is {deviations:.0f} robust "
+                "standard deviations from the median: correct it if it is a mistake, and take "
+                "logarithms of labels that span orders of magnitude"
+            )
+    for name in ("valid", "test"):
+        rows = shared_rows(smiles, part == "train", part == name)
+        if rows:
+            yield (
+                f"{len(rows)} of {(part == name).sum()} {name} molecules are in train too (the "
+                f"first is row {rows[0] + 1}), so that the {name} score flatters the model: "
+                "give each molecule one row, or split by scaffold"
+            )
+    if not (part == "test").any() and tested:
+        yield f"the {split} split left no row for test: there is no test score"
+
+
+def outlier(values: np.ndarray) -> tuple[int, float] | None:
+    """Return the row of the most remote label and how remote it is, if that is far.
+
+    In median absolute deviations from the median, times 1.4826, which makes them standard
+    deviations where the labels are normally distributed.
+
+    Examples
+    --------
+    >>> outlier(np.array([1.0, 2.0, 3.0, 1e6, np.nan]))[0]
+    3
+    >>> outlier(np.array([1.0, 2.0, 3.0])) is None
+    True
+    """
+    if np.isnan(values).all():
+        return None
+    distance = np.abs(values - np.nanmedian(values))
+    scale = 1.4826 * float(np.nanmedian(distance))
+    row = int(np.nanargmax(distance))
+    if scale == 0 or distance[row] < FAR * scale:
+        return None
+    return row, float(distance[row] / scale)
+
+
+def shared_rows(smiles: np.ndarray, of: np.ndarray, asked: np.ndarray) -> list[int]:
+    """Return the rows of `asked` whose molecule, as canonical SMILES, is among those of `of`.
+
+    Examples
+    --------
+    >>> smiles = np.array(["OCC", "CCN", "CCO"])
+    >>> shared_rows(smiles, np.array([True, True, False]), np.array([False, False, True]))
+    [2]
+    """
+
+    def canonical(text: str) -> str:
+        molecule = Chem.MolFromSmiles(text)
+        return text if molecule is None else Chem.MolToSmiles(molecule)
+
+    with quiet():
+        known = {canonical(str(text)) for text in smiles[of]}
+        return [int(row) for row in np.flatnonzero(asked) if canonical(str(smiles[row])) in known]
+
+
+def _distinct(values: np.ndarray) -> set[float]:
+    """Return the labels that are not missing."""
+    return {value for value in values.tolist() if value == value}
