@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+#: Seconds that a thread is given to end its work.
+PATIENCE = 10.0
+
 
 def prefetched(
     items: Iterable[T], depth: int = 2, stopping: threading.Event | None = None
@@ -74,4 +77,4 @@ def _prefetched(
             yield value
     finally:
         stop.set()
-        thread.join(timeout=10)  # a pipe that says nothing keeps it from hearing
+        thread.join(PATIENCE)  # it cannot be told to stop waiting for a silent pipe

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from deepchem_mmsa.atomic import write_atomically
+from deepchem_mmsa.atomic import write_atomically, write_text
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -35,3 +35,11 @@ def test_a_file_may_be_read_by_whom_the_umask_lets(tmp_path, umask):
     path = tmp_path / "a.txt"
     subprocess.run([sys.executable, "-c", code, str(path), str(umask)], check=True)
     assert os.stat(path).st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_link_stays_and_its_target_is_written(tmp_path):
+    (tmp_path / "real.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "real.txt")
+    write_text(tmp_path / "link.txt", "new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real.txt").read_text() == "new"

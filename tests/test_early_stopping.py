@@ -1,12 +1,14 @@
 """Early stopping keeps the best weights, or the best average of weights."""
 
+import itertools
+
 import deepchem as dc
 import numpy as np
 import pytest
 import sklearn.metrics
 import torch
 
-from deepchem_mmsa import EarlyStopping
+from deepchem_mmsa import EarlyStopping, MMSAModel
 from deepchem_mmsa.pretraining import LOSS_TERMS
 from tests.fixtures import labelled, multitask
 from tests.test_evaluate import RMSE
@@ -299,3 +301,39 @@ def test_a_run_that_has_only_its_end_to_do_needs_no_epoch(make_model, graph_data
     stopping.on_fit_start(model)
     stopping.on_fit_end(model)
     assert "this run had none" not in caplog.text
+
+
+def test_a_finished_run_continues_from_its_last_weights(make_model, graph_dataset, monkeypatch):
+    """Not from its best ones, which it ended with."""
+    worse = itertools.count()
+    monkeypatch.setattr(MMSAModel, "validation_loss", lambda self, data: float(next(worse)))
+    found = []
+    for parts in ((3,), (2, 3)):
+        model = make_model(mode="regression", learning_rate=0.01)
+        stopping = EarlyStopping(graph_dataset)
+        for i, epochs in enumerate(parts):
+            model.fit(graph_dataset, nb_epoch=epochs, callbacks=stopping, restore=i > 0)
+        assert stopping.best_epoch == 1
+        found.append([row["loss"] for row in model.history])
+    assert found[0] == found[1]
+
+
+def test_an_average_does_not_outlive_its_run(make_model, graph_dataset):
+    used, found = EarlyStopping(graph_dataset, averaging=0.9), []
+    for stopping in (used, EarlyStopping(graph_dataset, averaging=0.9)):
+        model = make_model(mode="regression", learning_rate=0.01)
+        model.fit(graph_dataset, nb_epoch=2, callbacks=used, checkpoint_interval=0)
+        stopping.best_score = None
+        model.fit(graph_dataset, nb_epoch=1, callbacks=stopping, checkpoint_interval=0)
+        found.append(weights_of(model))
+        used = EarlyStopping(graph_dataset, averaging=0.9)
+    for name, value in found[0].items():
+        assert torch.equal(value, found[1][name]), name
+
+
+def test_other_callbacks_may_watch_a_resumed_run(make_model, graph_dataset):
+    model = make_model(mode="regression")
+    model.fit(graph_dataset, nb_epoch=1, callbacks=lambda model, step: None)
+    stopping = EarlyStopping(graph_dataset)
+    model.fit(graph_dataset, nb_epoch=2, callbacks=stopping, restore=True)
+    assert stopping.best_epoch == 2

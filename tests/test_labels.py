@@ -31,6 +31,7 @@ VALUES = MMSAConfig(mode="regression")
         ([[0.5], [1]], CLASSES, "0.5 in row 0"),
         ([[-1], [1]], CLASSES, "-1 in row 0"),
         ([[1.0], [np.inf]], VALUES, r"inf in row 1 \(mol1\).*finite"),
+        ([[1.0], [1e200]], VALUES, r"1e\+200 in row 1 \(mol1\).*below 3e38"),
         ([[1.0, 2.0]], VALUES, r"has 2 task\(s\), the model n_tasks=1; build it with n_tasks=2"),
         ([[np.nan], [np.nan]], VALUES, "every label of the dataset is missing"),
     ],

@@ -238,3 +238,9 @@ def test_a_predictor_of_a_users_encoder_can_be_copied():
     expected = predictor.predict(["CCO"]).values
     for again in (copy.deepcopy(predictor), pickle.loads(pickle.dumps(predictor))):
         np.testing.assert_array_equal(again.predict(["CCO"]).values, expected)
+
+
+def test_embed_warns_of_what_it_cannot_read():
+    with pytest.warns(UserWarning, match="1 of 3 molecules .* the first is row 1: unreadable"):
+        found = deepchem_mmsa.embed(["CCO", "C1CC", "CCN"])
+    assert np.isnan(found).any(axis=1).tolist() == [False, True, False]

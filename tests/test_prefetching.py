@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from deepchem_mmsa import prefetching
 from deepchem_mmsa.prefetching import prefetched
 
 
@@ -42,3 +43,17 @@ def test_begins_before_it_is_asked_and_stops_when_closed():
     assert begun.wait(5)
     iterator.close()
     assert threading.active_count() == before
+
+
+def test_does_not_wait_for_a_source_that_says_nothing(monkeypatch):
+    monkeypatch.setattr(prefetching, "PATIENCE", 0.1)
+    silent = threading.Event()
+
+    def source():
+        yield 1
+        silent.wait()
+
+    ahead = prefetched(source())
+    assert next(ahead) == 1
+    ahead.close()  # would never return
+    silent.set()

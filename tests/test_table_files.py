@@ -1,5 +1,6 @@
 """Rarer files of molecules: told apart, read and written as the common ones."""
 
+import datetime
 import gzip
 import io
 import json
@@ -7,6 +8,7 @@ import sys
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rdkit import Chem
@@ -217,3 +219,38 @@ def test_a_folder_is_no_output(tmp_path):
     (tmp_path / "x.csv").mkdir()
     with pytest.raises(PermissionError, match="it is a folder"):
         check_output(tmp_path / "x.csv")
+
+
+def test_names_are_found_also_in_quotes(tmp_path):
+    """As R writes them."""
+    path = tmp_path / "x"
+    path.write_text('"smiles"\n"CCO"\n')
+    assert read_table(path).smiles == ["CCO"]
+
+
+def test_another_separator_than_the_ending_says_is_named(tmp_path):
+    path = tmp_path / "x.tsv"
+    path.write_text("smiles,expt\nCCO,1\n")
+    with pytest.raises(TableError, match="'smiles,expt'.*another separator"):
+        read_table(path)
+
+
+def test_a_name_without_a_molecule_is_no_molecule(tmp_path):
+    path = tmp_path / "x.smi"
+    path.write_text("CCO ethanol\n\tCCN\n")
+    table = read_table(path)
+    assert table.smiles == ["CCO", ""]
+    assert table.frame["name"].tolist() == ["ethanol", "CCN"]
+
+
+def test_json_holds_dates_bytes_and_lists_of_parquet(tmp_path):
+    day = datetime.date(2020, 1, 2)
+    given = pa.table(
+        {"smiles": ["CCO", "C"], "day": pa.array([day, None]), "raw": pa.array([b"\xffa", b"b"]),
+         "list": pa.array([[1, 2], None])}
+    )  # fmt: skip
+    pq.write_table(given, tmp_path / "x.parquet")
+    write_table(read_table(tmp_path / "x.parquet").frame, tmp_path / "x.jsonl")
+    first, second = map(json.loads, (tmp_path / "x.jsonl").read_text().splitlines())
+    assert first == {"smiles": "CCO", "day": "2020-01-02", "raw": "\\xffa", "list": [1, 2]}
+    assert second == {"smiles": "C", "day": None, "raw": "b", "list": None}

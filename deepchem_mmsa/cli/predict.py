@@ -79,15 +79,15 @@ def predict(
     if domain is not None and Path(domain).is_dir():
         _train_rows(_rows_of(domain))  # or says what is wrong
     model = each_model(model)
-    identities = list(map(model_identity, model))
-    if len(set(identities)) < len(model):
-        twice = next(name for i, name in enumerate(model) if identities[i] in identities[:i])
-        raise typer.BadParameter(f"the model {twice} is given twice: give each model once")
     if masks and len(model) > 1:
         raise typer.BadParameter(
             "--uncertainty samples dropout masks of one model; with several models, std_TASK is "
             "already their standard deviation"
         )
+    identities = list(map(model_identity, model))
+    if len(set(identities)) < len(model):
+        twice = next(name for i, name in enumerate(model) if identities[i] in identities[:i])
+        raise typer.BadParameter(f"the model {twice} is given twice: give each model once")
     told = None
     for name in reversed(model):  # ends with the first, whose views are those of all
         told = described(find_model(name))

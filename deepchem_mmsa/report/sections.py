@@ -24,7 +24,7 @@ _TERMS = {
     "commit": ("Commitment", "How far molecules lie from their nearest anchor."),
     "balance": ("Balance", "How unevenly the anchors are used; 0 is even."),
     "desc": ("Descriptors", "Error of predicting fingerprint and descriptors from other views."),
-    "retrieval": ("Retrieval", "Share of molecules whose code is nearest to its own other view."),
+    "retrieval": ("Retrieval", "Share of a batch whose code in one view finds its own in another."),
     "code_std": ("Spread of the codes", "Falls towards 0 if representations collapse."),
     "anchors_in_use": ("Anchors in use", "Share of anchors nearest to some recent molecule."),
     "learning_rate": ("Learning rate", "Of the optimizer, at the end of the epoch."),

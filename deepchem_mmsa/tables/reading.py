@@ -345,7 +345,6 @@ def _smiles_column(columns: list[str], wanted: str | None, name: str) -> str:
     if wanted is not None:
         return column_named(columns, wanted, name)
     lowered = {column.strip().lower(): column for column in reversed(columns)}
-    lowered |= {column: column for column in columns if column in SMILES_COLUMNS}
     for known in SMILES_COLUMNS:
         if known in lowered:
             return lowered[known]

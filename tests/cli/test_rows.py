@@ -4,8 +4,12 @@ import csv
 import gzip
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -394,3 +398,96 @@ def test_parts_hold_every_type_of_parquet(tmp_path):
     written = [(tmp_path / f"{name}.parquet").read_bytes() for name in ("first", "again")]
     assert written[0] == written[1]
     assert pd.read_parquet(tmp_path / "first.parquet")["bits"][0].tolist() == [1, 2]
+
+
+# ---- kept rows ------------------------------------------------------------------------------
+
+
+def test_every_option_that_decides_the_numbers_is_part_of_what_is_kept(
+    mmsa, models, table, tmp_path, monkeypatch
+):
+    kept = []
+
+    class Noted(rows._Parts):
+        def __init__(self, source, output, identity):
+            super().__init__(source, output, identity)
+            kept.append(self._text)
+
+    monkeypatch.setattr(rows, "_Parts", Noted)
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["SMILES", *DRUGS[: 20 + len(name)], name]))
+    other = [tmp_path / "one.csv", tmp_path / "two.csv"]
+    other[1].write_text("\n".join(["SMILES", *DRUGS[:24]]))
+    trained, bare = models["regression"], models["pretraining"]
+    column = ["--smiles-column", "SMILES"]
+    for command, choices in (
+        (["predict", table, "-m", trained], [
+            [], column, ["--uncertainty", 2], ["--uncertainty", 3],
+            ["--uncertainty", 2, "--batch-size", 3], ["--domain", other[0]], ["--domain", other[1]],
+        ]),
+        (["predict", table, "-m", models["classification"]], [[]]),
+        (["embed", table, "-m", bare], [[], column, ["--features"]]),
+        (["neighbors", table, "-m", bare, "--reference", other[0]], [[], column, ["--count", 2]]),
+        (["neighbors", table, "-m", bare, "--reference", other[1]], [[]]),
+    ):  # fmt: skip
+        for more in choices:
+            done = mmsa(*command, "-o", tmp_path / "out.csv", *more)
+            assert done.exit_code == 0, (command, more, done.output)
+    assert len(kept) == 15
+    assert len(set(kept)) == len(kept)
+
+
+def test_the_domain_of_a_run_is_that_of_its_training_rows(mmsa, models, table, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    parts = ["train"] * 22 + ["valid", "test", ""]
+    frame = pd.DataFrame({"smiles": DRUGS[:25], "status": "ok", "split": parts})
+    frame.to_csv(run / "rows.csv", index=False)
+    frame[:22].to_csv(tmp_path / "train.csv", index=False)
+    told = [
+        mmsa("predict", table, "-m", models["regression"], "--domain", domain)
+        for domain in (run, tmp_path / "train.csv", tmp_path)
+    ]
+    assert told[0].exit_code == 0, told[0].output
+    assert told[0].stdout == told[1].stdout
+    assert told[2].exit_code == 3
+    assert "not the folder of mmsa finetune" in told[2].stderr
+
+
+def test_a_model_is_not_averaged_with_itself(mmsa, models, table):
+    done = mmsa("predict", table, "-m", models["regression"], "-m", models["regression"])
+    assert (done.exit_code, "is given twice" in done.stderr) == (2, True)
+
+
+def test_a_workbook_gets_its_remedy_from_every_command(mmsa, models, tmp_path):
+    path = tmp_path / "x.xlsx"
+    path.write_bytes(b"PK\x03\x04rest")
+    for command in (["predict", "-m", models["regression"]], ["featurize"]):
+        done = mmsa(command[0], path, *command[1:], "-o", tmp_path / "out.csv")
+        assert (done.exit_code, "an Excel workbook" in done.stderr) == (3, True), done.output
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_named_pipe_is_read_once_and_whole(mmsa, models, table, tmp_path):
+    expected = mmsa("predict", table, "-m", models["regression"]).stdout
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(table.read_bytes()), daemon=True)
+    writer.start()
+    assert mmsa("predict", pipe, "-m", models["regression"]).stdout == expected
+
+
+@pytest.mark.slow
+def test_an_interruption_ends_the_wait_for_a_silent_pipe(models):
+    command = [sys.executable, "-m", "deepchem_mmsa", "predict", "-", "-j", "2", "-m"]
+    process = subprocess.Popen(
+        [*command, models["regression"]], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdin.write("smiles\n" + "CCO\n" * 20_000)  # more than is taken at once
+    process.stdin.flush()
+    time.sleep(10)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    said = process.stderr.read()
+    assert "interrupted" in said
+    assert "Fatal" not in said

@@ -1,6 +1,7 @@
 """featurize, pretrain, finetune: folders that go on, and serve each other."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from filelock import FileLock
 
 from deepchem_mmsa import MMSAModel
 from deepchem_mmsa.run_folder import RunFolder
 from deepchem_mmsa.shards import ShardSet
+from deepchem_mmsa.shards.writing import LOCK
 from deepchem_mmsa.views import ViewSettings
 from tests.fixtures import SMILES
 
@@ -197,6 +200,9 @@ def test_a_run_goes_on_with_what_it_began_with(mmsa, labelled, tmp_path):
         (["--label", "part2"], "no column 'part2'"),
         (["--learning-rate", "0.1"], "learning_rate (0.0005, not 0.1)"),
         (["--set=graph_dropout=0.5"], "graph_dropout"),
+        (["--patience", "3"], "--patience (10, not 3)"),
+        (["--valid", "0.2"], "--valid"),
+        (["--test", "0.2"], "--test"),
     ):
         done = finetune("--resume", *more)
         assert done.exit_code in (2, 3), done.output
@@ -447,3 +453,141 @@ def test_several_networks_go_on_where_they_were(mmsa, mmsa_json, labelled, tmp_p
         done = mmsa(*asked)
         assert done.exit_code == 4, done.output
         assert "holds 2 models, model0 to model1" in done.stderr.replace("\n", " ")
+
+
+def test_a_resumed_run_begins_with_the_same_model(mmsa, labelled, tmp_path):
+    base, other = tmp_path / "base", tmp_path / "other"
+    assert mmsa("pretrain", labelled, "-o", base, "--epochs", 1, *TINY).exit_code == 0
+    shutil.copytree(base, other)
+    run = ["pretrain", labelled, "-o", tmp_path / "run", "--from-model"]
+    assert mmsa(*run, base, "--epochs", 1).exit_code == 0
+    done = mmsa(*run, other, "--epochs", 2, "--resume")
+    assert (done.exit_code, "another --from-model" in done.stderr) == (2, True), done.output
+
+
+def test_an_exported_model_is_not_overwritten(mmsa, labelled, models, tmp_path):
+    shutil.copytree(models["regression"], tmp_path / "model")
+    before = (tmp_path / "model" / "model.safetensors").read_bytes()
+    done = mmsa("finetune", labelled, "--label", "long", "-o", tmp_path / "model", *TINY)
+    assert (done.exit_code, "holds a run already" in done.stderr) == (5, True)
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_a_refused_run_leaves_the_notes_of_the_first(mmsa, labelled, tmp_path):
+    """The first one is still making its records, and has no checkpoint yet."""
+    run = tmp_path / "run"
+    asked = ["finetune", labelled, "--label", "long", "-o", run, *TINY]
+    (run / "records").mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    with FileLock(run / "records" / LOCK):
+        done = mmsa(*asked)
+    assert done.exit_code != 0
+    assert (run / "run.json").read_text() == "{}"
+
+
+def test_an_interruption_says_whether_there_is_a_checkpoint(mmsa, labelled, tmp_path, monkeypatch):
+    def fit(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MMSAModel, "fit", fit)
+    done = mmsa("finetune", labelled, "--label", "long", "-o", tmp_path / "run", *TINY)
+    assert done.exit_code == 130
+    assert "no checkpoint yet" in done.stderr
+    assert "--resume" not in done.stderr
+
+
+def test_notes_of_a_run_that_are_damaged_are_named(mmsa, labelled, tmp_path):
+    run = ["finetune", labelled, "--label", "long", "-o", tmp_path / "run", "--epochs", 1, *TINY]
+    assert mmsa(*run).exit_code == 0
+    (tmp_path / "run" / "run.json").write_text('{"--split":')
+    done = mmsa(*run, "--resume")
+    assert (done.exit_code, "run.json is damaged" in done.stderr) == (5, True)
+
+
+def test_the_best_epoch_is_that_of_the_best_score(mmsa_json, labelled, tmp_path):
+    for label, column, best in (("long", "valid_roc_auc", "max"), ("carbons", "valid_rmse", "min")):
+        run = tmp_path / label
+        said = mmsa_json(
+            "finetune", labelled, "--label", label, "--split", "part", "-o", run, "--epochs", 6,
+            "--learning-rate", 0.01, *TINY,
+        )  # fmt: skip
+        watched = pd.read_csv(run / "history.csv")[column]
+        assert watched[said["best_epoch"] - 1] == getattr(watched, best)(), watched.tolist()
+        assert watched.nunique() > 1
+
+
+def test_rows_without_a_label_take_no_part(mmsa_json, labelled, tmp_path):
+    frame = pd.read_csv(labelled)
+    frame.loc[[3, 5], "carbons"] = np.nan
+    frame.to_csv(labelled, index=False)
+    said = mmsa_json(
+        "finetune", labelled, "--label", "carbons", "--split", "part", "-o", tmp_path / "run",
+        "--epochs", 1, *TINY,
+    )  # fmt: skip
+    assert said["molecules"] == {"train": 22, "valid": 8, "test": 8}
+    parts = pd.read_csv(tmp_path / "run" / "rows.csv", keep_default_na=False)["split"]
+    assert parts[[3, 5, len(frame) - 1]].tolist() == ["", "", ""]
+
+
+def test_workers_are_passed_on(mmsa, labelled, tmp_path, monkeypatch):
+    asked, fit = [], MMSAModel.fit
+
+    def watched(self, *arguments, n_workers=0, **options):
+        asked.append(n_workers)
+        return fit(self, *arguments, **options)
+
+    monkeypatch.setattr(MMSAModel, "fit", watched)
+    run = ["--label", "long", "--epochs", 1, "--workers", 2, *TINY]
+    assert mmsa("finetune", labelled, "-o", tmp_path / "run", *run).exit_code == 0
+    assert asked == [2]
+
+
+def test_images_are_drawn_at_the_size_that_the_weights_have_seen(mmsa, labelled, tmp_path):
+    images = ["--set=modalities=[image]", "--epochs", 1]
+    records = ["--modalities", "image", "--image-size", 48]
+    assert mmsa("featurize", labelled, "-o", tmp_path / "records", *records).exit_code == 0
+    base = tmp_path / "base"
+    done = mmsa("pretrain", tmp_path / "records", "-o", base, *TINY, *images)
+    assert done.exit_code == 0, done.output
+    tuned = ["finetune", labelled, "--label", "long", "--from-model", base, "-o", tmp_path / "run"]
+    done = mmsa(*tuned, "--epochs", 1)
+    assert done.exit_code == 0, done.output
+    assert "pixels" not in done.stderr
+    assert ShardSet.open(tmp_path / "run" / "records").settings.image_size == 48
+
+
+def test_words_are_classes_where_that_is_said(mmsa, mmsa_json, labelled, tmp_path):
+    frame = pd.read_csv(labelled)
+    frame["class"] = np.where(frame["long"], "long", "short")
+    frame.loc[2, "class"] = "NA"
+    frame.to_csv(labelled, index=False)
+    asked = ["finetune", labelled, "--label", "class", "--split", "part", "--epochs", 1, *TINY]
+    done = mmsa(*asked, "-o", tmp_path / "auto")
+    assert (done.exit_code, "--mode classification" in done.stderr) == (3, True)
+    said = mmsa_json(*asked, "-o", tmp_path / "run", "--mode", "classification")
+    assert said["molecules"]["train"] == 23
+    told = pd.read_csv(tmp_path / "run" / "test_predictions.csv")
+    assert told.columns[-1] == "probability_class_short"
+    answer = mmsa("predict", labelled, "-m", tmp_path / "run")
+    assert "probability_class_short" in answer.stdout.splitlines()[0]
+    numbers = frame.assign(**{"class": frame["class"].map({"long": 0, "short": 1})})
+    numbers.to_csv(labelled, index=False)
+    assert mmsa_json(*asked, "-o", tmp_path / "numbers")["scores"] == said["scores"]
+
+
+def test_a_score_says_of_which_tasks_it_is(mmsa, labelled, tmp_path):
+    frame = pd.read_csv(labelled)
+    frame["rare"] = 0
+    frame.loc[[0, 25], "rare"] = 1  # one in train, one in valid, none in test
+    frame.to_csv(labelled, index=False)
+    done = mmsa(
+        "finetune", labelled, "--label", "long", "--label", "rare", "--split", "part",
+        "-o", tmp_path / "run", "--epochs", 1, *TINY,
+    )  # fmt: skip
+    assert "test: the mean of roc_auc, pr_auc is over 1 of 2 tasks" in done.stderr, done.output
+    assert "valid: the mean" not in done.stderr
+    text = (tmp_path / "run" / "metrics.json").read_text()
+    told = json.loads(text, parse_constant=pytest.fail)  # NaN is no JSON
+    assert told["scores_of_tasks"]["test"]["rare"] == {"roc_auc": None, "pr_auc": None}
+    assert told["scores_of_tasks"]["test"]["long"]["roc_auc"] == told["scores"]["test"]["roc_auc"]
+    json.loads((tmp_path / "run" / "config.json").read_text(), parse_constant=pytest.fail)

@@ -1,0 +1,54 @@
+"""Notes on labelled molecules before training."""
+
+import numpy as np
+import pytest
+
+from deepchem_mmsa.cli.notes import notes_on, outlier, shared_rows
+
+PART = np.array(["train", "train", "train", "valid", "test", ""])
+SMILES = np.array(["CCO", "CCN", "c1ccccc1", "CO", "CCC", "CCO"], dtype=object)
+
+
+def notes(values, smiles=SMILES, kind="regression", split="random", tested=True, guessed=True):
+    labels = {"y": np.asarray(values, dtype=float)}
+    return list(notes_on(labels, PART, smiles, kind, split, guessed, tested))
+
+
+def test_ordinary_data_have_a_summary_only():
+    assert notes([1, 2, 3, 4, 5, 1e9]) == [  # the last row takes no part
+        "regression of y: 3 train, 1 valid, 1 test molecules (random split)"
+    ]
+
+
+@pytest.mark.parametrize("written", ["OCC", "C(O)C", "[CH3][CH2][OH]"])
+def test_a_molecule_of_two_parts_is_named_however_it_is_written(written):
+    told = notes([1, 2, 3, 4, 5, 6], np.where(PART == "test", written, SMILES))
+    assert len(told) == 2
+    assert told[1].startswith("1 of 1 test molecules are in train too (the first is row 5)")
+
+
+def test_mirror_images_are_two_molecules():
+    smiles = np.array(["C[C@H](N)O", "C[C@@H](N)O"])
+    train = np.array([True, False])
+    assert shared_rows(smiles, train, ~train) == []
+
+
+def test_a_remote_label_is_named_by_its_row_in_regression_only():
+    values = [1, 2, 1e6, 4, 5, 6]
+    told = notes(values)
+    assert len(told) == 2
+    assert "y, row 3: the label 1e+06 is" in told[1]
+    assert len(notes(values, kind="classification")) == 1
+
+
+def test_remoteness_does_not_depend_on_unit_and_origin():
+    rng = np.random.default_rng(0)
+    values = np.append(rng.normal(size=200), 100.0)
+    row, deviations = outlier(values)
+    assert row == 200
+    assert 85 < deviations < 120  # robust: the remote label hardly widens the scale
+    assert outlier(values * -1e-3 + 7)[0] == 200
+    assert outlier(values * -1e-3 + 7)[1] == pytest.approx(deviations)
+    assert outlier(values[:200]) is None
+    assert outlier(np.full(3, np.nan)) is None
+    assert outlier(np.array([1.0, 1.0, 1.0, 5.0])) is None  # no spread to compare with
