@@ -85,9 +85,7 @@ def main() -> None:
             model = MMSAModel.from_pretrained(weights, **arguments)
         else:
             model = MMSAModel(a.preset, **arguments)
-        stopping = EarlyStopping(
-            valid, metric_of(benchmark.metric), patience=a.patience, minimize=benchmark.minimize
-        )
+        stopping = EarlyStopping(valid, metric_of(benchmark.metric), patience=a.patience)
         model.fit(train, nb_epoch=a.epochs, callbacks=[stopping])
         epochs[seed] = {"best_epoch": stopping.best_epoch, "valid": stopping.best_score}
         predictions = {

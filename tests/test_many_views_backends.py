@@ -1,5 +1,6 @@
 """The same records in one process, in many, on Dask and on Ray; a crash costs one molecule."""
 
+import gc
 import itertools
 import os
 import signal
@@ -114,13 +115,14 @@ def test_no_child_outlives_its_work_and_no_file_stays_open():
         with open(f"/proc/self/task/{os.getpid()}/children") as file:
             return set(file.read().split())
 
+    gc.collect()  # what other tests left open is not closed in between
     before, files = children(), len(os.listdir("/proc/self/fd"))
     stream = stream_views(itertools.repeat("CCO"), GRAPH, contained=True)
     next(stream)
     stream.close()
     many_views(["C", Deadly("C")] * 3, GRAPH, contained=True)
     assert children() <= before
-    assert len(os.listdir("/proc/self/fd")) == files
+    assert len(os.listdir("/proc/self/fd")) <= files
 
 
 def test_nothing_is_printed_by_a_crash(capfd):

@@ -105,7 +105,7 @@ class FineTunedEstimator(MoleculeReader):
                 f"n_models={self.n_models}, validation_fraction={self.validation_fraction}: must "
                 "be at least 1, and in [0, 1)"
             )
-        molecules = self._molecules(X)
+        molecules = self._molecules(X, reset=True)
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None"
@@ -209,7 +209,7 @@ class FineTunedEstimator(MoleculeReader):
 
     def _spread(self, X: Any, with_std: bool) -> Spread:
         check_is_fitted(self)
-        molecules = self._molecules(X)
+        molecules = self._molecules(X, reset=False)
         records = self.predictors_[0].records(molecules, self.n_jobs)
         spread = ensemble_spread(self.predictors_, records)
         if with_std and len(records) and len(self.predictors_) == 1:

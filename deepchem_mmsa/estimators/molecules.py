@@ -29,8 +29,8 @@ class MoleculeReader(BaseEstimator):
         tags.input_tags.allow_nan = True  # a missing molecule fails its row only
         return tags
 
-    def _molecules(self, X: Any) -> list[object]:
-        """Return the molecules of X as a list."""
+    def _molecules(self, X: Any, reset: bool) -> list[object]:
+        """Return the molecules of X as a list; `reset`, which scikit-learn knows, is True in fit."""
         if isinstance(X, (str, bytes)) or not hasattr(X, "__len__"):
             raise ValueError(
                 f"X={X!r} is not a sequence of molecules; give a list, an array, a Series or a "

@@ -283,9 +283,7 @@ class BesselBasis(nn.Module):
         if n_radial < 1:
             raise ValueError(f"n_radial={n_radial} must be at least 1")
         if not 1 <= n_degrees <= 4:
-            raise ValueError(
-                f"n_degrees={n_degrees} must be between 1 and 4 (ComENet's n_spherical)"
-            )
+            raise ValueError(f"n_spherical={n_degrees} (the degrees) must be between 1 and 4")
         self.cutoff = cutoff
         zeros = _bessel_zeros(n_degrees, n_radial)
         norms = [
