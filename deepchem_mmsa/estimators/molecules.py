@@ -30,7 +30,7 @@ class MoleculeReader(BaseEstimator):
         return tags
 
     def _molecules(self, X: Any, reset: bool) -> list[object]:
-        """Return the molecules of X as a list; `reset`, which scikit-learn knows, is True in fit."""
+        """Return the molecules of X as a list; `reset` is True in fit."""
         if isinstance(X, (str, bytes)) or not hasattr(X, "__len__"):
             raise ValueError(
                 f"X={X!r} is not a sequence of molecules; give a list, an array, a Series or a "
