@@ -25,7 +25,7 @@ from deepchem_mmsa.tables import (
     write_table,
 )
 from deepchem_mmsa.tables.files import opened
-from tests.test_tables import Pipe
+from tests.tables.test_tables import Pipe
 
 # ---- reading ------------------------------------------------------------------------------
 
