@@ -299,3 +299,22 @@ def dataset_from_shards(
     y = y.reshape(len(y), -1)
     missing = np.isnan(y)
     return ShardDataset(shards, np.where(missing, 0, y), (~missing).astype(float), tasks)
+
+
+def shared_rows(smiles: np.ndarray, of: np.ndarray, asked: np.ndarray) -> list[int]:
+    """Return the rows of `asked` whose molecule, as canonical SMILES, is among those of `of`.
+
+    Examples
+    --------
+    >>> smiles = np.array(["OCC", "CCN", "CCO"])
+    >>> shared_rows(smiles, np.array([True, True, False]), np.array([False, False, True]))
+    [2]
+    """
+
+    def canonical(text: str) -> str:
+        molecule = Chem.MolFromSmiles(text)
+        return text if molecule is None else Chem.MolToSmiles(molecule)
+
+    with quiet():
+        known = {canonical(str(text)) for text in smiles[of]}
+        return [int(row) for row in np.flatnonzero(asked) if canonical(str(smiles[row])) in known]

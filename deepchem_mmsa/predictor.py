@@ -435,16 +435,14 @@ def embed(
         (:meth:`MMSAPredictor.embed` gives all reasons).
     """
     name = os.fspath(model)
-    if os.path.isfile(os.path.join(name, "config.json")):
-        folder = os.path.abspath(name)
-        predictor = _cached(folder, _files_of(folder))
-    else:
-        predictor = _cached(name, ())
-    values, reasons = predictor.embed(molecules, n_jobs=n_jobs)
-    if failed := [row for row, reason in enumerate(reasons) if reason]:
+    if is_folder := os.path.isfile(os.path.join(name, "config.json")):
+        name = os.path.abspath(name)
+    files = _files_of(name) if is_folder else ()
+    values, reasons = _cached(name, files).embed(molecules, n_jobs=n_jobs)
+    if failed := [f"row {row}: {reason}" for row, reason in enumerate(reasons) if reason]:
         warnings.warn(
             f"{len(failed)} of {len(reasons)} molecules cannot be embedded and got NaN; the first "
-            f"is row {failed[0]}: {reasons[failed[0]]}",
+            f"is {failed[0]}",
             stacklevel=2,
         )
     return values

@@ -13,6 +13,7 @@ from deepchem_mmsa.datasets import (
     dataset_from_shards,
     dataset_from_smiles,
     example_table,
+    shared_rows,
     without_shared,
 )
 from deepchem_mmsa.shards import featurize_to_shards
@@ -165,3 +166,9 @@ def test_columns_stay_where_they_are_whatever_ends_a_line(tmp_path, encoding, en
 
 def test_molecules_without_an_inchi_are_known_too():
     assert without_shared(["*CCO", "*CCN"], ["OCC*"]) == (["*CCN"], ["*CCO"])
+
+
+def test_mirror_images_are_two_molecules():
+    smiles = np.array(["C[C@H](N)O", "C[C@@H](N)O"])
+    train = np.array([True, False])
+    assert shared_rows(smiles, train, ~train) == []

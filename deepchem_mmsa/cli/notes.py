@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-from rdkit import Chem
 
-from deepchem_mmsa.rdkit_log import quiet
+from deepchem_mmsa.datasets import shared_rows
 
 #: Median absolute deviations, scaled to standard deviations, from which a label is remarkable.
 #: The farthest labels of ESOL, FreeSolv and Lipophilicity have 3 to 7.
@@ -90,25 +89,6 @@ def outlier(values: np.ndarray) -> tuple[int, float] | None:
     if scale == 0 or distance[row] < FAR * scale:
         return None
     return row, float(distance[row] / scale)
-
-
-def shared_rows(smiles: np.ndarray, of: np.ndarray, asked: np.ndarray) -> list[int]:
-    """Return the rows of `asked` whose molecule, as canonical SMILES, is among those of `of`.
-
-    Examples
-    --------
-    >>> smiles = np.array(["OCC", "CCN", "CCO"])
-    >>> shared_rows(smiles, np.array([True, True, False]), np.array([False, False, True]))
-    [2]
-    """
-
-    def canonical(text: str) -> str:
-        molecule = Chem.MolFromSmiles(text)
-        return text if molecule is None else Chem.MolToSmiles(molecule)
-
-    with quiet():
-        known = {canonical(str(text)) for text in smiles[of]}
-        return [int(row) for row in np.flatnonzero(asked) if canonical(str(smiles[row])) in known]
 
 
 def _distinct(values: np.ndarray) -> set[float]:

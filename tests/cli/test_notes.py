@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from deepchem_mmsa.cli.notes import notes_on, outlier, shared_rows
+from deepchem_mmsa.cli.notes import notes_on, outlier
 
 PART = np.array(["train", "train", "train", "valid", "test", ""])
 SMILES = np.array(["CCO", "CCN", "c1ccccc1", "CO", "CCC", "CCO"], dtype=object)
@@ -25,12 +25,6 @@ def test_a_molecule_of_two_parts_is_named_however_it_is_written(written):
     told = notes([1, 2, 3, 4, 5, 6], np.where(PART == "test", written, SMILES))
     assert len(told) == 2
     assert told[1].startswith("1 of 1 test molecules are in train too (the first is row 5)")
-
-
-def test_mirror_images_are_two_molecules():
-    smiles = np.array(["C[C@H](N)O", "C[C@@H](N)O"])
-    train = np.array([True, False])
-    assert shared_rows(smiles, train, ~train) == []
 
 
 def test_a_remote_label_is_named_by_its_row_in_regression_only():
