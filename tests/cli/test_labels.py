@@ -19,7 +19,8 @@ def tabled(**columns):
 
 def test_labels_may_be_truth_values_and_missing():
     table = tabled(smiles=["C"] * 4, y=["True", "false", "", "1"], z=["0.5", "NA", "2", "3"])
-    y = read_labels(table, ["y", "z"])
+    y, classes = read_labels(table, ["y", "z"])
+    assert classes is None
     assert np.array_equal(y, [[1, 0.5], [0, np.nan], [np.nan, 2], [1, 3]], equal_nan=True)
     with pytest.raises(TableError, match="has no column 'q'"):
         read_labels(table, ["q"])
