@@ -2,10 +2,12 @@
 
 import json
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from deepchem_mmsa.cli import app
+from tests.fixtures import SMILES
 
 
 @pytest.fixture(scope="session")
@@ -49,4 +51,17 @@ def table(tmp_path):
     """A CSV of five rows, two of them no molecules."""
     path = tmp_path / "in.csv"
     path.write_text("id,SMILES,status\na,CCO,x\nb,C1CC,y\n\nd,c1ccccc1,z\ne,CCN,w\n")
+    return path
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Forty molecules with two labels and a split, and a row that is none."""
+    path = tmp_path / "data.csv"
+    frame = pd.DataFrame({"smiles": SMILES, "name": [f"m{i}" for i in range(len(SMILES))]})
+    frame["long"] = [len(s) > 8 for s in SMILES]
+    frame["carbons"] = [s.lower().count("c") / len(s) for s in SMILES]
+    frame["part"] = ["train"] * 24 + ["valid"] * 8 + ["Test"] * 8
+    frame.loc[len(frame)] = ["C1CC", "bad", True, 0.1, "train"]
+    frame.to_csv(path, index=False)
     return path

@@ -1,0 +1,160 @@
+"""Rows that an interrupted command keeps: whose they are, and where it continues."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+from filelock import FileLock
+
+from deepchem_mmsa import MMSAPredictor
+from deepchem_mmsa.cli import rows
+from deepchem_mmsa.cli.console import ExitCode
+from deepchem_mmsa.cli.rows import read_part
+from deepchem_mmsa.tables import read_chunks, write_table
+from tests.conftest import DRUGS
+
+SMILES = ["CCO", "C1CC", "", "c1ccccc1", "CCN"]
+
+
+def test_every_option_that_decides_the_numbers_is_part_of_what_is_kept(
+    mmsa, models, table, tmp_path, monkeypatch
+):
+    kept = []
+
+    class Noted(rows._Parts):
+        def __init__(self, source, output, identity):
+            super().__init__(source, output, identity)
+            kept.append(self._text)
+
+    monkeypatch.setattr(rows, "_Parts", Noted)
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["SMILES", *DRUGS[: 20 + len(name)], name]))
+    other = [tmp_path / "one.csv", tmp_path / "two.csv"]
+    other[1].write_text("\n".join(["SMILES", *DRUGS[:24]]))
+    trained, bare = models["regression"], models["pretraining"]
+    column = ["--smiles-column", "SMILES"]
+    for command, choices in (
+        (["predict", table, "-m", trained], [
+            [], column, ["--uncertainty", 2], ["--uncertainty", 3],
+            ["--uncertainty", 2, "--batch-size", 3], ["--domain", other[0]], ["--domain", other[1]],
+        ]),
+        (["predict", table, "-m", models["classification"]], [[]]),
+        (["embed", table, "-m", bare], [[], column, ["--features"]]),
+        (["neighbors", table, "-m", bare, "--reference", other[0]], [[], column, ["--count", 2]]),
+        (["neighbors", table, "-m", bare, "--reference", other[1]], [[]]),
+    ):  # fmt: skip
+        for more in choices:
+            done = mmsa(*command, "-o", tmp_path / "out.csv", *more)
+            assert done.exit_code == 0, (command, more, done.output)
+    assert len(kept) == 15
+    assert len(set(kept)) == len(kept)
+
+
+def test_an_interrupted_run_goes_on_where_it_was(mmsa, models, table, tmp_path, monkeypatch):
+    monkeypatch.setattr(rows.compute_table, "__defaults__", (None, None, None, 2))
+    command = ["predict", table, "--model", models["classification"]]
+    assert mmsa(*command, "-o", tmp_path / "straight.csv").exit_code == 0
+    predict, asked = MMSAPredictor.predict, []
+
+    def interrupted(self, molecules, *arguments):
+        asked.append([molecule.smiles for molecule in molecules])
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return predict(self, molecules, *arguments)
+
+    monkeypatch.setattr(MMSAPredictor, "predict", interrupted)
+    out = tmp_path / "out.csv"
+    stopped = mmsa(*command, "-o", out)
+    assert stopped.exit_code == 130
+    assert "2 finished rows are kept" in stopped.stderr
+    assert "same command again" in stopped.stderr
+    assert not out.exists()
+    assert mmsa(*command, "-o", out).exit_code == 0
+    assert asked[2:] == [SMILES[2:4], SMILES[4:]]
+    assert out.read_bytes() == (tmp_path / "straight.csv").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.csv", "out.csv", "straight.csv"]
+
+
+def test_what_was_kept_of_another_input_is_not_taken_up(mmsa, models, table, tmp_path, monkeypatch):
+    monkeypatch.setattr(rows.compute_table, "__defaults__", (None, None, None, 2))
+    command = ["predict", table, "-m", models["regression"], "-o", tmp_path / "out.csv"]
+    predict = MMSAPredictor.predict
+    asked = []
+
+    def interrupted(self, molecules, *arguments):
+        asked.append([molecule.smiles for molecule in molecules])
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return predict(self, molecules, *arguments)
+
+    monkeypatch.setattr(MMSAPredictor, "predict", interrupted)
+    assert mmsa(*command).exit_code == 130
+    table.write_text("SMILES\nCCCC\nCCO\nC\n")
+    assert mmsa(*command).exit_code == 0
+    assert asked[2] == ["CCCC", "CCO"]
+    assert pd.read_csv(tmp_path / "out.csv")["SMILES"].tolist() == ["CCCC", "CCO", "C"]
+
+
+def test_two_runs_do_not_write_to_one_output(mmsa, models, table, tmp_path):
+    output = tmp_path / "out.csv"
+    place = tmp_path / "out.csv.partial"
+    place.mkdir()
+    asked = ("predict", table, "--model", models["regression"], "--output", output)
+    with FileLock(place / "lock"):
+        done = mmsa(*asked)
+    assert done.exit_code == ExitCode.OUTPUT
+    assert "another process is writing to" in done.output
+    assert mmsa(*asked).exit_code == 0
+    assert output.is_file()
+    assert not place.exists()
+    assert mmsa(*asked[:3], tmp_path / "none", *asked[4:]).exit_code == ExitCode.MODEL
+    assert not place.exists()
+
+
+def test_a_place_where_nothing_can_be_kept_is_told(mmsa, models, table, tmp_path):
+    out = tmp_path / "out.csv"
+    (tmp_path / "out.csv.partial").touch()
+    done = mmsa("predict", table, "-m", models["regression"], "-o", out)
+    assert done.exit_code == 5
+    assert "cannot write to" in done.stderr
+    assert "File exists; give another --output" in done.stderr.replace("\n", " ")
+
+
+def test_parts_hold_every_type_of_parquet(tmp_path):
+    frame = pd.DataFrame(
+        {
+            "kind": pd.Categorical(["a", "b", None]), "bits": [[1, 2], [], None],
+            "record": [{"x": 1}, {"x": 2}, None], "text": ["a", None, "c"],
+        }
+    )  # fmt: skip
+    frame.to_parquet(tmp_path / "in.parquet")
+    first = next(read_chunks(tmp_path / "in.parquet", 10, "text")).frame
+    write_table(first, tmp_path / "part.parquet", notes=True)
+    again = read_part(tmp_path / "part.parquet")
+    assert again.to_dict("list").keys() == first.to_dict("list").keys()
+    for name in first:
+        assert [str(x) for x in again[name]] == [str(x) for x in first[name]]
+    write_table(first, tmp_path / "first.parquet")
+    write_table(again, tmp_path / "again.parquet")
+    written = [(tmp_path / f"{name}.parquet").read_bytes() for name in ("first", "again")]
+    assert written[0] == written[1]
+    assert pd.read_parquet(tmp_path / "first.parquet")["bits"][0].tolist() == [1, 2]
+
+
+@pytest.mark.slow
+def test_an_interruption_ends_the_wait_for_a_silent_pipe(models):
+    command = [sys.executable, "-m", "deepchem_mmsa", "predict", "-", "-j", "2", "-m"]
+    process = subprocess.Popen(
+        [*command, models["regression"]], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdin.write("smiles\n" + "CCO\n" * 20_000)  # more than is taken at once
+    process.stdin.flush()
+    time.sleep(10)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    said = process.stderr.read()
+    assert "interrupted" in said
+    assert "Fatal" not in said
