@@ -28,7 +28,7 @@ from deepchem_mmsa.views.conformer import conformer as make_conformer  # not to 
 from deepchem_mmsa.views.depiction import DepictionError, draw
 from deepchem_mmsa.views.fingerprint import Fingerprint, FingerprintError
 from deepchem_mmsa.views.fingerprint import fingerprint as make_fingerprint
-from deepchem_mmsa.views.isolation import AVAILABLE, Lost, isolated
+from deepchem_mmsa.views.isolation import AVAILABLE, Lost, isolated, no_other_fork
 from deepchem_mmsa.views.settings import ViewSettings
 from deepchem_mmsa.views.topology import canonical_order, canonical_with_smiles, written
 from deepchem_mmsa.views.topology import topology as make_topology
@@ -393,7 +393,8 @@ def _make_chunk(tasks: Sequence[_Task], settings: ViewSettings, contain: bool) -
     if not contain:
         yield from map(work, tasks)
         return
-    _load_tables(settings)
+    with no_other_fork():
+        _load_tables(settings)
     seconds = _SECONDS + settings.conformer_timeout
     for task, data in zip(tasks, isolated(tasks, work, seconds)):
         if isinstance(data, Lost):

@@ -15,9 +15,11 @@ import os
 import select
 import signal
 import struct
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -32,6 +34,31 @@ _PATIENCE = 10  # wall time per processor time, for a child that sleeps or waits
 
 class Lost(str):
     """Why an item has no result, such as the signal that ended its process."""
+
+
+_lock = threading.Lock()
+
+
+def _forked() -> None:
+    """Give a child its own lock: a thread that holds this one does not exist there."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if AVAILABLE:
+    os.register_at_fork(after_in_child=_forked)
+
+
+@contextmanager
+def no_other_fork() -> Iterator[None]:
+    """Keep other threads from forking children, and wait for those that are about to.
+
+    A lock of RDKit's that one thread holds while another one forks is never released in the child,
+    which then waits for it until its time is over. Held at the fork, and while this process is in
+    RDKit on behalf of its children.
+    """
+    with _lock:
+        yield
 
 
 def isolated(
@@ -88,7 +115,8 @@ class _Child:
         self.out_of_time = False
         self._seconds = seconds
         self._source, sink = os.pipe()
-        self._pid = os.fork()
+        with no_other_fork():
+            self._pid = os.fork()
         if self._pid == 0:
             _work_and_exit(items, work, seconds, sink)
         os.close(sink)

@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import joblib
 import pytest
 
+from deepchem_mmsa import views
 from deepchem_mmsa.shards import featurize_to_shards
 from deepchem_mmsa.views import ViewSettings, many_views, stream_views
 from deepchem_mmsa.views.isolation import isolated
@@ -128,6 +130,42 @@ def test_no_child_outlives_its_work_and_no_file_stays_open():
 def test_nothing_is_printed_by_a_crash(capfd):
     many_views(["C", Deadly("C"), "N"], GRAPH, contained=True)
     assert capfd.readouterr() == ("", "")
+
+
+def test_nothing_forks_while_another_thread_loads_tables(monkeypatch):
+    """A child would inherit RDKit's locks as they are at that moment, and wait for them."""
+    settings = ViewSettings(("graph",), image_size=33)  # whose tables nobody has loaded
+    loading, loaded, forked = threading.Event(), threading.Event(), []
+    make, fork = views._make, os.fork
+
+    def slow(task, settings):
+        if threading.current_thread().name == "first" and not loaded.is_set():
+            loading.set()
+            loaded.wait(60)
+        return make(task, settings)
+
+    def watched():
+        forked.append(loaded.is_set())
+        return fork()
+
+    monkeypatch.setattr(views, "_make", slow)
+    monkeypatch.setattr(os, "fork", watched)
+    found = {}
+
+    def work():
+        name = threading.current_thread().name
+        found[name] = [r.smiles for r in many_views(["OCC"], settings, contained=True)]
+
+    threads = [threading.Thread(target=work, name=name) for name in ("first", "second")]
+    threads[0].start()
+    assert loading.wait(60)
+    threads[1].start()
+    time.sleep(0.5)  # time to fork, if it could
+    loaded.set()
+    for thread in threads:
+        thread.join()
+    assert forked == [True, True]
+    assert found == {"first": ["CCO"], "second": ["CCO"]}
 
 
 # --- streams -----------------------------------------------------------------------------------
