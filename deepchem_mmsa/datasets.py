@@ -304,6 +304,13 @@ def dataset_from_shards(
 def shared_rows(smiles: np.ndarray, of: np.ndarray, asked: np.ndarray) -> list[int]:
     """Return the rows of `asked` whose molecule, as canonical SMILES, is among those of `of`.
 
+    Parameters
+    ----------
+    smiles : np.ndarray
+        ``[N]``; text that RDKit cannot read is compared as it stands.
+    of, asked : np.ndarray
+        Bool ``[N]``, such as training and test rows.
+
     Examples
     --------
     >>> smiles = np.array(["OCC", "CCN", "CCO"])

@@ -64,7 +64,7 @@ def starting_model(from_model: Any, preset: str | None) -> Any:
 
 
 class ModelNotFoundError(FileNotFoundError):
-    """A model that is neither a folder, nor shipped, nor on the hub."""
+    """A model that is not in a folder, shipped or on the hub, or whose training is not finished."""
 
 
 def find_model(folder_or_name: str | os.PathLike) -> Path:

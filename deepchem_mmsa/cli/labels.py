@@ -101,9 +101,8 @@ def read_labels(
                 hint = "" if mode == "regression" else "; to learn its words, --mode classification"
                 raise TableError(f"{error}{hint}") from error
             classes = sorted(set(words.dropna()))
-            return words.map({word: i for i, word in enumerate(classes)}).to_numpy(float)[
-                :, None
-            ], classes
+            numbered = words.map({word: i for i, word in enumerate(classes)})
+            return numbered.to_numpy(dtype=float)[:, None], classes
     return np.stack(columns, axis=1), None
 
 
