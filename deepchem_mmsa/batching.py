@@ -111,6 +111,12 @@ class Collator:
             If one of them is not a :class:`MoleculeViews`.
         """
         for row, record in enumerate(records):
+            if not isinstance(record, MoleculeViews) and np.size(record) == 0:
+                raise TypeError(
+                    f"row {row} of the batch is empty: MMSAFeaturizer.featurize could not read "
+                    "this molecule (featurizer.failures says why); leave such rows out, or keep "
+                    "them, flagged, by featurize_all"
+                )
             if not isinstance(record, MoleculeViews):
                 raise TypeError(
                     f"row {row} of the batch holds {type(record).__name__}, not MoleculeViews; "

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from deepchem_mmsa.epochs import check_dataset
+
 if TYPE_CHECKING:
     from deepchem_mmsa.model import MMSAModel
 
@@ -48,7 +50,7 @@ class EarlyStopping:
     Raises
     ------
     TypeError
-        If `dataset` is not a DeepChem dataset.
+        If `dataset` is not a DeepChem dataset, or `metric` not one DeepChem metric.
     ValueError
         If `averaging` is negative or not below 1, or it cannot be inferred from the metric's name
         whether lower is better.
@@ -71,10 +73,12 @@ class EarlyStopping:
     ) -> None:
         if not 0 <= averaging < 1:
             raise ValueError(f"averaging must be at least 0 and below 1, got {averaging}")
-        if not (dataset is None or hasattr(dataset, "iterbatches")):
+        if dataset is not None:
+            check_dataset(dataset, "the validation set")
+        if not (metric is None or hasattr(metric, "compute_metric")):
             raise TypeError(
-                f"the validation set is a {type(dataset).__name__}; give a DeepChem dataset, for "
-                "example from deepchem_mmsa.datasets.dataset_from_smiles"
+                f"metric is a {type(metric).__name__}; give one DeepChem metric, as in "
+                "dc.metrics.Metric(dc.metrics.roc_auc_score)"
             )
         self.dataset = dataset
         self.metric = metric
@@ -153,7 +157,8 @@ class EarlyStopping:
             self._unscored += 1
             if self._unscored == 1:
                 logger.warning(
-                    "%s is NaN after epoch %d: the validation set may be too small to score",
+                    "%s is NaN after epoch %d: the validation set may be too small to score, or "
+                    "have no labels",
                     name, epoch,
                 )  # fmt: skip
         if better and not math.isnan(score):

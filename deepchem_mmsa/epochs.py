@@ -188,6 +188,28 @@ def _reader(X: Any, y: Any, w: Any) -> Reader:
     return n, lambda rows: (X[rows], y[rows], w[rows])
 
 
+def check_dataset(dataset: Any, what: str = "the dataset") -> None:
+    """Check that a dataset is one of DeepChem's.
+
+    Raises
+    ------
+    TypeError
+        If it is anything else, such as a list of SMILES.
+
+    Examples
+    --------
+    >>> check_dataset(["CCO"])
+    Traceback (most recent call last):
+    TypeError: the dataset is a list; give a DeepChem dataset, for example from
+    deepchem_mmsa.datasets.dataset_from_smiles
+    """
+    if not hasattr(dataset, "iterbatches"):
+        raise TypeError(
+            f"{what} is a {type(dataset).__name__}; give a DeepChem dataset, for example from "
+            "deepchem_mmsa.datasets.dataset_from_smiles"
+        )
+
+
 def keep_no_records(dataset: Any) -> None:
     """Disable DeepChem's 20 MB cache, which counts 8 bytes per record and so keeps all of them."""
     if hasattr(dataset, "memory_cache_size"):

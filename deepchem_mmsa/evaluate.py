@@ -14,6 +14,9 @@ import numpy as np
 from deepchem.trans import undo_transforms
 from deepchem.utils.evaluate import _process_metric_input
 
+from deepchem_mmsa.epochs import check_dataset
+from deepchem_mmsa.labels import column_of
+
 logger = logging.getLogger(__name__)
 
 
@@ -183,14 +186,19 @@ def evaluate(
 
     Raises
     ------
+    TypeError
+        If it is not a DeepChem dataset.
     ValueError
-        If the dataset is empty, or has more or fewer tasks than the model.
+        If the dataset is empty or has no labels, or has more or fewer tasks than the model.
     """
+    check_dataset(dataset)
     if len(dataset) == 0:
         raise ValueError("the dataset to evaluate holds no molecule")
+    labels = column_of(dataset, "y")
+    if labels is None:
+        raise ValueError("the dataset has no labels (y is None); load it with its tasks")
     output_transformers = [t for t in transformers if t.transform_y]
-    y = undo_transforms(dataset.y, output_transformers)
+    y = undo_transforms(labels, output_transformers)
     predictions = model.predict(dataset, output_transformers)
-    return mean_scores(
-        y, dataset.w, predictions, metrics, n_classes, use_sample_weights, per_task_metrics
-    )
+    w = column_of(dataset, "w")
+    return mean_scores(y, w, predictions, metrics, n_classes, use_sample_weights, per_task_metrics)

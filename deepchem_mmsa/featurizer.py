@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from rdkit import Chem
 from tqdm import tqdm
 
 from deepchem_mmsa.molecule import DEFAULT_MODALITIES, MoleculeViews
+from deepchem_mmsa.user_warning import warn_user
 from deepchem_mmsa.views import (
     FEATURE_VERSION,
     ViewSettings,
@@ -206,7 +206,7 @@ class MMSAFeaturizer(Featurizer):
         ]
         self.failures.extend(failures)
         if failures:
-            warnings.warn(_describe(failures, len(made)), UserWarning, stacklevel=3)
+            warn_user(_describe(failures, len(made)))
         records = np.empty(len(made), dtype=object)
         # Element by element, so that numpy does not look inside a record.
         for index, record in enumerate(made):

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from deepchem_mmsa.config import MMSAConfig
+from deepchem_mmsa.tables import label_array
 
 if TYPE_CHECKING:
     from deepchem_mmsa.network import MMSANetwork
 
 logger = logging.getLogger(__name__)
+
+
+def column_of(dataset: Any, name: str) -> np.ndarray | None:
+    """Return ``y`` or ``w`` of a dataset; None if it has none.
+
+    Where a ``DiskDataset`` has none, DeepChem looks for a file without a name.
+    """
+    try:
+        return getattr(dataset, name)
+    except TypeError:
+        return None
 
 
 def check_labels(dataset: Any, config: MMSAConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -32,18 +45,23 @@ def check_labels(dataset: Any, config: MMSAConfig) -> tuple[np.ndarray, np.ndarr
         value and remedy.
     """
     n = len(dataset)
-    if dataset.y is None:
+    given, weights = column_of(dataset, "y"), column_of(dataset, "w")
+    if given is None:
         raise ValueError(
             f"the dataset has no labels (y is None), but mode={config.mode!r} needs them; "
             "load it with its tasks, or use mode='pretraining'"
         )
-    y = np.asarray(dataset.y, dtype=float).reshape(n, -1)
+    try:
+        y = np.asarray(given, dtype=float).reshape(n, -1)
+    except ValueError:
+        label_array(given)  # names row and value
+        raise
     if y.shape[1] != config.n_tasks:
         raise ValueError(
             f"the dataset has {y.shape[1]} task(s), the model n_tasks={config.n_tasks}; "
             f"build it with n_tasks={y.shape[1]}"
         )
-    w = np.ones_like(y) if dataset.w is None else np.asarray(dataset.w, dtype=float)
+    w = np.ones_like(y) if weights is None else np.asarray(weights, dtype=float)
     w = np.where(np.isnan(y), 0.0, np.broadcast_to(w.reshape(n, -1), y.shape))
     wrong = np.argwhere(~(np.isfinite(w) & (w >= 0)))
     if len(wrong):
@@ -68,6 +86,24 @@ def check_labels(dataset: Any, config: MMSAConfig) -> tuple[np.ndarray, np.ndarr
             f"({name}), task {task}: {remedy}"
         )
     return y, w
+
+
+def tell_unlabelled(w: np.ndarray, tasks: Sequence[str]) -> None:
+    """Warn of tasks without any label.
+
+    Parameters
+    ----------
+    w : np.ndarray
+        ``[N, T]``, of :func:`check_labels`.
+    tasks : sequence of str
+    """
+    empty = np.flatnonzero(~(w != 0).any(0))
+    if len(empty):
+        logger.warning(
+            "%d of %d tasks have no label in this dataset, so their predictions mean nothing: %s",
+            len(empty), w.shape[1], ", ".join(str(tasks[task]) for task in empty[:10])
+            + (", ..." if len(empty) > 10 else ""),
+        )  # fmt: skip
 
 
 def usable(y: np.ndarray, config: MMSAConfig) -> tuple[np.ndarray, str]:

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from deepchem_mmsa import distributed
 from deepchem_mmsa.batching import Collator, MoleculeBatch
 from deepchem_mmsa.epochs import EpochBatch
-from deepchem_mmsa.views.depiction import picture_size
+from deepchem_mmsa.inference import drawn_size, oddities, unasked_views
 
 
 class PreparedBatch(NamedTuple):
@@ -45,30 +45,8 @@ class PreparedBatch(NamedTuple):
     unasked: tuple[str, ...] = ()
 
     def oddities(self, drawn: int) -> list[str]:
-        """Return warnings for the user; `drawn` is the size of the model's training images.
-
-        Examples
-        --------
-        >>> from deepchem_mmsa.views import ViewSettings, many_views
-        >>> X = np.array(many_views(["CCO"], ViewSettings(("graph",))), dtype=object)
-        >>> ready = Preparation(Collator(("graph", "fingerprint")), False)(([X], None, None))
-        >>> ready.oddities(0)[0].partition(":")[0]
-        'the molecules have no fingerprint, which this model reads as well'
-        """
-        told = []
-        if self.drawn and self.drawn != drawn:
-            told.append(
-                f"images of {self.drawn} pixels, but the model was trained on images drawn at "
-                f"{drawn}: lines and letters do not scale, so featurize with "
-                f"MMSAFeaturizer(image_size={drawn}), or mmsa featurize --image-size {drawn}"
-            )
-        if self.unasked:
-            told.append(
-                f"the molecules have no {' and no '.join(self.unasked)}, which this model reads as "
-                f"well: featurize with MMSAFeaturizer({list(self.molecules.modalities)}), or give "
-                "the model fewer modalities"
-            )
-        return told
+        """Return warnings for the user; `drawn` is the size of the model's training images."""
+        return oddities(self.molecules.modalities, self.unasked, self.drawn, drawn)
 
     def to(self, device: torch.device | str) -> PreparedBatch:
         """Return the batch on another device."""
@@ -107,18 +85,13 @@ class Preparation:
         inputs, labels, weights = batch
         records = inputs[0]
         molecules = self.collate(records)
-        picture = next((r.image for r in records if r.image is not None), None)
-        drawn = picture_size(picture) if picture and "image" in self.collate.modalities else 0
-        some = [record for record in records if record.available]
-        unasked = tuple(
-            m for m in self.collate.modalities
-            if some and not any(m in r.available or m in r.reasons for r in some)
-        )  # fmt: skip
-        if labels is None or labels[0] is None or not self.labelled:
+        read = self.collate.modalities
+        drawn, unasked = drawn_size(records, read), unasked_views(records, read)
+        if not labels or labels[0] is None or not self.labelled:
             return PreparedBatch(molecules, [], [], drawn, unasked)
         y = np.asarray(labels[0], dtype=np.float32)
         y = y if y.ndim == 2 else y.reshape(len(molecules), -1)
-        w = None if weights is None else weights[0]
+        w = weights[0] if weights else None
         w = np.ones_like(y) if w is None else np.asarray(w, dtype=np.float32)
         w = np.broadcast_to(w if w.ndim == 2 else w.reshape(len(y), -1), y.shape)
         there = ~np.isnan(y) & molecules.available.any(1).numpy()[:, None]
@@ -132,7 +105,46 @@ def prepared(
 ) -> Generator[tuple[Any, PreparedBatch], None, None]:
     """Prepare this process's share of each batch, one after the other."""
     for batch in batches:
+        check_batch(batch, prepare.labelled)
         yield batch, prepare(distributed.share(batch))
+
+
+def check_batch(batch: Any, labelled: bool = False) -> None:
+    """Check a batch of a generator: ``([X], [y], [w])``, with one row for each molecule.
+
+    Parameters
+    ----------
+    batch : sequence
+    labelled : bool
+        Whether labels are needed.
+
+    Raises
+    ------
+    ValueError
+        If it has another form, or rows are missing or left over.
+
+    Examples
+    --------
+    >>> check_batch(([["CCO", "CC"]], [np.zeros((3, 1))], [None]))
+    Traceback (most recent call last):
+    ValueError: a batch of the generator has 2 molecules, but 3 rows of labels
+    """
+    parts = list(batch)
+    if len(parts) != 3 or not all(p is None or isinstance(p, (list, tuple)) for p in parts):
+        raise ValueError(
+            f"a generator must yield ([X], [y], [w]), as default_generator does, not "
+            f"({', '.join(type(p).__name__ for p in parts)})"
+        )
+    inputs, labels, weights = parts
+    n = len(inputs[0])
+    if labelled and (not labels or labels[0] is None):
+        raise ValueError("a batch of the generator has no labels: yield ([X], [y], [w])")
+    for what, arrays, allowed in (("labels", labels, (n,)), ("weights", weights, (n, 1))):
+        for array in arrays or ():
+            if array is not None and len(array) not in allowed:
+                raise ValueError(
+                    f"a batch of the generator has {n} molecules, but {len(array)} rows of {what}"
+                )
 
 
 def prepared_by_workers(

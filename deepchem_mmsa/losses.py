@@ -336,6 +336,13 @@ def _observed(outputs: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
             f"outputs {tuple(outputs.shape)}, labels {tuple(labels.shape)} and weights "
             f"{tuple(weights.shape)} must agree in [molecules, tasks]"
         )
+    wrong = (~(weights >= 0)).nonzero()
+    if len(wrong):
+        row, task = wrong[0].tolist()
+        raise ValueError(
+            f"the weight of row {row}, task {task} is {float(weights[row, task])}; weights are 0, "
+            "for a missing label, or positive"
+        )
     observed = weights > 0
     missing = (observed & labels.isnan()).nonzero()
     if len(missing):
@@ -377,7 +384,8 @@ def masked_supervised_classification(
     Raises
     ------
     ValueError
-        If shapes differ, or a label with positive weight is NaN or not a class number.
+        If shapes differ, a weight is negative or NaN, or a label with positive weight is NaN or
+        not a class number.
 
     Examples
     --------
@@ -428,7 +436,7 @@ def masked_supervised_regression(predictions: Tensor, labels: Tensor, weights: T
     Raises
     ------
     ValueError
-        If shapes differ, or a label with positive weight is NaN.
+        If shapes differ, a weight is negative or NaN, or a label with positive weight is NaN.
     """
     observed = _observed(predictions, labels, weights)
     predictions = _at_least_fp32(torch.where(observed, predictions, torch.zeros_like(predictions)))

@@ -17,7 +17,7 @@ from deepchem_mmsa import distributed, labels, saving, training
 from deepchem_mmsa.batch_norm import Recalibration
 from deepchem_mmsa.batching import Collator, MoleculeBatch
 from deepchem_mmsa.config import CUSTOM, MMSAConfig
-from deepchem_mmsa.epochs import batch_bounds, epoch_batches, keep_no_records
+from deepchem_mmsa.epochs import batch_bounds, check_dataset, epoch_batches, keep_no_records
 from deepchem_mmsa.inference import training_precision
 from deepchem_mmsa.loading import Preparation, PreparedBatch, prepared, prepared_by_workers
 from deepchem_mmsa.molecule import MODALITIES
@@ -108,12 +108,19 @@ class MMSAModel(PredictingModel):
             overrides["learning_rate"] = schedule.initial_rate
         self.config = (config or MMSAConfig()).replace(**overrides)
         self.tasks = list(tasks) if tasks is not None else None
+        n_tasks = self.config.n_tasks
+        if self.tasks and len(self.tasks) != n_tasks and self.config.mode != "pretraining":
+            raise ValueError(
+                f"tasks={self.tasks} has {len(self.tasks)} names, but n_tasks={n_tasks}"
+            )
         self.progress = progress
         rate = schedule if isinstance(schedule, LearningRateSchedule) else self.config.learning_rate
         if optimizer is None:
             optimizer = AdamW(learning_rate=rate, weight_decay=self.config.weight_decay)
         with seeded(self.config.seed):
             network = MMSANetwork(self.config, encoders)
+        if model_dir is not None:  # DeepChem fails if another process makes it at this moment
+            os.makedirs(model_dir, exist_ok=True)
         super().__init__(
             network,
             loss=loss or self._default_loss,
@@ -255,6 +262,7 @@ callbacks, all_losses
         KeyboardInterrupt, SystemExit
             After Ctrl-C or SIGTERM, once a checkpoint is written.
         """
+        check_dataset(dataset)
         n = len(dataset)
         if n < 2:
             raise ValueError(f"training needs at least 2 molecules, the dataset holds {n}")
@@ -379,6 +387,7 @@ callbacks, all_losses
         y, w = labels.check_labels(dataset, self.config)
         if self.tasks is None:
             self.tasks = [str(t) for t in dataset.get_task_names()]
+        labels.tell_unlabelled(w, self.tasks)
         if not self._labels_seen:
             self._labels_seen = True
             labels.take_up(self.model, y, w)
@@ -407,6 +416,7 @@ callbacks, all_losses
         pad_batches : bool
             Ignored: repeated molecules would distort contrastive loss and hypergraph.
         """
+        check_dataset(dataset)
         if mode == "fit":
             numbers = range(self._state.epoch, self._state.epoch + epochs)
             seed = None if deterministic else self.config.seed

@@ -16,6 +16,7 @@ from torch import Tensor
 from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.evaluate import evaluate, mean_scores
 from deepchem_mmsa.inference import evaluating, has_dropout, missing_reason, sample_dropout
+from deepchem_mmsa.loading import check_batch
 from deepchem_mmsa.prefetching import prefetched
 from deepchem_mmsa.pretraining import LOSS_TERMS, pretraining_terms
 from deepchem_mmsa.randomness import seeded
@@ -74,9 +75,14 @@ class PredictingModel(SavableModel):
         results: list[list[np.ndarray]] = []
         self.failures = []
         n = 0
-        prepared = ((b[0][0], self._prepare_batch((b[0], None, None))[0]) for b in generator)
+
+        def prepared() -> Iterable[tuple[Sequence[Any], MoleculeBatch]]:
+            for batch in generator:
+                check_batch(batch)
+                yield batch[0][0], self._prepare_batch((batch[0], None, None))[0]
+
         with evaluating(self.model):
-            for records, inputs in prefetched(prepared):
+            for records, inputs in prefetched(prepared()):
                 missing = ~inputs.available.any(1)
                 outputs = [
                     t.float().masked_fill(_like(missing, t), np.nan) for t in compute(inputs)
@@ -126,6 +132,11 @@ class PredictingModel(SavableModel):
         ``fit``, that of the run) and the pre-training loss are averaged over batches, weighted by
         their number of molecules. In pre-training the random parts (masks, subsets) are the same
         at every call.
+
+        Raises
+        ------
+        ValueError
+            If a supervised model is given no labels.
         """
         loss = self._loss_fn if self._run_now is None else self._run_now.loss
         total, count = 0.0, 0.0
@@ -139,6 +150,8 @@ class PredictingModel(SavableModel):
                     embedding, terms = pretraining_terms(self.model, inputs)
                     outputs = [embedding, torch.stack([terms[name] for name in LOSS_TERMS])]
                 else:
+                    if not labels:
+                        raise ValueError("the validation set has no labels; load it with its tasks")
                     outputs = self.model(inputs)
                     if loss == self._default_loss:  # which is a mean over the labels that count
                         share = self.model.share(labels[0], weights[0])

@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import os
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, Self
@@ -26,10 +25,11 @@ from deepchem_mmsa.config import CUSTOM, MMSAConfig
 from deepchem_mmsa.distributed import chosen_device
 from deepchem_mmsa.exports import copy_tensors, load_pretrained, tensors_of
 from deepchem_mmsa.hub import DEFAULT_MODEL, FILES
-from deepchem_mmsa.inference import NOT_FINITE, missing_reason
+from deepchem_mmsa.inference import NOT_FINITE, missing_reason, warn_of_oddities
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.prefetching import prefetched
+from deepchem_mmsa.user_warning import warn_user
 from deepchem_mmsa.views import ViewSettings, check_sequence, many_views
 
 _BLOCK = 1024  # molecules featurized at a time by several processes
@@ -315,7 +315,9 @@ class MMSAPredictor:
                     yield part, self._collate(part)
 
         device = next(self.network.parameters()).device
+        warned = False
         for records, batch in prefetched(batches(), stopping=stopping):
+            warned = warned or warn_of_oddities(records, self.network)
             with torch.inference_mode():
                 told = compute(batch.to(device))
             # numpy has no bf16.
@@ -440,9 +442,8 @@ def embed(
     files = _files_of(name) if is_folder else ()
     values, reasons = _cached(name, files).embed(molecules, n_jobs=n_jobs)
     if failed := [f"row {row}: {reason}" for row, reason in enumerate(reasons) if reason]:
-        warnings.warn(
+        warn_user(
             f"{len(failed)} of {len(reasons)} molecules cannot be embedded and got NaN; the first "
-            f"is {failed[0]}",
-            stacklevel=2,
+            f"is {failed[0]}"
         )
     return values

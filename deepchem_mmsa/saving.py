@@ -296,6 +296,11 @@ class SavableModel(TorchModel):
             )
         changes = {k: v for k, v in (("mode", mode), ("n_tasks", n_tasks)) if v is not None}
         model = cls(source.config, **changes, **arguments)
+        if n_tasks is not None and model.config.mode == "pretraining":
+            logger.warning(
+                "n_tasks=%d has no effect: %s was pre-trained only, and without mode= it is "
+                "pre-trained further, ignoring labels", n_tasks, folder_or_name,
+            )  # fmt: skip
         pretraining = model.config.mode == source.config.mode == "pretraining"
         deciding = [name for name in ARCHITECTURE if not pretraining or name not in OF_THE_HEAD]
         differing = model.config.differences(source.config, deciding)
@@ -343,6 +348,8 @@ class SavableModel(TorchModel):
 
         Raises
         ------
+        TypeError
+            If the source is a model of another kind.
         CheckpointError
             If a component is missing in the source or has other shapes; nothing is copied then.
         FileNotFoundError
@@ -370,6 +377,11 @@ class SavableModel(TorchModel):
             )
             name = "the source model"
         else:
+            if not isinstance(source_model, (str, os.PathLike)):
+                raise TypeError(
+                    f"the source is a {type(source_model).__name__}; give an MMSAModel, or a "
+                    "folder or name as in from_pretrained"
+                )
             if checkpoint is not None or model_dir is not None:
                 raise ValueError(
                     f"{source_model} is an exported model, which has no checkpoints: leave out "

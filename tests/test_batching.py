@@ -75,6 +75,14 @@ def test_foreign_objects_are_named():
         Collator(("graph",))([MoleculeViews("C"), "CCO"])
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_row_that_the_featurizer_could_not_read_is_told():
+    from deepchem_mmsa import MMSAFeaturizer
+
+    with pytest.raises(TypeError, match=r"row 1 .*is empty.*could not read.*by featurize_all"):
+        Collator(("graph",))(MMSAFeaturizer("graph").featurize(["CCO", "C1CC", "CCN"]))
+
+
 def test_moves_between_devices(molecules):
     batch = Collator(MODALITIES, image_size=32)(molecules[:3]).to("meta")
     assert batch.available.device == torch.device("meta")

@@ -202,6 +202,12 @@ def test_what_is_no_dataset_is_refused_at_once():
         EarlyStopping(["CCO"])
 
 
+@pytest.mark.parametrize("metric", [[RMSE], dc.metrics.rms_score, "rmse"], ids=str)
+def test_what_is_no_metric_is_refused_at_once(metric):
+    with pytest.raises(TypeError, match="give one DeepChem metric"):
+        EarlyStopping(None, metric, minimize=True)
+
+
 def test_a_metric_that_does_not_tell_is_refused():
     def quality(y, predicted):
         return 0.0

@@ -15,9 +15,7 @@ from deepchem_mmsa.network import MMSANetwork
 
 def dataset(y, w=None):
     n = len(y)
-    return dc.data.NumpyDataset(
-        np.zeros(n), np.asarray(y, float), w, ids=[f"mol{i}" for i in range(n)]
-    )
+    return dc.data.NumpyDataset(np.zeros(n), np.asarray(y), w, ids=[f"mol{i}" for i in range(n)])
 
 
 CLASSES = MMSAConfig(mode="classification")
@@ -34,6 +32,7 @@ VALUES = MMSAConfig(mode="regression")
         ([[1.0], [1e200]], VALUES, r"1e\+200 in row 1 \(mol1\).*below 3e38"),
         ([[1.0, 2.0]], VALUES, r"has 2 task\(s\), the model n_tasks=1; build it with n_tasks=2"),
         ([[np.nan], [np.nan]], VALUES, "every label of the dataset is missing"),
+        ([["1"], ["<10"]], VALUES, "row 1, column 0: '<10' is not a number; a limit"),
     ],
 )
 def test_errors_name_row_value_and_remedy(y, config, message):
@@ -72,6 +71,17 @@ def test_balanced_weights_are_scikit_learns():
     expected = compute_class_weight("balanced", classes=np.array([0, 1]), y=y[:, 0])
     config = MMSAConfig(mode="classification", class_weights="balanced")
     np.testing.assert_allclose(class_weights(y, np.ones_like(y), config)[0], expected, rtol=1e-6)
+
+
+def test_a_task_without_a_label_is_told(make_model, graph_dataset, caplog):
+    y = np.hstack([graph_dataset.y, graph_dataset.y])
+    w = np.ones_like(y)
+    for weight in (1, 0):
+        w[:, 1] = weight
+        data = dc.data.NumpyDataset(graph_dataset.X, y, w)
+        make_model(mode="regression", n_tasks=2, tasks=["a", "b"]).fit(data, nb_epoch=1)
+        told = "1 of 2 tasks have no label in this dataset, so their predictions mean nothing: b"
+        assert (told in caplog.text) == (weight == 0)
 
 
 @pytest.mark.parametrize("weight", [np.nan, -1.0, np.inf])

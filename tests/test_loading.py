@@ -94,6 +94,41 @@ def test_pictures_of_another_size_are_told_once(make_model, caplog):
         assert len(told) == n_warnings
 
 
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        (lambda X, y, w: ([X], [np.tile(y, (2, 1))], None), "8 molecules, but 16 rows of labels"),
+        (lambda X, y, w: ([X], [y[:3]], [w[:3]]), "has 8 molecules, but 3 rows of labels"),
+        (lambda X, y, w: ([X], [y], [w[:3]]), "has 8 molecules, but 3 rows of weights"),
+        (lambda X, y, w: (X, y, w), r"must yield \(\[X\], \[y\], \[w\]\).*not \(ndarray, ndarray"),
+        (lambda X, y, w: ([X], [y], [w], [X]), r"must yield .*not \(list, list, list, list\)"),
+        (lambda X, y, w: ([X], None, None), "has no labels"),
+        (lambda X, y, w: ([X], [], []), "has no labels"),
+    ],
+)
+def test_a_generator_of_another_form_is_refused(make_model, graph_dataset, form, message):
+    model = make_model(mode="regression", scale_labels=False)
+    d = graph_dataset
+    with pytest.raises(ValueError, match=message):
+        model.fit_generator([form(d.X[:8], d.y[:8], d.w[:8])])
+
+
+@pytest.mark.parametrize("weights", [None, [None], [], [np.ones((1, 1))], [np.ones(8)]], ids=str)
+def test_weights_of_a_generator_may_be_absent_or_one(make_model, graph_dataset, weights):
+    d = graph_dataset
+    losses = [
+        make_model(mode="regression", scale_labels=False).fit_generator([([d.X[:8]], [d.y[:8]], w)])
+        for w in (weights, [np.ones((8, 1))])
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_dataset_that_is_given_for_a_generator_is_refused(make_model, graph_dataset):
+    model = make_model(mode="regression")
+    with pytest.raises(ValueError, match="a generator must yield"):
+        model.predict_on_generator(graph_dataset.iterbatches(8))
+
+
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     """Labelled shards of seven molecules each, one of which lacks its label."""

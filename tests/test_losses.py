@@ -413,6 +413,10 @@ def test_errors_name_row_task_and_value():
     labels[0, 1] = torch.nan
     with pytest.raises(ValueError, match=r"row 0, task 1 is NaN"):
         losses.masked_supervised_regression(torch.zeros(2, 2), labels, weights)
+    for weight in (-1.0, torch.nan):
+        given = torch.tensor([[1.0, 1.0], [weight, 1.0]])
+        with pytest.raises(ValueError, match=f"weight of row 1, task 0 is {weight}"):
+            losses.masked_supervised_regression(torch.zeros(2, 2), torch.zeros(2, 2), given)
     with pytest.raises(ValueError, match="agree"):
         losses.masked_supervised_regression(torch.zeros(2, 3), labels, weights)
     with pytest.raises(ValueError, match="temperature=0"):

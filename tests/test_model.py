@@ -1,6 +1,7 @@
 """MMSAModel in DeepChem's hands. Each trap of the stock TorchModel has a test that it fails."""
 
 import io
+import os
 
 import deepchem as dc
 import numpy as np
@@ -13,7 +14,7 @@ from deepchem_mmsa import EarlyStopping, MMSAFeaturizer, MMSAModel
 from deepchem_mmsa.checkpoint import CheckpointError
 from deepchem_mmsa.molecule import MODALITIES
 from deepchem_mmsa.pretraining import LOSS_TERMS
-from tests.fixtures import AtomCounts, labelled, multitask
+from tests.fixtures import SMILES, AtomCounts, labelled, multitask
 
 RMSE = dc.metrics.Metric(dc.metrics.rms_score, name="rmse")
 AUC = dc.metrics.Metric(dc.metrics.roc_auc_score, name="auc")
@@ -35,7 +36,32 @@ def test_deepchem_is_told_the_kind_and_number_of_tasks(make_model):
     assert make_model(mode="pretraining").get_num_tasks() == 0
 
 
+def test_processes_that_start_together_may_share_a_folder(make_model, tmp_path, monkeypatch):
+    folder, exists = str(tmp_path / "run"), os.path.exists
+
+    def and_then_another_process_makes_it(path):
+        found = exists(path)
+        if path == folder:
+            os.makedirs(folder, exist_ok=True)
+        return found
+
+    monkeypatch.setattr(os.path, "exists", and_then_another_process_makes_it)
+    assert make_model(mode="regression", model_dir=folder).model_dir == folder
+
+
 # ---- what cannot be ---------------------------------------------------------------------
+
+
+def test_a_table_without_labels_is_told_wherever_they_are_needed(make_model, tmp_path):
+    """Where a dataset on disk has none, DeepChem looks for a file without a name."""
+    (tmp_path / "table.csv").write_text("smiles\n" + "\n".join(SMILES[:9]))
+    loader = dc.data.CSVLoader([], feature_field="smiles", featurizer=MMSAFeaturizer("graph"))
+    data = loader.create_dataset(str(tmp_path / "table.csv"))
+    model = make_model(mode="regression")
+    for use in (model.fit, model.validation_loss, lambda data: model.evaluate(data, [RMSE])):
+        with pytest.raises(ValueError, match="has no labels.*load it with its tasks"):
+            use(data)
+    assert model.predict(data).shape == (9, 1)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +75,11 @@ def test_deepchem_is_told_the_kind_and_number_of_tasks(make_model):
         (lambda m, d: m.fit(dc.data.NumpyDataset(d.X[:0], d.y[:0])), "at least 2 molecules"),
         (lambda m, d: m.fit(labelled(d, np.zeros((len(d), 2)))), r"build it with n_tasks=2"),
         (lambda m, d: m.predict(dc.data.NumpyDataset(d.X[:0], d.y[:0])), "holds no molecule"),
+        (lambda m, d: m.fit(d.X), "dataset is a ndarray; give a DeepChem dataset, for example"),
+        (lambda m, d: m.predict(["CCO"]), "dataset is a list; give a DeepChem dataset"),
+        (lambda m, d: m.predict_uncertainty(["CCO"]), "dataset is a list; give a DeepChem dataset"),
+        (lambda m, d: m.evaluate(["CCO"], []), "dataset is a list; give a DeepChem dataset"),
+        (lambda m, d: MMSAModel(mode="regression", tasks=["a", "b"]), "2 names, but n_tasks=1"),
         (lambda m, d: m.freeze_components(["images"]), r"no component \['images'\].*'graph'"),
         (lambda m, d: m.predict(d, output_types=["smell"]), "choose 'prediction' or 'embedding'"),
     ],

@@ -20,6 +20,7 @@ FLOORS = [
     "atomic",
     "packing",
     "randomness",
+    "user_warning",
     "rdkit_log",
     "prefetching",
     "molecule",

@@ -2,10 +2,12 @@
 
 import copy
 import pickle
+import re
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import deepchem as dc
@@ -22,6 +24,7 @@ from deepchem_mmsa import MMSAFeaturizer, MMSAModel
 from deepchem_mmsa.batching import Collator
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.predictor import MMSAPredictor
+from deepchem_mmsa.views import ViewSettings, many_views
 from tests.fixtures import SMILES, AtomCounts
 
 
@@ -244,3 +247,21 @@ def test_embed_warns_of_what_it_cannot_read():
     with pytest.warns(UserWarning, match="1 of 3 molecules .* the first is row 1: unreadable"):
         found = deepchem_mmsa.embed(["CCO", "C1CC", "CCN"])
     assert np.isnan(found).any(axis=1).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("settings, message", [
+    (ViewSettings(("graph",)), r"have no image, which .*MMSAFeaturizer\(\['image', 'graph'\]\)"),
+    (ViewSettings(("image", "graph"), 48), "images of 48 pixels, but the model was trained.*at 32"),
+    (ViewSettings(("image", "graph"), 32), None),
+])  # fmt: skip
+def test_records_of_another_featurizer_are_told_once_a_call(make_model, settings, message):
+    model = make_model(mode="regression", modalities=("image", "graph"))
+    model.model.picture_size.fill_(32)
+    predictor = MMSAPredictor(model.model)
+    records = many_views(SMILES[:9], settings)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        predictor.predict(records, batch_size=3)
+        predictor.predict(SMILES[:3])
+    assert [w.filename for w in caught] == [__file__] * (message is not None)
+    assert all(re.search(message, str(w.message)) for w in caught)

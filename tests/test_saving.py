@@ -68,6 +68,20 @@ def test_in_pretraining_nothing_hangs_on_the_head(make_model, tmp_path):
             assert torch.equal(value, again.model.state_dict()[name]), name
 
 
+def test_a_number_of_tasks_alone_makes_no_head(make_model, graph_dataset, tmp_path, caplog):
+    make_model(mode="pretraining").save_pretrained(tmp_path)
+    MMSAModel.from_pretrained(tmp_path, mode="regression", n_tasks=2)
+    assert not caplog.records
+    MMSAModel.from_pretrained(tmp_path, n_tasks=2)
+    assert "n_tasks=2 has no effect" in caplog.text
+    assert "without mode=" in caplog.text
+
+
+def test_a_model_of_another_kind_is_no_source(make_model):
+    with pytest.raises(TypeError, match="source is a MultitaskRegressor; give an MMSAModel"):
+        make_model().load_from_pretrained(dc.models.MultitaskRegressor(1, 8))
+
+
 def test_fine_tuning_from_a_fine_tuned_model_begins_with_a_fresh_head(
     make_model, graph_dataset, far, tmp_path
 ):

@@ -11,6 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, column_or_1d
 
 from deepchem_mmsa.estimators.finetuning import FineTunedEstimator
+from deepchem_mmsa.tables import label_array
 
 
 class MMSAClassifier(ClassifierMixin, FineTunedEstimator):
@@ -47,7 +48,14 @@ class MMSAClassifier(ClassifierMixin, FineTunedEstimator):
     def _labels(self, y: Any) -> tuple[np.ndarray, int]:
         y = y if isinstance(y, (pd.Series, pd.DataFrame)) else np.asarray(y)
         if y.ndim > 1 and y.shape[1] > 1:
-            labels = check_array(y, dtype=np.float64, ensure_all_finite="allow-nan", input_name="y")
+            try:
+                labels = check_array(
+                    y, dtype=np.float64, ensure_all_finite="allow-nan", input_name="y"
+                )
+            except ValueError as error:
+                if "convert string" in str(error):
+                    label_array(y)  # names row and value
+                raise
             wrong = np.argwhere(~np.isnan(labels) & ~np.isin(labels, (0, 1)))
             if len(wrong):
                 row, task = wrong[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +24,18 @@ from deepchem_mmsa.hub import member_folders, starting_model
 from deepchem_mmsa.inference import missing_reason
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.predictor import MMSAPredictor
+
+ELSEWHERE = {
+    "modalities": "modalities= decides",
+    "batch_size": "batch_size= decides",
+    "learning_rate": "learning_rate= decides",
+    "device": "device= decides",
+    "seed": "random_state= decides",
+    "mode": "the class of the estimator decides",
+    "n_tasks": "the labels decide",
+    "n_classes": "the labels decide",
+}
+"""Arguments of the model that do not belong into ``config``, and what decides on them."""
 
 
 class FineTunedEstimator(MoleculeReader):
@@ -74,10 +87,13 @@ class FineTunedEstimator(MoleculeReader):
         tags.target_tags.multi_output = True
         return tags
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "predictors_")
+
     # ---- training -----------------------------------------------------------------------
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Fine-tune on labelled molecules.
+        """Fine-tune on labelled molecules; after an error the estimator is not fitted.
 
         Parameters
         ----------
@@ -98,13 +114,9 @@ class FineTunedEstimator(MoleculeReader):
         FileNotFoundError, CheckpointError
             If there is no such pre-trained model, or its files are damaged.
         """
-        if self.on_error not in ("raise", "drop"):
-            raise ValueError(f"on_error={self.on_error!r}: choose 'raise' or 'drop'")
-        if self.n_models < 1 or not 0 <= self.validation_fraction < 1:
-            raise ValueError(
-                f"n_models={self.n_models}, validation_fraction={self.validation_fraction}: must "
-                "be at least 1, and in [0, 1)"
-            )
+        # The names of the classes are those of this fit from here on.
+        self.__dict__.pop("predictors_", None)
+        self._check_parameters()
         molecules = self._molecules(X, reset=True)
         if y is None:
             raise ValueError(
@@ -136,13 +148,37 @@ class FineTunedEstimator(MoleculeReader):
         order = random.permutation(kept)
         n_valid = round(self.validation_fraction * len(order))
         train, valid = np.sort(order[n_valid:]), np.sort(order[:n_valid])
-        self.predictors_, self.history_ = [], []
+        if len(train) < 2:
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction} leaves {len(train)} of "
+                f"{len(kept)} molecules to train on, which needs at least 2"
+            )
+        predictors: list[MMSAPredictor] = []
+        self.history_ = []
         for model in models:
             self._train(model, [_dataset(records, labels, w, part) for part in (train, valid)])
             self.history_.append(model.history)
             notes = {"tasks": names, "classes": self._class_names()}
-            self.predictors_.append(MMSAPredictor(model.model, notes))
+            predictors.append(MMSAPredictor(model.model, notes))
+        self.predictors_ = predictors
         return self
+
+    def _check_parameters(self) -> None:
+        if self.on_error not in ("raise", "drop"):
+            raise ValueError(f"on_error={self.on_error!r}: choose 'raise' or 'drop'")
+        for name in ("nb_epoch", "n_models"):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name}={value!r}: must be a whole number of at least 1")
+        share = self.validation_fraction
+        if not isinstance(share, Real) or not 0 <= share < 1:
+            raise ValueError(f"validation_fraction={share!r}: must be in [0, 1)")
+        for name in self.config or {}:
+            if name in ELSEWHERE:
+                raise ValueError(
+                    f"config has {name!r}, which would be ignored or hide another parameter: "
+                    f"leave it out; {ELSEWHERE[name]}"
+                )
 
     def _model(self, n_tasks: int, n_classes: int, seed: int) -> Any:
         """Return a model to be fitted."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import pandas as pd
 from sklearn.base import BaseEstimator
 
 from deepchem_mmsa.molecule import MoleculeViews
+from deepchem_mmsa.user_warning import warn_user
 
 Failure = tuple[int, str, str]
 """Row, SMILES and reason of a molecule that failed."""
@@ -31,7 +31,8 @@ class MoleculeReader(BaseEstimator):
 
     def _molecules(self, X: Any, reset: bool) -> list[object]:
         """Return the molecules of X as a list; `reset` is True in fit."""
-        if isinstance(X, (str, bytes)) or not hasattr(X, "__len__"):
+        unordered = isinstance(X, (str, bytes, Mapping, Set)) or getattr(X, "ndim", 1) == 0
+        if unordered or not (hasattr(X, "__len__") and hasattr(X, "__iter__")):
             raise ValueError(
                 f"X={X!r} is not a sequence of molecules; give a list, an array, a Series or a "
                 "table of one column"
@@ -53,11 +54,9 @@ class MoleculeReader(BaseEstimator):
         ]
         if self.failures_:
             row, smiles, reason = self.failures_[0]
-            warnings.warn(
+            warn_user(
                 f"{len(self.failures_)} of {len(reasons)} molecules {what}; the first is row "
-                f"{row}, {smiles!r}: {reason} (all are in failures_)",
-                UserWarning,
-                stacklevel=3,
+                f"{row}, {smiles!r}: {reason} (all are in failures_)"
             )
 
 

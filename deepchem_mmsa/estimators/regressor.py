@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 
 from deepchem_mmsa.estimators.finetuning import FineTunedEstimator
 from deepchem_mmsa.inference import has_dropout
-from deepchem_mmsa.tables import refuse_dates
+from deepchem_mmsa.tables import label_array, refuse_dates
 
 
 class MMSARegressor(RegressorMixin, FineTunedEstimator):
@@ -79,6 +79,8 @@ class MMSARegressor(RegressorMixin, FineTunedEstimator):
                 ensure_all_finite="allow-nan" if y.ndim > 1 else True,
             )  # fmt: skip
         except ValueError as error:
+            if "convert string" in str(error):
+                label_array(y)  # names row and value
             if "contains NaN" not in str(error):
                 raise
             raise ValueError(

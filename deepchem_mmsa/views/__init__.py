@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from rdkit import Chem
 from rdkit import __version__ as RDKIT_VERSION
 
 from deepchem_mmsa.molecule import UNREADABLE, MoleculeViews
+from deepchem_mmsa.user_warning import warn_user
 from deepchem_mmsa.views.conformer import Conformer, ConformerError, supplied_conformer
 from deepchem_mmsa.views.conformer import conformer as make_conformer  # not to shadow its module
 from deepchem_mmsa.views.depiction import DepictionError, draw
@@ -71,11 +71,10 @@ def compare_features(version: Any, model: object) -> None:
     'runs/old was trained on features of version 2, and those '
     """
     if version != FEATURE_VERSION:
-        warnings.warn(
+        warn_user(
             f"{model} was trained on features of version {version}, and those made here are of "
             f"version {FEATURE_VERSION}: its predictions may be wrong; train it again, or use the "
-            "version of this package that made it",
-            stacklevel=2,
+            "version of this package that made it"
         )
 
 

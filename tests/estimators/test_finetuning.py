@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.exceptions import NotFittedError
 
 from deepchem_mmsa import MMSAPredictor, MMSARegressor
 from deepchem_mmsa.views import FEATURE_VERSION
-from tests.estimators.small import BIG, Y, classifier, regressor
+from tests.estimators.small import BAD, BIG, CLASSES, Y, classifier, regressor
 from tests.fixtures import SMILES
 
 
@@ -22,11 +23,37 @@ from tests.fixtures import SMILES
         ({}, SMILES[:2], [1, np.nan], "y contains NaN: leave the molecules without a label out"),
         ({}, SMILES[:2], np.array([1, 2], dtype="M8[s]"), "dates or durations"),
         ({"config": {"graph_with": 3}}, SMILES, Y, "did you mean 'graph_width'"),
+        ({"config": {"learning_rate": 0.1}}, SMILES, Y, "leave it out; learning_rate= dec"),
+        ({"config": {"seed": 1}}, SMILES, Y, "'seed'.*leave it out; random_state= decides"),
+        ({"config": {"n_tasks": 2}}, SMILES, Y, "'n_tasks'.*leave it out; the labels decide"),
+        ({"nb_epoch": 0}, SMILES, Y, "nb_epoch=0: must be a whole number of at least 1"),
+        ({"n_models": 1.5}, SMILES, Y, "n_models=1.5: must be a whole number of at least 1"),
+        ({"validation_fraction": 0.99}, SMILES, Y, "validation_fraction=0.99 leaves 0 of 40"),
+        ({}, SMILES[:2], ["1.5", "<10"], "row 1, column 0: '<10' is not a number; a limit"),
     ],
 )
 def test_other_faults_of_fit_are_named(arguments, X, y, message):
     with pytest.raises(ValueError, match=message):
         regressor(**arguments).fit(X, y)
+
+
+def test_a_class_that_is_no_number_is_named_among_several_tasks():
+    y = pd.DataFrame({"a": [0, 1, 1], "b": [1, "high", "low"]})
+    with pytest.raises(ValueError, match="row 1, column 'b': 'high' is not a number; write class"):
+        classifier().fit(SMILES[:3], y)
+
+
+@pytest.mark.parametrize("make, y", [(regressor, Y), (classifier, CLASSES)])
+def test_after_an_error_nothing_is_fitted(make, y):
+    """Otherwise the network of the fit before would speak in the names of the new classes."""
+    estimator = make(nb_epoch=1)
+    with pytest.raises(NotFittedError):
+        estimator.predict(SMILES)
+    estimator.fit(SMILES, y)
+    with pytest.raises(ValueError, match="cannot be read"):
+        estimator.fit(["C", "CC", BAD], [3, 1, 3])
+    with pytest.raises(NotFittedError):
+        estimator.predict(SMILES)
 
 
 def test_the_seed_decides_and_validation_stops():

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from deepchem.data import NumpyDataset
 from rdkit import Chem
 
 from deepchem_mmsa import MMSATransformer
@@ -40,6 +41,10 @@ def test_every_form_of_input_gives_the_same(given, fitted, folder):
         (Chem.MolFromSmiles("CCO"), "is not a sequence of molecules"),
         (pd.DataFrame({"name": ["a"], "smiles": ["C"]}), r"\(1, 2\) \['name', 'smiles'\].*one col"),
         (np.zeros((3, 4)), r"\(3, 4\), but must be one column"),
+        ({"smiles": ["CCO"]}, "is not a sequence of molecules"),
+        ({"CCO", "CCN"}, "is not a sequence of molecules"),
+        (np.array("CCO"), "is not a sequence of molecules"),
+        (NumpyDataset(np.array(["CCO"])), "is not a sequence of molecules"),
     ],
 )
 def test_other_input_is_refused_with_a_remedy(given, message, fitted):
