@@ -8,8 +8,8 @@ the truth is inside with probability of at least ``coverage``, and at most
 no guarantee for molecules of another distribution, nor conditionally on a single molecule; a
 scaffold split, for example, is not exchangeable.
 
-A row whose prediction is NaN excludes nothing: its interval is the whole real line, its set all
-classes. NaN labels are missing.
+A row whose prediction is NaN (or, for intervals, infinite) excludes nothing: its interval is the
+whole real line, its set all classes. NaN labels are missing.
 """
 
 from __future__ import annotations
@@ -124,11 +124,9 @@ class ConformalIntervals:
         )
         # A margin for rounding, so that an error equal to the quantile (a tie) is covered.
         half = half + 4 * np.finfo(float).eps * (np.abs(values) + half)
-        nothing = np.isnan(values)
-        return (
-            np.where(nothing, -np.inf, values - half),
-            np.where(nothing, np.inf, values + half),
-        )
+        half = np.where(np.isfinite(values), half, np.inf)
+        centre = np.nan_to_num(values, posinf=0, neginf=0)
+        return centre - half, centre + half
 
     def covers(
         self, y: ArrayLike, predicted: ArrayLike, scale: ArrayLike | None = None

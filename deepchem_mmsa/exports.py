@@ -287,6 +287,9 @@ def copy_tensors(
 ) -> list[str]:
     """Copy parameters and buffers by name; each must be in the source, with the same shape.
 
+    An encoder, a head or a whole network must have the same ones on both sides: the first layers
+    of a deeper one mean nothing without the others. (The fusion may leave out parts of views.)
+
     Parameters
     ----------
     network : torch.nn.Module
@@ -306,20 +309,24 @@ def copy_tensors(
     Raises
     ------
     CheckpointError
-        If a name is missing in the source or has another shape; nothing is copied then.
+        If a name is missing or has another shape; nothing is copied then.
     """
     starts = tuple(prefixes)
     mine = {k: v for k, v in tensors_of(network).items() if k.startswith(starts)}
     missing = [k for k in mine if k not in tensors]
+    entire = tuple(p for p in starts if not p or p.startswith(("encoders.", "head.")))
+    beyond = [k for k in tensors if k not in mine and k.startswith(entire)]
     shapes = [
         f"{k} {tuple(tensors[k].shape)} there, {tuple(v.shape)} here"
         for k, v in mine.items()
         if k in tensors and tensors[k].shape != v.shape
     ]
-    if missing or shapes:
+    if missing or beyond or shapes:
+        names = (("missing", missing), ("only there:", beyond))
+        told = [f"{how} {', '.join(sorted(some)[:5])}" for how, some in names if some]
         raise CheckpointError(
             f"{source} does not fit: "
-            + "; ".join((["missing " + ", ".join(missing[:5])] if missing else []) + shapes[:5])
+            + "; ".join(told + shapes[:5])
             + "; use the same architecture, or copy fewer components"
         )
     with torch.no_grad():

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import uvicorn
 from fastapi import FastAPI, HTTPException
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, StringConstraints
 
@@ -164,16 +165,24 @@ def create_app(predictor: MMSAPredictor, limits: Limits | None = None) -> FastAP
             min_length=1, max_length=limits.molecules, examples=[["CCO", "c1ccccc1O"]]
         )
 
+    @app.exception_handler(RequestValidationError)
+    async def refuse(_: Any, error: RequestValidationError) -> JSONResponse:
+        # Without the input: what is wrong with it may be that JSON or UTF-8 cannot hold it.
+        kept = ("type", "loc", "msg")
+        return JSONResponse({"detail": [{k: e[k] for k in kept} for e in error.errors()]}, 422)
+
     @app.get("/health")
     async def health() -> dict[str, Any]:
         return {"status": "ok", "requests": workers.taken}
 
     @app.get("/info")
     async def info() -> dict[str, Any]:
+        classes = predictor.classes if predictor.config.mode == "classification" else None
         return {
             "package": __version__, "mode": predictor.config.mode, "tasks": predictor.tasks,
-            "views": predictor.config.modalities, "molecules": limits.molecules,
-            "characters": limits.characters, "seconds": limits.seconds,
+            "classes": classes, "views": predictor.config.modalities,
+            "molecules": limits.molecules, "characters": limits.characters,
+            "seconds": limits.seconds,
         }  # fmt: skip
 
     async def serve(what: str, body: Any) -> dict[str, Any]:
@@ -185,7 +194,7 @@ def create_app(predictor: MMSAPredictor, limits: Limits | None = None) -> FastAP
 
         @app.post("/predict")
         async def predict(body: Molecules) -> dict[str, Any]:
-            """Probabilities of each class, or a value, per task."""
+            """Probabilities of the classes, in the order of /info, or a value, per task."""
             return await serve("predict", body)
 
     @app.post("/embed")

@@ -179,6 +179,14 @@ def test_ties_at_the_end_of_an_interval_are_inside(seed, scaled):
     assert intervals.covers(np.full(30, y), np.full(30, value), scale).all()
 
 
+@pytest.mark.parametrize("per_class", [False, True])
+def test_a_class_as_improbable_as_the_limit_is_in_the_set(per_class):
+    p = np.tile([[0.7, 0.3], [0.3, 0.7]], (10, 1))
+    sets = ConformalSets(0.9, per_class).fit([0, 1] * 10, p)
+    assert sets.quantile.tolist() == [[1 - 0.7] * 2]
+    assert sets(p).tolist() == [[True, False], [False, True]] * 10
+
+
 def test_ranks_are_counted_in_decimals():
     """55 % of a hundred are 55, though 100 * 0.55 is a little more in binary."""
     errors = np.arange(1.0, 100)
@@ -199,6 +207,15 @@ def test_a_row_without_prediction_needs_no_scale():
     known = ConformalIntervals(0.5).fit([1, 2, 4], [1, 1, 1], [1, 1, 1])
     gap = ConformalIntervals(0.5).fit([1, 2, 3, 4], [1, 1, np.nan, 1], [1, 1, np.nan, 1])
     assert gap.quantile == known.quantile
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_prediction_that_is_not_finite_excludes_nothing():
+    intervals = ConformalIntervals(0.5).fit([1, 2, 4], [1, 1, 1])
+    low, high = intervals([np.nan, np.inf, -np.inf, 0.0])
+    assert low.tolist() == [-np.inf] * 3 + [low[3]]
+    assert high.tolist() == [np.inf] * 3 + [-low[3]]
+    assert intervals.covers([3.0] * 3, [np.nan, np.inf, -np.inf]).all()
 
 
 class Halves:
@@ -224,6 +241,12 @@ def test_no_molecule_is_counted_that_was_fit_on():
     for known, counted in zip(halves.known, halves.counted):
         assert (len(known), len(counted)) == (4, 5)
         assert known | counted == set(y)
+
+
+def test_splitting_needs_two_molecules_on_each_side():
+    coverage_over_splits(Halves(), np.arange(4.0), np.arange(4.0), n_splits=1)
+    with pytest.raises(ValueError, match="at least 4"):
+        coverage_over_splits(Halves(), np.arange(3.0), np.arange(3.0), n_splits=1)
 
 
 def test_splits_are_those_of_the_seed():

@@ -9,7 +9,7 @@ import torch
 
 from deepchem_mmsa.config import MMSAConfig
 from deepchem_mmsa.ensemble import Spread, dropout_spread, ensemble_spread, over_batches
-from deepchem_mmsa.inference import _shared_mask
+from deepchem_mmsa.inference import _shared_mask, sample_dropout
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.predictor import MMSAPredictor
@@ -139,6 +139,28 @@ def test_a_shared_mask_drops_as_often_as_dropout_does():
     assert torch.equal(found[0], found[2])
     assert found.unique().tolist() == pytest.approx([0, 1 / 0.75])
     assert float((found == 0).float().mean()) == pytest.approx(0.25, abs=0.03)
+
+
+def test_a_column_of_one_is_dropped_row_by_row():
+    """Such as the attention to a bond: one mask would drop all bonds of all molecules at once."""
+    dropout = torch.nn.Dropout(0.5)
+    dropped = dropout(torch.ones(1000, 1))
+    assert _shared_mask(torch.Generator(), dropout, (torch.ones(1000, 1),), dropped) is dropped
+
+
+def test_others_predict_while_masks_are_drawn(monkeypatch):
+    one = predictor()
+    before = one.predict(GIVEN).values
+    seen = []
+
+    def watched(network, batch, masks, seed):
+        network.train()  # the middle of the drawing, when another thread predicts
+        seen.append(one.predict(GIVEN).values)
+        return sample_dropout(network.eval(), batch, masks, seed)
+
+    monkeypatch.setattr("deepchem_mmsa.ensemble.sample_dropout", watched)
+    dropout_spread(one, GIVEN, masks=2)
+    np.testing.assert_array_equal(seen, [before])
 
 
 def test_counts_that_cannot_be_are_refused():

@@ -1,5 +1,6 @@
 """Exported models: round trips, rounding, replacement, damage."""
 
+import copy
 import hashlib
 import json
 import os
@@ -183,6 +184,7 @@ def test_an_export_without_exemplars_keeps_none_of_another(make_model, graph_dat
         ({"config": None}, "not an exported MMSA model"),
         ({"metadata": ["a"]}, "must be a JSON object"),
         ({"metadata": {"tasks": 7}}, "cannot be built"),
+        ({"format": 2}, "has format 2, this package reads 1"),
     ],
 )
 def test_a_description_of_another_shape_is_no_model(make_model, tmp_path, change, words):
@@ -191,6 +193,29 @@ def test_a_description_of_another_shape_is_no_model(make_model, tmp_path, change
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(CheckpointError, match=words):
         MMSAPredictor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"modalities": ["graph"]}, {"graph_layers": 1}])
+def test_a_description_of_a_part_of_the_network_is_refused(make_model, tmp_path, change):
+    views = ("graph", "fingerprint")
+    make_model(mode="regression", modalities=views).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    described = json.loads(path.read_text())
+    described["config"].update(change)
+    path.write_text(json.dumps(described))
+    for kind in (MMSAPredictor, MMSAModel):
+        with pytest.raises(CheckpointError, match="only there: encoders.*use the same"):
+            kind.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("deeper", ["graph_layers", "head_layers"])
+def test_half_of_an_encoder_or_a_head_is_not_copied(make_model, deeper):
+    source = make_model(mode="regression", **{deeper: 3})
+    mine = make_model(mode="regression", **{deeper: 2})
+    before = copy.deepcopy(list(mine.model.parameters()))
+    with pytest.raises(CheckpointError, match="only there: "):
+        mine.load_from_pretrained(source, include_top=True)
+    assert all(torch.equal(a, b) for a, b in zip(before, mine.model.parameters()))
 
 
 @pytest.mark.parametrize("content", [b"", b"cos\nsystem\n(S'true'\ntR.", b"\x10" + b"\0" * 20])

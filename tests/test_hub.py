@@ -109,3 +109,10 @@ def test_an_empty_folder_does_not_hide_a_shipped_model(tmp_path, monkeypatch):
     (tmp_path / "mmsa-small").mkdir()
     assert hub.find_model("mmsa-small") == hub.WEIGHTS / "mmsa-small"
     assert embed(["CCO"]).shape == (1, 256)
+
+
+def test_a_model_of_ones_own_goes_before_a_shipped_one_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mmsa-small").mkdir()
+    (tmp_path / "mmsa-small" / "config.json").write_text("{}")
+    assert hub.find_model("mmsa-small").resolve() == tmp_path / "mmsa-small"

@@ -19,6 +19,7 @@ FLOORS = [
     "_version",
     "atomic",
     "packing",
+    "page",
     "randomness",
     "user_warning",
     "rdkit_log",

@@ -133,6 +133,21 @@ def test_records_stay_as_they_are(predictor):
     assert predictor.records([record])[0] is record
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float32", "float64"])
+def test_numbers_of_any_precision_arrive(predictor, precision):
+    kind = getattr(torch, precision)
+    (found,) = predictor.apply(SMILES, lambda batch: predictor.network.embed(batch).to(kind))
+    assert found.values.dtype == ("float64" if precision == "float64" else "float32")
+    np.testing.assert_allclose(found.values, predictor.embed(SMILES).values, atol=0.05)
+
+
+def test_names_of_another_number_name_nothing(predictor):
+    for n in (1, 3):
+        names = [f"name {i}" for i in range(n)]
+        unnamed = MMSAPredictor(predictor.network, {"tasks": names, "classes": names})
+        assert (unnamed.tasks, unnamed.classes) == (["task 0", "task 1"], ["0", "1"])
+
+
 def test_embed_in_one_call(folder, predictor):
     np.testing.assert_array_equal(
         deepchem_mmsa.embed(["CCO", "CCN"], model=folder), predictor.embed(["CCO", "CCN"]).values

@@ -85,6 +85,15 @@ def test_refuses_what_is_too_large_or_no_request(service, predictor, smiles, sta
         assert client.post("/predict", content=b"{").status_code == 422
 
 
+@pytest.mark.parametrize("row", ['"\\ud800"', "NaN", "-1e999", "null", '{"a": 1}'])
+def test_a_row_that_json_or_utf8_cannot_hold_is_the_clients_error(service, predictor, row):
+    with TestClient(service.create_app(predictor)) as client:
+        json_type = {"content-type": "application/json"}
+        reply = client.post("/predict", content=f'{{"smiles": [{row}]}}', headers=json_type)
+        assert reply.status_code == 422
+        assert [error["loc"] for error in reply.json()["detail"]] == [["body", "smiles", 0]]
+
+
 def test_a_large_body_is_refused_while_it_arrives(service, predictor):
     sent = 0
 
@@ -114,6 +123,14 @@ class Slow:
         return self._predictor.predict(smiles)
 
     embed = predict
+
+
+def test_the_classes_are_named_in_the_order_of_their_probabilities(service, predictor):
+    named = MMSAPredictor(predictor.network, {"classes": ["inactive", "active"]})
+    plain = MMSAPredictor(MMSANetwork(predictor.config.replace(mode="regression")))
+    for model, expected in ((named, ["inactive", "active"]), (plain, None)):
+        with TestClient(service.create_app(model)) as client:
+            assert client.get("/info").json()["classes"] == expected
 
 
 def test_late_answers_time_out_and_a_full_queue_refuses(service, predictor):

@@ -27,7 +27,8 @@ def explain(
     target: Annotated[
         int | None,
         typer.Option(
-            help="Class to explain; by default class 1 of two classes, else the most probable."
+            help="Number of the class to explain, from 0; by default 1 of two classes, else the "
+            "most probable."
         ),
     ] = None,
     reference: Annotated[

@@ -169,6 +169,7 @@ def explain(
         steps=attribution.steps,
         residual=attribution.residual,
         reasons={**attribution.reasons, **missing},
+        class_name="" if target is None else predictor.classes[target],
     )
 
 
@@ -227,7 +228,8 @@ def _own_predictor(model: Any) -> MMSAPredictor:
         )
     own = copy.deepcopy(network).eval().requires_grad_(False)
     own.config = own.config.replace(precision="fp32")
-    return MMSAPredictor(own, {"tasks": getattr(model, "tasks", None)})
+    names = {"tasks": getattr(model, "tasks", None), "classes": getattr(model, "classes", None)}
+    return MMSAPredictor(own, names)
 
 
 def _task(predictor: MMSAPredictor, task: int | str) -> int:

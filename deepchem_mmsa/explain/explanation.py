@@ -91,6 +91,8 @@ class Explanation:
         ``output − baseline`` minus all contributions: the integral's error.
     reasons : dict of str to str
         Missing views and contributions, and why.
+    class_name : str
+        Name of the class; empty for regression.
     """
 
     molecule: Chem.Mol
@@ -112,11 +114,12 @@ class Explanation:
     steps: int
     residual: float
     reasons: dict[str, str] = field(default_factory=dict)
+    class_name: str = ""
 
     @property
     def unit(self) -> str:
         """Unit of the contributions."""
-        return "label units" if self.target is None else f"log-odds of class {self.target}"
+        return "label units" if self.target is None else f"log-odds of class {self.class_name}"
 
     @property
     def total(self) -> np.ndarray:
@@ -236,6 +239,7 @@ class Explanation:
             "smiles": self.smiles,
             "task": self.task,
             "target": self.target,
+            "class_name": self.class_name,
             "prediction": self.prediction,
             "unit": self.unit,
             "output": self.output,

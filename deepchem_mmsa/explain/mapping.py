@@ -168,7 +168,8 @@ def bits_to_atoms(bits: np.ndarray, smiles: str) -> np.ndarray:
         for centre, radius in environments:
             members = {centre}
             if radius:
-                for bond in Chem.FindAtomEnvironmentOfRadiusN(molecule, radius, centre):
+                # With hydrogens, which are atoms of the graph if they are isotopes.
+                for bond in Chem.FindAtomEnvironmentOfRadiusN(molecule, radius, centre, True):
                     ends = molecule.GetBondWithIdx(bond)
                     members |= {ends.GetBeginAtomIdx(), ends.GetEndAtomIdx()}
             atoms[list(members)] += bits[bit] / len(environments) / len(members)

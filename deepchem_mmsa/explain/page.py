@@ -8,7 +8,6 @@ from html import escape
 import numpy as np
 from rdkit import Chem
 
-from deepchem_mmsa._version import __version__
 from deepchem_mmsa.explain.drawing import (
     LOWERS,
     RAISES,
@@ -18,6 +17,7 @@ from deepchem_mmsa.explain.drawing import (
 )
 from deepchem_mmsa.explain.explanation import TOTAL, Explanation
 from deepchem_mmsa.explain.structure import Anchor
+from deepchem_mmsa.page import html_document
 from deepchem_mmsa.rdkit_log import quiet
 
 __all__ = ["html_page"]
@@ -38,58 +38,33 @@ _CAPTIONS = {
 }
 
 _STYLE = """
-:root { color-scheme: light; --ink: #1d2430; --soft: #596273; --line: #d9dee7; --card: #fff;
-  --raises: RAISES; --lowers: LOWERS; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #f4f5f8; color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-main { max-width: 1180px; margin: 0 auto; padding: 28px 20px 48px; }
-h1 { font-size: 1.55rem; line-height: 1.25; margin: 0 0 6px; }
-h2 { font-size: 1.15rem; margin: 34px 0 4px; }
-h3 { font-size: .95rem; margin: 0; } h3.next { margin-top: 18px; }
-p { margin: 4px 0 10px; } .soft, figcaption, .note { color: var(--soft); font-size: .88rem; }
-code { font: .9em/1.4 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace;
-  overflow-wrap: anywhere; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
-  padding: 14px 16px; }
+:root { --raises: RAISES; --lowers: LOWERS; }
+h3.next { margin-top: 18px; } .note { color: var(--soft); font-size: .88rem; }
 .hero { display: grid; grid-template-columns: minmax(0, 5fr) minmax(0, 4fr); gap: 14px;
   margin-top: 18px; }
 .maps { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(204px, 100%), 1fr));
   gap: 14px; margin-top: 10px; }
-figure { margin: 0; } figure svg, figure img { width: 100%; height: auto; display: block; }
+figure svg, figure img { width: 100%; height: auto; display: block; }
 figure img { image-rendering: pixelated; border-radius: 6px; }
 .big { font-size: 2.3rem; font-weight: 650; line-height: 1.1; margin: 2px 0; }
 .sum { display: grid; grid-template-columns: auto 1fr auto; gap: 4px 12px; align-items: center;
   margin-top: 10px; } .sum b { font-weight: 600; }
-.num { font-variant-numeric: tabular-nums; text-align: right; white-space: nowrap; }
 .bar { position: relative; height: 14px; background: #eef0f4; border-radius: 3px; min-width: 60px; }
 .bar i { position: absolute; top: 0; bottom: 0; border-radius: 3px; }
 .bar u { position: absolute; top: -2px; bottom: -2px; left: 50%; width: 1px; background: #8b94a5; }
 .plus { background: var(--raises); } .minus { background: var(--lowers); }
 .share { background: #46648f; }
-.legend { display: flex; align-items: center; gap: 10px; font-size: .85rem; color: var(--soft);
-  margin: 8px 0 0; } .legend span.ramp { flex: 1; max-width: 260px; height: 12px;
-  border-radius: 6px; border: 1px solid var(--line);
+.legend .ramp { flex: 1; max-width: 260px; height: 12px; border-radius: 6px;
+  border: 1px solid var(--line);
   background: linear-gradient(90deg, var(--lowers), #fff, var(--raises)); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; }
-th { text-align: left; font-weight: 600; color: var(--soft); font-size: .82rem; }
-th.num { text-align: right; } th.wide { width: 26%; }
-th, td { padding: 6px 10px 6px 0; border-bottom: 1px solid var(--line); vertical-align: middle; }
-tr:last-child td { border-bottom: 0; }
+table { width: 100%; } td { vertical-align: middle; } th.wide { width: 26%; }
 .mols { display: flex; flex-wrap: wrap; gap: 8px; }
-.mol { width: 172px; border: 1px solid var(--line); border-radius: 8px; padding: 4px 6px 6px;
-  background: #fff; } .mol svg { width: 100%; height: auto; display: block; }
+.mol { width: 172px; border: 1px solid var(--line); border-radius: 8px; padding: 4px 6px 6px; }
+.mol svg { width: 100%; height: auto; display: block; }
 .mol code { font-size: .72rem; display: block; line-height: 1.3; max-height: 2.6em;
   overflow: hidden; color: var(--soft); } .mol .num { display: block; font-size: .78rem;
   text-align: left; white-space: normal; }
-details { margin-top: 10px; } summary { cursor: pointer; font-weight: 600; padding: 4px 0; }
-summary:focus-visible, .scroll:focus-visible { outline: 3px solid #2f6fde; outline-offset: 2px; }
-footer { margin-top: 36px; color: var(--soft); font-size: .85rem; }
-@media (max-width: 720px) { .hero { grid-template-columns: 1fr; } main { padding: 18px 12px; }
-  .big { font-size: 1.9rem; } }
-@media print { body { background: #fff; } .card, .mol, figure { break-inside: avoid; }
-  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } main { max-width: none; } }
+@media (max-width: 720px) { .hero { grid-template-columns: 1fr; } .big { font-size: 1.9rem; } }
 """
 
 
@@ -108,21 +83,13 @@ def html_page(why: Explanation) -> str:
     title = f"Why {_prediction(why)} for {why.task}?"
     sections = [_hero(why), _maps(why), _views(why), _memory(why), _references(why), _atoms(why)]
     style = _STYLE.replace("RAISES", _hex(RAISES)).replace("LOWERS", _hex(LOWERS))
-    return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<title>{escape(title)}</title><style>{style}</style></head>
-<body><main>
-<h1>{escape(title)}</h1>
-<p class="soft"><code>{escape(why.smiles)}</code></p>
-{"".join(sections)}
-<footer>deepchem_mmsa {escape(__version__)} · integrated gradients at {why.steps} points ·
-integration error: {escape(signed(why.residual))} of
-{escape(signed(why.output - why.baseline))}</footer>
-</main></body></html>
-"""
+    content = f"""<p class="soft"><code>{escape(why.smiles)}</code></p>
+{"".join(sections)}"""
+    footer = (
+        f" · integrated gradients at {why.steps} points · integration error: "
+        f"{escape(signed(why.residual))} of {escape(signed(why.output - why.baseline))}"
+    )
+    return html_document(title, content, footer, style)
 
 
 # ---- sections -----------------------------------------------------------------------------
@@ -153,7 +120,7 @@ def _hero(why: Explanation) -> str:
     ]
     what = (
         "Value in label units." if why.target is None
-        else f"Probability of class {why.target}. Contributions are in log-odds, "
+        else f"Probability of class {why.class_name}. Contributions are in log-odds, "
         "log p / (1 − p): 0 is undecided, +1 makes the odds 2.7 times larger."
     )  # fmt: skip
     return f"""<section class="hero">

@@ -175,7 +175,7 @@ def _colourings(run: Run, known: np.ndarray) -> list[Colouring]:
         if run.kind == "regression":
             found.append(_ramp(f"Label: {name}", y))
         else:
-            classes = [f"class {c}" for c in range(run.predicted.shape[2])]
+            classes = [f"class {name}" for name in run.predictor.classes]
             found.append(_categories(f"Label: {name}", np.nan_to_num(y, nan=-1), classes, ""))
     for task, name in enumerate(run.tasks[:_TASKS] if run.kind == "regression" else []):
         if run.y.shape[1] and not np.isnan(run.y[known, task]).all():
@@ -275,4 +275,4 @@ def answer(run: Run, said: np.ndarray | float) -> str:
         return number(float(values[0]))
     if len(values) == 2:
         return f"{100 * values[1]:.1f} %"
-    return f"class {int(values.argmax())} ({100 * values.max():.1f} %)"
+    return f"class {run.predictor.classes[values.argmax()]} ({100 * values.max():.1f} %)"

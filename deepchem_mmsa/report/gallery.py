@@ -143,11 +143,11 @@ def _error(run: Run, place: int, task: int, nearest: tuple[int, float] | None) -
         gap = f"{'+' if difference > 0 else ''}{number(difference)}"
         rows = [("label", number(y)), ("predicted", number(float(said))), ("off by", gap)]
     else:
-        chance = f"{100 * said[int(y)]:.1f} %"
-        rows = [("label", f"class {y:.0f}")]
+        chance, name = f"{100 * said[int(y)]:.1f} %", run.predictor.classes[int(y)]
+        rows = [("label", f"class {name}")]
         if len(said) > 2:
             rows.append(("predicted", answer(run, said)))
-        rows.append((f"probability of class {y:.0f}", chance))
+        rows.append((f"probability of class {name}", chance))
     facts = "".join(
         f"<dt>{escape(term)}</dt><dd{' class=off' if (term, text) == rows[-1] else ''}>"
         f"{escape(text)}</dd>"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -11,8 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from deepchem_mmsa._version import __version__
 from deepchem_mmsa.atomic import write_atomically
+from deepchem_mmsa.page import html_document
 from deepchem_mmsa.report.embedding_map import PROJECTIONS, map_section
 from deepchem_mmsa.report.gallery import anchors_section, errors_section
 from deepchem_mmsa.report.quality import (
@@ -161,26 +159,16 @@ def _page(
     )  # fmt: skip
     files = resources.files("deepchem_mmsa.report")
     style, script = ((files / f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline';
- script-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'">
-<title>{escape(run.title)}</title><style>{style}</style></head>
-<body><main>
-<h1>{escape(run.title)}</h1>
-<p class="soft">{escape(_subtitle(run))}</p>
+    content = f"""<p class="soft">{escape(_subtitle(run))}</p>
 <nav aria-label="Sections">{links}</nav>
 {_tiles(run, scores)}
 {body}
-<footer>deepchem_mmsa {escape(__version__)}. Nothing on this page is loaded from elsewhere. It holds
-structures and labels: share it as you would share the data.</footer>
-</main>
-<script type="application/json" id="molecules">{molecules}</script>
-<script>{script}</script>
-</body></html>
-"""
+<script type="application/json" id="molecules">{molecules}</script>"""
+    footer = (
+        ". Nothing on this page is loaded from elsewhere. It holds structures and labels: share it "
+        "as you would share the data."
+    )
+    return html_document(run.title, content, footer, style, script)
 
 
 def _subtitle(run: Run) -> str:
@@ -194,6 +182,9 @@ def _subtitle(run: Run) -> str:
         listed = ", ".join(run.tasks[:4]) + (", …" if len(run.tasks) > 4 else "")
         what += f" of {listed}"
     parts = [what, "views: " + ", ".join(config.modalities)]
+    names = run.predictor.classes
+    if run.kind == "classification" and len(names) == 2 and names != ["0", "1"]:
+        parts.insert(1, f"positive: class {names[1]}")
     if "data" in run.summary:
         parts.append(f"data: {Path(str(run.summary['data'])).name}")
     if "split" in run.summary:

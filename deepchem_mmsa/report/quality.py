@@ -20,7 +20,7 @@ from deepchem_mmsa.report.words import counted, number
 _PANELS = 6  # problems that get their own charts
 _POINTS = 1500  # dots of a parity plot
 _LEVELS = np.linspace(0.1, 0.95, 18)
-_LEAST = 20  # fewest molecules to assess calibration
+_LEAST = 20  # fewest molecules to assess calibration; the highest level needs 19
 
 
 def score_runs(run: Run, resamples: int, seed: int) -> list[Score]:
@@ -304,9 +304,8 @@ def _coverage(run: Run, problem: Problem) -> str:
     if len(yard) < _LEAST or len(problem.y) < _LEAST:
         return _too_few(title, min(len(yard), len(problem.y)))
     y, p = run.y[yard, problem.task], run.predicted[yard, problem.task]
-    levels = _LEVELS[_LEVELS * (len(yard) + 1) <= len(yard)]  # higher levels need more molecules
     hits, widths = [], []
-    for level in levels:
+    for level in _LEVELS:
         intervals = ConformalIntervals(float(level)).fit(y, p)
         hits.append(int(intervals.covers(problem.y, problem.answer).sum()))
         widths.append(float(intervals.quantile[0]))
@@ -317,13 +316,13 @@ def _coverage(run: Run, problem: Problem) -> str:
         f"Coverage of intervals of {problem.name}", square=True,
     ).diagonal()  # fmt: skip
     observed = np.array(hits) / n
-    chart.intervals(levels, [b.low for b in bounds], [b.high for b in bounds], kind)
-    chart.line(levels, observed, kind, thin=True)
+    chart.intervals(_LEVELS, [b.low for b in bounds], [b.high for b in bounds], kind)
+    chart.line(_LEVELS, observed, kind, thin=True)
     said = [
         f"± {number(width)}: nominal {100 * level:.0f} %, observed {100 * o:.0f} %"
-        for width, level, o in zip(widths, levels, observed)
+        for width, level, o in zip(widths, _LEVELS, observed)
     ]
-    chart.points(levels, observed, kind, said, 3.4)
+    chart.points(_LEVELS, observed, kind, said, 3.4)
     nine = ConformalIntervals(0.9).fit(y, p)
     inside = 100 * nine.covers(problem.y, problem.answer).mean()
     return (

@@ -231,7 +231,7 @@ def from_model(
     predictor = (
         model
         if isinstance(model, MMSAPredictor)
-        else MMSAPredictor(network, {"tasks": getattr(model, "tasks", None)})
+        else MMSAPredictor(network, {"tasks": model.tasks, "classes": model.classes})
     )
     network.train(training)  # making a predictor sets evaluation mode; training may go on
     records: list[Any] = []

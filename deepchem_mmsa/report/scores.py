@@ -63,8 +63,8 @@ def problems(run: Run, part: str) -> list[Problem]:
             found.append(Problem(name, task, part, places, (y == 1) * 1.0, answer[:, 1]))
         else:
             found += [
-                Problem(f"{name}, class {c}", task, part, places, (y == c) * 1.0, answer[:, c])
-                for c in range(answer.shape[1])
+                Problem(f"{name}, class {called}", task, part, places, (y == c) * 1.0, answer[:, c])
+                for c, called in enumerate(run.predictor.classes)
             ]
     return found
 

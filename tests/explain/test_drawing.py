@@ -4,11 +4,14 @@ import copy
 import xml.etree.ElementTree
 from io import BytesIO
 
+import numpy as np
 import pytest
 from PIL import Image
 from rdkit import Chem
 
 from deepchem_mmsa.explain import explain
+from deepchem_mmsa.explain.drawing import LOWERS, RAISES, colour, draw_saliency
+from deepchem_mmsa.explain.page import _signed_bar
 from deepchem_mmsa.predictor import MMSAPredictor
 from tests.explain.small import IBUPROFEN, QUICK
 
@@ -47,3 +50,19 @@ def test_nothing_from_outside_becomes_markup(net):
     links = page.replace("http://www.w3.org/2000/svg", "").replace("http://www.w3.org/1999", "")
     links = links.replace("http://www.rdkit.org/xml", "")
     assert "http" not in links.replace("http-equiv", "")
+
+
+def test_what_raises_is_orange_and_what_lowers_purple():
+    assert colour(0.5, 0.5) == pytest.approx(RAISES)
+    assert colour(-0.5, 0.5) == pytest.approx(LOWERS)
+    picture, pixels = np.zeros((3, 2, 2), np.uint8), np.array([[1.0, 0.0], [0.0, -1.0]])
+    image = np.asarray(Image.open(BytesIO(draw_saliency(picture, pixels, quantile=1, side=2))))
+    for place, expected in ((0, RAISES), (1, LOWERS)):
+        np.testing.assert_allclose(image[place, place] / 255, expected, atol=0.01)
+
+
+def test_bars_point_to_their_side_and_references_have_their_rows(net):
+    assert "class='minus' style='left:25.0%;width:25.0%'" in _signed_bar(-0.5, 1)
+    assert "class='plus' style='left:50.0%;width:25.0%'" in _signed_bar(0.5, 1)
+    page = explain(net, "CCO", references=["CCN"], **QUICK).to_html()
+    assert " · row 1</span>" in page

@@ -58,6 +58,15 @@ def test_the_only_view_cannot_be_left_out():
     assert "only view" in view.reason
 
 
+def test_a_class_is_called_by_its_name():
+    predictor = MMSAPredictor(network(modalities=("graph",)), {"classes": ["1", "<b>2</b>"]})
+    why = explain(predictor, "CCO", **QUICK)
+    assert (why.target, why.class_name, why.unit) == (1, "<b>2</b>", "log-odds of class <b>2</b>")
+    assert "Probability of class &lt;b&gt;2&lt;/b&gt;." in why.to_html()
+    assert why.to_dict()["class_name"] == "<b>2</b>"
+    assert explain(network(modalities=("graph",)), "CCO", target=0, **QUICK).class_name == "0"
+
+
 def test_molecules_that_cannot_be_explained_say_why(net):
     with pytest.raises(ValueError, match="unclosed ring"):
         explain(net, "C1CC")

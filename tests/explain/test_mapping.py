@@ -56,6 +56,14 @@ def test_a_pixel_belongs_to_the_atom_drawn_there_whatever_the_sizes():
         assert pixels_to_atoms(pixels, record)[atom] == 1
 
 
+def test_the_place_of_a_pixel_is_its_centre():
+    record = molecule_views("FC", ViewSettings(("image",), image_size=64))
+    middle = atom_positions(canonical(record.smiles), 64)[:, 0].mean()
+    assert 29 < middle < 29.5  # so that the centre of the column 29 lies to the right
+    atoms = pixels_to_atoms(np.ones((64, 64)), record)
+    assert sorted(atoms.tolist()) == [29 * 64, 35 * 64]
+
+
 def test_a_hydrogen_counts_for_the_atom_that_it_sits_on():
     record = molecule_views("CCO", ViewSettings(("geometry",)))
     assert points_to_atoms(np.ones(9), record, 3, hydrogens=True).tolist() == [4, 3, 2]
@@ -75,3 +83,11 @@ def test_a_bit_is_shared_between_all_atoms_around_its_centre():
     pair, three = 1 / 2, 1 / 3
     shares = [1 + pair + three, 1 + pair + three + pair, 1 + three + pair]
     assert bits_to_atoms(bits, "CCO").tolist() == pytest.approx(shares)
+
+
+def test_hydrogens_that_are_atoms_of_the_graph_are_part_of_environments():
+    record = molecule_views("[2H]Cl", ViewSettings(("fingerprint",)))
+    bits = np.zeros(2048)
+    bits[record.fingerprint_bits] = 1
+    assert bits_to_atoms(bits, record.smiles).tolist() == pytest.approx([1.5, 1.5])
+    assert bits_to_atoms(np.ones(2048), "[H][H]").tolist() == pytest.approx([1, 1])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepchem_mmsa.report.embedding_map import neighbours, project
+from deepchem_mmsa.report.embedding_map import _on_paper, neighbours, project
 
 
 @settings(deadline=None, max_examples=20)
@@ -40,6 +40,12 @@ def test_principal_components_say_how_much_they_hold():
     np.testing.assert_allclose(np.abs(places), [[3, 1]] * 40)
     constant, how = project(np.ones((4, 3)), "pca", 0)
     assert np.isfinite(constant).all()
+
+
+def test_the_map_fills_its_paper_and_the_second_axis_points_upwards():
+    places = np.array([[-1.0, 2.0], [3.0, 4.0], [1.0, 3.0]])
+    assert _on_paper(places).tolist() == [[16, 524], [704, 16], [360, 270]]
+    assert _on_paper(np.ones((2, 2))).tolist() == [[360, 270]] * 2
 
 
 @pytest.mark.slow  # numba compiles it first

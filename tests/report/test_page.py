@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from deepchem_mmsa import MMSAPredictor
 from deepchem_mmsa.cli import app
 from deepchem_mmsa.report import write_report
+from deepchem_mmsa.report.quality import calibration_section
 from deepchem_mmsa.report.run import from_folder, from_model
 from tests.fixtures import SMILES
 from tests.report.conftest import EVIL, EVIL_SMILES, EVIL_TASK
@@ -119,6 +120,31 @@ def test_run_agrees_with_the_model(classification):
     assert run.failed.sum() == 1
     assert len(run.labelled("train", 0)) == 31  # one label is missing
     assert model.history == run.history
+
+
+@pytest.mark.parametrize("names", [["1", "2"], ["1", f"binds {EVIL}", "2"]])
+def test_classes_are_called_by_their_names(make_model, molecules, tmp_path, names):
+    model = make_model(mode="classification", n_tasks=1, n_classes=len(names))
+    model.classes = names
+    y = (np.arange(len(molecules)) % len(names)).astype(float)
+    path = write_report(tmp_path / "page.html", model, {"test": (molecules, y)}, resamples=0)
+    text = path.read_text("utf-8")
+    assert EVIL not in text
+    words = " ".join(Reader(text).words)
+    assert "class 0" not in words
+    assert all(f"class {name}" in words for name in names)
+    assert (f"positive: class {names[1]}" in words) == (len(names) == 2)
+
+
+def test_without_test_molecules_others_judge(make_model, molecules, dataset):
+    model, few = make_model(mode="regression"), (list(molecules)[:4], dataset.y[:4])
+    many = (list(molecules) * 2, np.concatenate([dataset.y, dataset.y]))
+    parts = {"train": few, "extra": few}
+    assert from_model(model, parts, None, "", 100, 0).judged() == "extra"
+    run = from_model(model, {**parts, "valid": many}, None, "", 100, 0)
+    assert run.judged() == "valid"
+    # Intervals that were made from the molecules that they are evaluated on would prove nothing.
+    assert "too few to assess calibration" in " ".join(calibration_section(run).split())
 
 
 def test_making_a_page_leaves_a_model_as_it_is(regression):
