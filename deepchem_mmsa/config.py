@@ -275,7 +275,7 @@ class MMSAConfig:
             self._between(name, 0.0, 1.0, open_top=True)
         for name in ("w_con", "w_rec", "w_mask", "w_mem", "w_desc", "w_align", "w_commit",
                      "w_balance", "weight_decay"):  # fmt: skip
-            self._between(name, 0.0, math.inf)
+            self._between(name, 0.0, math.inf, open_top=True)
         for name in ("temperature", "memory_temperature", "cutoff", "learning_rate"):
             self._positive(name)
         for name in ("encoder_learning_rate", "clip_norm"):
@@ -315,7 +315,8 @@ class MMSAConfig:
 
     def _whole(self, name: str, least: int) -> None:
         value = getattr(self, name)
-        if isinstance(value, bool) or int(value) != value or value < least:
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if isinstance(value, bool) or not finite or int(value) != value or value < least:
             raise ValueError(f"{name}={value!r}: must be a whole number of at least {least}")
         object.__setattr__(self, name, int(value))  # numpy integers would not be JSON
 

@@ -139,7 +139,9 @@ def label_scaling(y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     known = np.where(there, y, 0.0)
     mean = known.sum(0) / count
     scale = np.sqrt((np.where(there, y - mean, 0.0) ** 2).sum(0) / count)
-    scale = np.where(scale > 1e-8 * np.maximum(1.0, np.abs(mean)), scale, 1.0)
+    # Rounding, not variation: relative to the labels, whose unit may make them very small.
+    least = np.maximum(1e-8 * np.abs(mean), np.finfo(np.float32).tiny)
+    scale = np.where(scale > least, scale, 1.0)
     return mean.astype(np.float32), scale.astype(np.float32)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.evaluate import evaluate, mean_scores
 from deepchem_mmsa.inference import evaluating, has_dropout, missing_reason, sample_dropout
 from deepchem_mmsa.loading import check_batch
+from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.prefetching import prefetched
 from deepchem_mmsa.pretraining import LOSS_TERMS, pretraining_terms
 from deepchem_mmsa.randomness import seeded
@@ -131,7 +133,8 @@ class PredictingModel(SavableModel):
         The default supervised loss is averaged over observed labels; a custom loss (during
         ``fit``, that of the run) and the pre-training loss are averaged over batches, weighted by
         their number of molecules. In pre-training the random parts (masks, subsets) are the same
-        at every call.
+        at every call, and the terms those of the second stage of ``schedule="staged"``: otherwise
+        its additional ones would look like a loss that grows.
 
         Raises
         ------
@@ -140,7 +143,7 @@ class PredictingModel(SavableModel):
         """
         loss = self._loss_fn if self._run_now is None else self._run_now.loss
         total, count = 0.0, 0.0
-        with evaluating(self.model), seeded(self.config.seed, self.device):
+        with evaluating(self.model), seeded(self.config.seed, self.device), _whole(self.model):
             for batch in self.default_generator(dataset, mode="predict"):
                 inputs, labels, weights = self._prepare_batch(batch)
                 share = float(len(inputs))
@@ -285,6 +288,16 @@ class PredictingModel(SavableModel):
         return evaluate(
             self, dataset, metrics, transformers, per_task_metrics, use_sample_weights, n
         )
+
+
+@contextmanager
+def _whole(network: MMSANetwork) -> Iterator[None]:
+    """Turn structure awareness on, and restore its state on exit."""
+    before, network.structure_on = network.structure_on, True
+    try:
+        yield
+    finally:
+        network.structure_on = before
 
 
 def _like(rows: Tensor, values: Tensor) -> Tensor:

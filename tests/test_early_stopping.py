@@ -110,6 +110,16 @@ def test_a_loss_of_pretraining_is_watched(make_model, graph_dataset):
     assert stopping.best_score == min(row["valid_loss"] for row in model.history) > 0
 
 
+def test_both_stages_of_a_pretraining_are_watched_alike(make_model, graph_dataset):
+    """The second stage has more terms, and would never beat the first one."""
+    model = make_model(mode="pretraining", schedule="staged", modalities=("graph", "fingerprint"))
+    watched = []
+    for model.model.structure_on in (False, True):
+        watched.append(model.validation_loss(graph_dataset))
+        watched.append(model.model.structure_on)
+    assert watched == [watched[0], False, watched[0], True]
+
+
 def test_the_memory_is_no_average_of_averages(make_model, graph_dataset):
     """Anchors begin all at once: averaged with the zeros before, they would be too short."""
     anchors = []

@@ -66,6 +66,14 @@ def test_scaling_sees_only_what_is_there(y, there):
         assert scale[task] > 0
 
 
+@pytest.mark.parametrize("unit", [1e-12, 1e-9, 1.0, 1e9])
+def test_scaling_is_the_same_in_every_unit(unit):
+    y = np.array([[1.0, 0.3], [2.0, 0.3], [6.0, 0.3]])
+    mean, scale = label_scaling(y * unit, np.ones_like(y))
+    np.testing.assert_allclose(mean, [3 * unit, 0.3 * unit], rtol=1e-6)
+    np.testing.assert_allclose(scale, [y[:, 0].std() * unit, 1.0], rtol=1e-6)  # 0.3 does not vary
+
+
 def test_balanced_weights_are_scikit_learns():
     y = np.array([[0], [0], [0], [1], [1], [0]], float)
     expected = compute_class_weight("balanced", classes=np.array([0, 1]), y=y[:, 0])
@@ -82,6 +90,15 @@ def test_a_task_without_a_label_is_told(make_model, graph_dataset, caplog):
         make_model(mode="regression", n_tasks=2, tasks=["a", "b"]).fit(data, nb_epoch=1)
         told = "1 of 2 tasks have no label in this dataset, so their predictions mean nothing: b"
         assert (told in caplog.text) == (weight == 0)
+
+
+def test_balanced_weights_see_only_what_is_there():
+    config = MMSAConfig(mode="classification", class_weights="balanced", n_tasks=2)
+    y = np.array([[0, 0], [0, 0], [0, 0], [1, 0], [1, 1], [0, 1]], float)
+    w = np.array([[1, 1], [1, 1], [1, 1], [1, 1], [0, 0], [0, 0]], float)
+    found = class_weights(y, w, config)
+    np.testing.assert_allclose(found[0], [4 / 6, 4 / 2], rtol=1e-6)
+    np.testing.assert_allclose(found[1], [4 / 8, 1], rtol=1e-6)  # 1 for a class without labels
 
 
 @pytest.mark.parametrize("weight", [np.nan, -1.0, np.inf])

@@ -452,3 +452,19 @@ def test_commitment_is_exact_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = losses.commitment(codes, anchors)
     torch.testing.assert_close(cast, losses.commitment(codes, anchors))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda a: losses.info_nce(a, a.flip(0)),
+        lambda a: losses.balance(a.abs()),
+        lambda a: losses.commitment(a, a[:3]),
+        lambda a: losses.masked_atoms(a, torch.arange(len(a)) % 16),
+        lambda a: losses.masked_supervised_regression(a, a.float(), a.float().abs()),
+    ],
+)
+def test_losses_of_half_precision_are_those_of_the_same_numbers_in_single(loss):
+    a = randn(40, 16).bfloat16()
+    assert loss(a).dtype == torch.float32
+    torch.testing.assert_close(loss(a), loss(a.float()), rtol=2e-3, atol=1e-5)

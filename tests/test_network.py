@@ -81,6 +81,21 @@ def test_molecules_are_permuted_as_one(molecules, atom_sum):
         torch.testing.assert_close(x[order], y, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_the_default_type_of_torch_does_not_change_a_network(batch, dtype):
+    """What is in no state, the constants of encoders, is as precise as its weights."""
+    net = network().eval()
+    torch.set_default_dtype(dtype)
+    try:
+        other = network().eval()
+        other.load_state_dict(net.state_dict())
+        for view in MODALITIES:
+            h, again = (n.encode(view, batch, batch.inputs[view]) for n in (net, other))
+            torch.testing.assert_close(again, h, rtol=1e-5, atol=1e-5)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_terms_have_their_names_and_weights(batch):
     net = with_memory(network()).train()
     embedding, terms = pretraining_terms(net, batch)
@@ -197,6 +212,8 @@ def test_each_weight_is_that_of_its_term():
     for value, name in enumerate(LOSS_TERMS, start=1):
         only = MMSAConfig(**{**off, f"w_{name}": 1.0})
         assert total_loss(torch.arange(1.0, 8.0), only) == value
+        of_memory = name in ("align", "commit", "balance")
+        assert total_loss(torch.ones(7), only.replace(w_mem=3)) == (3 if of_memory else 1)
 
 
 def test_descriptors_are_told_from_the_other_views_only(batch):
@@ -221,7 +238,7 @@ def test_a_molecule_without_descriptors_has_no_part_in_telling_them(molecules):
     assert told[0] == pytest.approx(told[1], rel=1e-5)
 
 
-def test_who_knows_the_descriptors_and_bits_loses_nothing(molecules):
+def test_the_descriptor_loss_is_zero_for_who_knows_values_and_bits(molecules):
     views = ("graph", "fingerprint")
     net, chosen = network(modalities=views).eval(), molecules[:6]
     bits = torch.full((len(chosen), FINGERPRINT_SIZE), -50.0)
@@ -229,8 +246,11 @@ def test_who_knows_the_descriptors_and_bits_loses_nothing(molecules):
         row[record.fingerprint_bits.tolist()] = 50.0
     inputs = Collator(views)(chosen)
     values = net.encoders["fingerprint"].scaled_descriptors(inputs.inputs["fingerprint"])
-    net.descriptor_head.forward = lambda codes: torch.cat([values, bits], dim=1)
-    assert seeded_terms(net, inputs)["desc"].item() == pytest.approx(0, abs=1e-6)
+    # Mean squared error plus mean cross-entropy.
+    for shift, sure, loss in ((0.0, 1.0, 0.0), (2.0, 1.0, 4.0), (0.0, 0.0, np.log(2))):
+        told = torch.cat([values + shift, sure * bits], dim=1)
+        net.descriptor_head.forward = lambda codes, told=told: told
+        assert seeded_terms(net, inputs)["desc"].item() == pytest.approx(loss, abs=1e-5)
 
 
 def test_pupils_see_a_part_of_the_views_that_is_drawn(batch):
@@ -309,6 +329,10 @@ def test_what_is_logged_of_the_codes():
     assert found["retrieval"] < 0.01
     one = torch.ones(50, 2, 16) + 1e-3 * spread[:50]
     assert _statistics(one, there[:50])["code_std"] < 0.01
+    pair = torch.nn.functional.normalize(spread[:2], dim=-1).numpy()  # one view's, of two molecules
+    assert _statistics(spread[:2], there[:2])["code_std"] == pytest.approx(
+        pair.std(0, ddof=1).mean() * 4, rel=1e-5
+    )
     same = spread[:50, :1].expand(-1, 2, -1).clone()
     assert _statistics(same, there[:50])["retrieval"] == 1
 
@@ -447,3 +471,60 @@ def test_an_encoder_without_atoms_has_no_sum():
     config = MMSAConfig(mode="regression", modalities=("graph",), graph="custom", atom_sum=True)
     with pytest.raises(ValueError, match="AtomCounts does not expose its atoms by `atom_dim`"):
         MMSANetwork(config, {"graph": AtomCounts()})
+
+
+def test_regression_is_trained_in_standardised_labels():
+    net = network(mode="regression", n_tasks=2)
+    net.label_mean.copy_(torch.tensor([100.0, -3.0]))
+    net.label_scale.copy_(torch.tensor([10.0, 0.5]))
+    raw = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    labels, weights = (
+        torch.tensor([[110.0, -3.0], [120.0, torch.nan]]),
+        torch.tensor([[1, 1], [1, 0]]),
+    )
+    assert net.supervised_loss(raw, labels, weights).item() == pytest.approx(4 / 3)
+    net.head.forward = lambda embedding, sums: raw
+    values = net.supervised_outputs(torch.zeros(2, 16), {}, torch.ones(2, 4, dtype=torch.bool))[0]
+    assert values.tolist() == [[110.0, -3.0], [100.0, -2.0]]
+
+
+@pytest.mark.parametrize("class_weights", [None, (1.0, 5.0)])
+def test_the_loss_of_a_whole_is_the_mean_of_its_parts_by_their_shares(class_weights):
+    net = network(mode="classification", n_tasks=2, class_weights=class_weights)
+    if class_weights:
+        net.class_weight.copy_(torch.tensor([[1.0, 5.0], [2.0, 0.5]]))
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randn(9, 2, 2, generator=generator)
+    labels = torch.randint(0, 2, (9, 2), generator=generator).float()
+    weights = torch.rand(9, 2, generator=generator).round(decimals=1)
+    weights[::4], labels[::4] = 0, torch.nan
+    parts = [slice(0, 2), slice(2, 9)]
+    shares = [net.share(labels[p], weights[p]) for p in parts]
+    losses = [net.supervised_loss(raw[p], labels[p], weights[p]).item() for p in parts]
+    whole = net.supervised_loss(raw, labels, weights).item()
+    assert np.average(losses, weights=shares) == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_frozen_memory_remembers_nothing(batch):
+    net = with_memory(network()).train()
+    before = net.memory.state_dict()
+    net.frozen = {"memory"}
+    pretraining_terms(net, batch)
+    assert net.memory.n_updates == before["_extra_state"]["n_updates"]
+    assert torch.equal(net.memory.anchors, before["anchors"])
+    net.frozen = set()
+    pretraining_terms(net, batch)
+    assert net.memory.n_updates == before["_extra_state"]["n_updates"] + 1
+
+
+def test_encoders_are_trained_in_half_precision_and_read_in_single(batch):
+    net = network(precision="auto")
+    seen = []
+    encoder = net.encoders["graph"]
+    forward = encoder.forward
+    encoder.forward = lambda graph: seen.append(torch.is_autocast_enabled("cpu")) or forward(graph)
+    for dtype, training in ((torch.bfloat16, True), (torch.bfloat16, False), (None, True)):
+        net.training_dtype = dtype
+        net.train(training)
+        assert net.encode("graph", batch, batch.inputs["graph"]).dtype == torch.float32
+    assert seen == [True, False, False]

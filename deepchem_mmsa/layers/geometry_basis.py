@@ -290,8 +290,10 @@ class BesselBasis(nn.Module):
             [math.sqrt(2) / abs(_bessel_scalar(degree + 1, zero)) for zero in row]
             for degree, row in enumerate(zeros)
         ]
-        self.register_buffer("zeros", torch.tensor(zeros), persistent=False)
-        self.register_buffer("norms", torch.tensor(norms), persistent=False)
+        # They are in no state: torch's default type, if it is half precision, would change them.
+        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        self.register_buffer("zeros", torch.tensor(zeros, dtype=dtype), persistent=False)
+        self.register_buffer("norms", torch.tensor(norms, dtype=dtype), persistent=False)
 
     def forward(self, distance: Tensor) -> Tensor:
         """Evaluate at distances ``[E]``, Å: ``[E, n_degrees, n_radial]``."""

@@ -111,13 +111,12 @@ class ResNet18(nn.Module):
         self.layer2 = self._stage(width, 2 * width, stride=2)
         self.layer3 = self._stage(2 * width, 4 * width, stride=2)
         self.layer4 = self._stage(4 * width, 8 * width, stride=2)
-        # Not persistent: the state must hold torchvision's names and nothing else.
-        self.register_buffer(
-            "mean", 255 * torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False
-        )
-        self.register_buffer(
-            "std", 255 * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False
-        )
+        # Not persistent: the state must hold torchvision's names and nothing else. So torch's
+        # default type, if it is half precision, would change them.
+        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            channels = 255 * torch.tensor(values, dtype=dtype).view(1, 3, 1, 1)
+            self.register_buffer(name, channels, persistent=False)
         self.reset_parameters(zero_init_residual)
 
     @staticmethod
@@ -164,7 +163,7 @@ class ResNet18(nn.Module):
         if len(images) == 1 and max(images.shape[2:]) <= _SINGLE_PIXEL and self.bn1.training:
             with running_statistics(self):
                 return self(images)
-        x = (images.to(self.mean.dtype) - self.mean) / self.std
+        x = ((images.to(self.mean.dtype) - self.mean) / self.std).to(self.conv1.weight.dtype)
         # With channels last the convolutions are a quarter faster on a CPU. Only the input is
         # converted: the weights stay contiguous, as checkpoint formats require.
         x = x.contiguous(memory_format=torch.channels_last)

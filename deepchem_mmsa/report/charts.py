@@ -142,7 +142,7 @@ def _range(values: ArrayLike, whole: bool) -> tuple[tuple[float, float], Sequenc
     known = np.ravel(np.asarray(values, float))
     known = known[np.isfinite(known)]
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
-    if high - low <= 1e-9 * max(1.0, abs(low)):
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
         reach = 0.5 * abs(low) or 0.5
         low, high = low - reach, high + reach
     margin = 0.04 * (high - low)

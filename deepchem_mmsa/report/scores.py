@@ -139,8 +139,9 @@ def r2(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> np.ndarray:
     centred = y - y.mean()  # differences of large numbers would lose precision
     mean = w @ centred / w.sum(1)
     spread = w @ centred**2 / w.sum(1) - mean**2
+    rounding = (1e-12 * np.abs(y).max()) ** 2  # relative: the unit of labels may be very small
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(spread > 1e-12, 1 - mean_square(y, p, w) / spread, np.nan)
+        return np.where(spread > rounding, 1 - mean_square(y, p, w) / spread, np.nan)
 
 
 def roc_auc(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> np.ndarray:

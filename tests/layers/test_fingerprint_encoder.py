@@ -124,3 +124,12 @@ def test_names_are_checked():
         make_encoder("fingerprint", "perceptron")
     with pytest.raises(ValueError, match="must be at least 1"):
         FingerprintMLP(width=0)
+
+
+def test_counts_enter_as_logarithms_and_descriptors_as_scores(batch):
+    encoder, seen = FingerprintMLP(width=16).eval(), []
+    encoder.layers[0].register_forward_hook(lambda layer, given, out: seen.append(given[0]))
+    encoder(batch)
+    counts = np.log(1.0 + batch.counts.numpy().astype(float))
+    np.testing.assert_allclose(seen[0][:, :FINGERPRINT_SIZE], counts, rtol=1e-6)
+    assert torch.equal(seen[0][:, FINGERPRINT_SIZE:], encoder.scaled_descriptors(batch))

@@ -149,3 +149,18 @@ def test_no_view_outweighs_another_by_its_scale_or_place():
     for other in ({m: 1000 * x for m, x in h.items()}, dict(reversed(h.items()))):
         for found, expected in zip(fusion.project(other), (u, codes)):
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@given(mask=masks, seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=20)
+def test_attention_equals_naive(mask, seed):
+    """Weights of a molecule's views: softmax of ``w · tanh(W c + b)``."""
+    fusion = build("attention")
+    codes = torch.randn(len(mask), 3, 4, generator=torch.Generator().manual_seed(seed)).double()
+    inner, outer = fusion.attention[0], fusion.attention[-1].weight[0]
+    for i, fused in enumerate(fusion.fuse(codes, mask)):
+        chosen = [codes[i, m] for m in range(3) if mask[i, m]]
+        weights = [(outer @ torch.tanh(inner.weight @ c + inner.bias)).exp() for c in chosen]
+        total = sum(w * c for w, c in zip(weights, chosen))
+        expected = total / sum(weights) if chosen else torch.zeros(4).double()
+        torch.testing.assert_close(fused, expected)

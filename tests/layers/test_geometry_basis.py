@@ -155,3 +155,15 @@ def test_reference_atoms_tie_by_a_rule():
         results.append(edge_geometry(conformers, src, dst).direction)
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], atol=1e-3, rtol=0)
+
+
+def test_of_tied_reference_atoms_the_heavier_is_first_in_any_order():
+    points = [[0.0, 0.0, 0.0], [1.2, 0.0, 0.0], [-0.4, 1.13137085, 0.0], [0.0, 0.0, 2.0]]
+    numbers, results = [6, 9, 8, 1], []
+    for order in ([0, 1, 2, 3], [0, 2, 1, 3]):
+        conformers = molecule([numbers[i] for i in order], [points[i] for i in order])
+        src, dst = radius_graph(conformers, 1.5)
+        to_first = edge_geometry(conformers, src, dst).direction[dst == 0]
+        results.append(to_first[conformers.atomic_numbers[src[dst == 0]] == 9][0])
+    for direction in results:  # the z axis points to fluorine
+        torch.testing.assert_close(direction, torch.tensor([0.0, 0.0, 1.0]), atol=1e-5, rtol=0)

@@ -8,12 +8,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from deepchem_mmsa.layers.encoders import ENCODERS, make_encoder
-from deepchem_mmsa.layers.geometry_basis import (
-    radius_graph,
-)
-from deepchem_mmsa.layers.geometry_encoder import (
-    ComENet,
-)
+from deepchem_mmsa.layers.filtered_sum import FilterEdges
+from deepchem_mmsa.layers.geometry_basis import edge_geometry, radius_graph
+from deepchem_mmsa.layers.geometry_encoder import ComENet, ComENetBlock
 from deepchem_mmsa.layers.message_passing import BatchedConformers
 
 from .batches import order_within_molecules, random_conformers, random_rotation
@@ -144,6 +141,45 @@ def test_every_term_of_the_description_matters(comenet):
     for block in (spherical, torsional):
         assert (block.std(0) > 1e-3).all()
         assert torch.linalg.matrix_rank(block) == block.shape[1]
+
+
+def test_a_block_is_the_sum_over_neighbours_atom_by_atom():
+    """Both branches read the entering atom, are joined, and are added to it."""
+    torch.manual_seed(0)
+    block = ComENetBlock(6, 4, 3, n_dense=2).double()
+    src, dst = torch.tensor([1, 2, 0, 2, 0]), torch.tensor([0, 0, 1, 1, 2])
+    features = [torch.randn(5, width).double() for width in (4, 3)]
+    molecule_of_atom = torch.zeros(3, dtype=torch.int64)
+    edges = FilterEdges(src, dst, torch.tensor([3]), molecule_of_atom, features)
+    given_, silu = torch.randn(3, 6).double(), torch.nn.functional.silu
+    x = silu(block.enter(given_))
+    branches = []
+    for conv, feature in zip((block.spherical, block.torsional), features):
+        sums = [
+            sum(conv.filter.weight @ f * x[j] for f, j, i in zip(feature, src, dst) if i == atom)
+            for atom in range(3)
+        ]
+        branches.append(silu(conv.neighbours(torch.stack(sums)) + conv.itself(x)))
+    h = block.join(torch.cat(branches, dim=1)) + x
+    for layer in block.dense:
+        h = h + silu(layer(h))
+    torch.testing.assert_close(block(edges, given_), torch.nn.functional.layer_norm(h, (6,)))
+
+
+def test_torsions_enter_by_their_multiples():
+    encoder, conformers = ComENet(width=8, n_layers=1, n_spherical=3), random_conformers(3, [8])
+    src, dst = radius_graph(conformers, encoder.cutoff)
+    geometry = edge_geometry(conformers, src, dst)
+    length = torch.hypot(geometry.cos_torsion, geometry.sin_torsion)
+    tau = torch.atan2(geometry.sin_torsion, geometry.cos_torsion)
+    radial = encoder.radial(geometry.distance)
+    waves = [radial[:, 0]]
+    for degree in (1, 2):
+        for wave in (torch.cos, torch.sin):
+            size = length**degree * wave(degree * tau)
+            waves.append(radial[:, degree] * size.unsqueeze(1))
+    torsional = encoder.edge_features(conformers, src, dst)[1]
+    torch.testing.assert_close(torsional, torch.cat(waves, dim=1), rtol=1e-4, atol=1e-5)
 
 
 # ---------------------------------------------------------------- degenerate input

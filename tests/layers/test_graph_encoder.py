@@ -136,6 +136,16 @@ def test_gin_gives_the_same_without_gradients(sizes, seed, layers, features, rea
     torch.testing.assert_close(without, with_gradients.detach(), rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("readout", ["mean", "sum+max"])
+def test_gin_gives_zeros_for_a_molecule_without_atoms(readout):
+    gin = GIN(width=8, n_layers=2, readout=readout).eval()
+    graph = random_graph(0, [3, 0, 2])
+    with torch.no_grad():
+        found = gin(graph)
+    torch.testing.assert_close(found, gin(graph))
+    assert (found[1] == 0).all()
+
+
 @pytest.mark.parametrize("momentum", [0.1, None])
 def test_gin_follows_the_statistics_of_atoms_not_of_rows(momentum):
     graph = random_graph(0, [3] * 30, few_kinds=True)

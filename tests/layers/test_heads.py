@@ -24,3 +24,10 @@ def test_the_sum_over_atoms_is_that_of_what_each_atom_gives(n, seed):
     each = [head(e, atom) - head(e) for atom in atoms]
     expected = head(e) + (torch.stack(each).sum(0) if n else 0)
     torch.testing.assert_close(head(e, atoms.sum(0)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_sum_over_twenty_atoms_counts_as_the_term_of_one():
+    head = Head(4, 3, atom_dim=8).eval()
+    e, sums = torch.randn(4), torch.randn(8)
+    expected = head(e) + head.atom_weight @ sums / 20
+    torch.testing.assert_close(head(e, sums), expected)

@@ -162,8 +162,17 @@ def test_duplicates_and_ties_leave_no_hyperedge_empty(k):
 
 
 def test_no_gradient_through_memberships():
-    codes = points(4, 0).requires_grad_()
-    assert not nearest_nodes_hypergraph(codes, points(3, 1), 2).membership.requires_grad
+    codes, anchors = points(4, 0).requires_grad_(), points(3, 1).requires_grad_()
+    assert not nearest_nodes_hypergraph(codes, anchors, 2).membership.requires_grad
+    assert not anchor_hypergraph(anchors, 2).membership.requires_grad
+
+
+def test_what_is_sent_is_normalised_node_by_node():
+    conv = build().train()
+    theta = conv.transform[0]
+    x = points(3, 0)
+    normed = torch.nn.functional.layer_norm(x @ theta.weight.T + theta.bias, (5,))
+    torch.testing.assert_close(conv.transform(x), torch.nn.functional.gelu(normed))
 
 
 @pytest.mark.parametrize("norm", NORMS)

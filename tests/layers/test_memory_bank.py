@@ -77,6 +77,27 @@ def test_start_can_be_forced_with_what_there_is():
     assert any(bank.exemplars)
 
 
+def test_a_second_start_changes_nothing():
+    bank = started()
+    for seed in range(5):
+        bank.update(clustered(64, seed=seed, noise=1.0)[0])
+    before = bank.anchors.clone(), bank.usage.clone()
+    assert bank.start()
+    assert torch.equal(before[0], bank.anchors)
+    assert torch.equal(before[1], bank.usage)
+
+
+def test_clusters_are_those_of_directions_whatever_the_lengths():
+    codes = torch.eye(16)[:3].repeat(32, 1)
+    codes[::6] *= 100  # some of the first direction: by length they are clusters of their own
+    codes[::12] *= 10
+    bank = MemoryBank(n_anchors=3, dim=16, warmup=96)
+    bank.update(codes + 1e-3 * torch.randn(96, 16, generator=torch.Generator().manual_seed(0)))
+    nearest, similarity = bank.nearest(codes[:3])
+    assert sorted(nearest.tolist()) == [0, 1, 2]
+    assert similarity.min() > 0.99
+
+
 def test_start_finds_the_clusters():
     bank = started()
     codes, index = clustered(500, seed=5)
@@ -406,3 +427,28 @@ def test_a_reseeded_anchor_weighs_as_others_do():
     """It is not thrown out of its place by the first molecule that comes."""
     bank, _ = reseeded()
     assert bank.usage[3] == pytest.approx(1 / 8)
+
+
+def test_no_more_anchors_are_reseeded_than_there_are_codes():
+    bank = started()
+    bank.set_extra_state({})  # as in an export: no recent codes
+    bank.idle += bank.dead_after
+    codes = torch.eye(16)[:3]
+    bank.update(codes)
+    reseeded = [i for i, anchor in enumerate(bank.anchors) if (anchor == codes).all(1).any()]
+    assert 1 <= len(reseeded) <= 3
+
+
+def test_a_cluster_without_codes_starts_as_long_as_a_code_is(monkeypatch):
+    class KMeans:
+        def __init__(self, n_clusters, **options):
+            self.cluster_centers_ = torch.eye(16)[:n_clusters].numpy()
+
+        def fit(self, directions):
+            return self
+
+    monkeypatch.setattr("sklearn.cluster.MiniBatchKMeans", KMeans)
+    bank = MemoryBank(n_anchors=2, dim=16, warmup=16)
+    bank.update(7 * torch.eye(16)[:1] + 1e-3 * torch.arange(16).unsqueeze(1))
+    assert bank.usage.tolist() == [1, 0]
+    assert bank.anchors[1].norm().item() == pytest.approx(7, rel=0.01)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from deepchem_mmsa.report import scores
+from deepchem_mmsa.report.charts import _range
 from deepchem_mmsa.report.scores import Problem, score
 
 
@@ -35,6 +36,22 @@ def test_weighted_scores_are_those_of_repeated_rows(data):
     for name, value in expected.items():
         found = getattr(scores, name)(y, p, w[None].astype(float))
         np.testing.assert_allclose(found, [value], rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e-9, 1.0, 1e6])
+def test_r2_is_the_same_in_every_unit(unit):
+    y, p, w = np.array([1.0, 2.0, 6.0]), np.array([1.5, 2.0, 5.0]), np.ones((1, 3))
+    assert scores.r2(y * unit, p * unit, w) == pytest.approx(metrics.r2_score(y, p))
+    assert np.isnan(scores.r2(0 * y + 0.3 * unit, p * unit, w)).all()  # labels do not vary
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1.0, 1e6])
+def test_an_axis_spans_its_values_in_every_unit(unit):
+    for values in ([1, 2, 6], [-3, 0], [0, 3], [5, 5]):
+        (low, high), ticks = _range(np.array(values) * unit, False)
+        assert low <= min(values) * unit <= max(values) * unit <= high
+        assert high - low < 10 * unit
+        assert len(ticks) > 1
 
 
 def test_one_class_has_no_ranking():
