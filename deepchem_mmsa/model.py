@@ -386,7 +386,8 @@ callbacks, all_losses
         """Check the labels; take task names, scale and class weights from the first dataset."""
         y, w = labels.check_labels(dataset, self.config)
         if self.tasks is None:
-            self.tasks = [str(t) for t in dataset.get_task_names()]
+            names = dataset.get_task_names()  # numbers where it has none
+            self.tasks = [t if isinstance(t, str) else f"task {t}" for t in names]
         labels.tell_unlabelled(w, self.tasks)
         if not self._labels_seen:
             self._labels_seen = True

@@ -92,7 +92,7 @@ def main() -> None:
     )
 
     model = MMSAModel.from_pretrained(
-        output / "pretrained", mode="regression", n_tasks=1, batch_size=64,
+        output / "pretrained", mode="regression", n_tasks=1, tasks=[label], batch_size=64,
         encoder_learning_rate=3e-4, model_dir=str(output / "finetuning"), progress=True,
     )  # fmt: skip
     stopping = EarlyStopping(valid, patience=10)

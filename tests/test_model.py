@@ -10,7 +10,7 @@ import torch
 from deepchem.models.torch_models.torch_model import TorchModel
 from torch import nn
 
-from deepchem_mmsa import EarlyStopping, MMSAFeaturizer, MMSAModel
+from deepchem_mmsa import EarlyStopping, MMSAFeaturizer, MMSAModel, MMSAPredictor
 from deepchem_mmsa.checkpoint import CheckpointError
 from deepchem_mmsa.molecule import MODALITIES
 from deepchem_mmsa.pretraining import LOSS_TERMS
@@ -461,3 +461,9 @@ def test_overfits_labels(make_model, dataset, modalities):
     stopping = EarlyStopping(binary, AUC, patience=300)
     model.fit(binary, nb_epoch=300, callbacks=stopping, checkpoint_interval=0)
     assert model.evaluate(binary, [AUC])["auc"] >= 0.99
+
+
+def test_tasks_without_names_are_numbered(make_model, graph_dataset):
+    model = make_model(mode="regression", scale_labels=False)
+    model.fit(dc.data.NumpyDataset(graph_dataset.X, graph_dataset.y), nb_epoch=1)
+    assert model.tasks == ["task 0"] == MMSAPredictor(model.model).tasks

@@ -80,7 +80,7 @@ def data_section(run: Run) -> str:
     return (
         "<section id='data'><h2>Data</h2><p class='soft'>The data of the model, part by part. "
         "Rows that cannot be read are counted and listed with their reasons."
-        f"</p>{table}{_distributions(run)}{_failures(run)}</section>"
+        f"</p>{table}{_distributions(run)}{missing_views(run)}</section>"
     )
 
 
@@ -136,15 +136,16 @@ def parts_legend(run: Run, parts: list[str]) -> str:
     return f"<div class='legend'>{items}</div>"
 
 
-def _failures(run: Run) -> str:
+def missing_views(run: Run) -> str:
+    """Return the views that could not be made, by reason and row by row."""
     if not run.missing:
         return "<p class='soft below'>Every view of every row evaluated was made.</p>"
     grouped: Counter[tuple[str, str]] = Counter()
     first: dict[tuple[str, str], Missing] = {}
-    for item in run.missing:
-        key = item.view, _gist(item)
+    for items in _by_row_and_gist(run.missing):
+        key = ", ".join(item.view for item in items), _gist(items[0])
         grouped[key] += 1
-        first.setdefault(key, item)
+        first.setdefault(key, items[0])
     rows = "".join(
         f"<tr><td class='view'>{escape(view)}</td><td class='num'>{n:,}</td><td>{escape(gist)}</td>"
         f"<td>row {first[view, gist].row}: <code>{escape(_cut(first[view, gist].smiles))}</code>"
@@ -166,12 +167,20 @@ def _failures(run: Run) -> str:
 <p class="soft">A molecule that lacks some views is used for training and prediction with the
 others; one that lacks all of them has no prediction.</p>
 <div class="card scroll" tabindex="0" role="region" aria-label="Missing views by reason"><table>
-<thead><tr><th>View</th><th class="num">Rows</th><th>Reason</th><th>For example</th></tr></thead>
+<thead><tr><th>Views</th><th class="num">Rows</th><th>Reason</th><th>For example</th></tr></thead>
 <tbody>{rows}</tbody></table></div>
 <details><summary>Row by row: {beyond}</summary>
 <div class="card scroll" tabindex="0" role="region" aria-label="Missing views row by row"><table>
 <thead><tr><th class="num">Row</th><th>Part</th><th>View</th><th>Reason</th><th>SMILES</th></tr>
 </thead><tbody>{listed}</tbody></table></div></details>"""
+
+
+def _by_row_and_gist(missing: list[Missing]) -> list[list[Missing]]:
+    """Put together the views that a row lacks for one reason: all of them, if it is unreadable."""
+    found: dict[tuple[str, int, str], list[Missing]] = {}
+    for item in missing:
+        found.setdefault((item.part, item.row, _gist(item)), []).append(item)
+    return list(found.values())
 
 
 def _gist(item: Missing) -> str:
