@@ -1,11 +1,11 @@
-"""Re-estimation of batch-norm statistics after pre-training, on views as in prediction.
+"""Precise batch norm: statistics estimated anew after pre-training, on views as in prediction.
 
 Pre-training rotates, scales and greys its images and masks atoms, and batch norm's running
 statistics reflect this. A clean image has sharper lines: in the last stage of the ResNet its
 activations vary half again as much, and retrieval between image and graph among held-out
 molecules falls from 52 % to 5 % (docs/experiments.md). So the statistics are estimated again at
 the end, over unaugmented training molecules (Wu and Johnson 2021, "Rethinking 'Batch' in
-BatchNorm", arXiv 2105.07576).
+BatchNorm", arXiv 2105.07576, who call it PreciseBN).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MOLECULES = 2048
 
 
 @torch.no_grad()
-def recalibrate(network: MMSANetwork, batches: Iterable[MoleculeBatch]) -> None:
+def precise_batch_norm(network: MMSANetwork, batches: Iterable[MoleculeBatch]) -> None:
     """Replace running statistics by the plain average over `batches`.
 
     Frozen components keep theirs. Nothing else in the network changes.
@@ -50,7 +50,7 @@ def recalibrate(network: MMSANetwork, batches: Iterable[MoleculeBatch]) -> None:
     >>> network = MMSANetwork(config)
     >>> batch = Collator(("graph",))(many_views(["CCO", "CCN"], ViewSettings(("graph",))))
     >>> before = network.encode("graph", batch, batch.inputs["graph"])
-    >>> recalibrate(network, [batch])
+    >>> precise_batch_norm(network, [batch])
     >>> network.training, torch.equal(before, network.eval().encode("graph", batch,
     ...                                                             batch.inputs["graph"]))
     (True, False)
@@ -84,8 +84,8 @@ def recalibrate(network: MMSANetwork, batches: Iterable[MoleculeBatch]) -> None:
         network.train(was_training)
 
 
-class Recalibration:
-    """A callback of ``fit`` that calls :func:`recalibrate` when pre-training ends.
+class PreciseBatchNorm:
+    """A callback of ``fit`` that calls :func:`precise_batch_norm` when pre-training ends.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class Recalibration:
 
     Examples
     --------
-    >>> Recalibration(None).dataset is None
+    >>> PreciseBatchNorm(None).dataset is None
     True
     """
 
@@ -109,4 +109,8 @@ class Recalibration:
         size = model.batch_size
         rows = epoch_batches(self.dataset, size, [0], model.config.seed)
         some = itertools.islice(rows, max(1, MOLECULES // size))
-        recalibrate(model.model, (model._prepare_batch(batch)[0] for batch in some))
+        precise_batch_norm(model.model, (model._prepare_batch(batch)[0] for batch in some))
+
+
+Recalibration = PreciseBatchNorm
+"""The former name, which warnings named."""

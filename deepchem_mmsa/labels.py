@@ -210,7 +210,7 @@ def do_without(network: MMSANetwork, labels_seen: bool = False) -> None:
     if config.mode == "pretraining":
         told.append(
             "its molecules in advance, so batch norm keeps statistics of augmented views: give "
-            "callbacks=[deepchem_mmsa.batch_norm.Recalibration(dataset)]"
+            "callbacks=[deepchem_mmsa.batch_norm.PreciseBatchNorm(dataset)]"
         )
     if config.lr_schedule == "cosine":
         told.append("how long it is, so lr_schedule='cosine' stays at the learning rate")

@@ -14,7 +14,7 @@ from deepchem.models.optimizers import AdamW, LearningRateSchedule, Optimizer
 from torch import Tensor, nn
 
 from deepchem_mmsa import distributed, labels, saving, training
-from deepchem_mmsa.batch_norm import Recalibration
+from deepchem_mmsa.batch_norm import PreciseBatchNorm
 from deepchem_mmsa.batching import Collator, MoleculeBatch
 from deepchem_mmsa.config import CUSTOM, MMSAConfig
 from deepchem_mmsa.epochs import batch_bounds, check_dataset, epoch_batches, keep_no_records
@@ -288,7 +288,7 @@ callbacks, all_losses
                 run.call("on_fit_continue", self)
             state.ended = False
             if self.config.mode == "pretraining":
-                run.callbacks = [*run.callbacks, Recalibration(dataset)]
+                run.callbacks = [*run.callbacks, PreciseBatchNorm(dataset)]
             if self.model.update_memory and self.model.memory is not None:
                 self.model.memory.warmup = min(self.config.memory_warmup, n)
             numbers = range(state.epoch, last)

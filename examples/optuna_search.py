@@ -5,7 +5,8 @@
 Every trial is scored by cross-validation on the training part; the test part is evaluated once,
 with the best configuration trained on all of the training part. Molecules are featurized once,
 before the search. Writes ``trials.csv`` and ``best.json``; a search with ``--storage`` can be
-resumed.
+resumed, with the same arguments: trials on other molecules, folds or epochs are not comparable,
+and another seed would test on molecules that chose the earlier ones.
 """
 
 from __future__ import annotations
@@ -78,8 +79,18 @@ def main() -> None:
 
     study = optuna.create_study(
         study_name="mmsa", direction="minimize", storage=a.storage, load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=a.seed),
     )  # fmt: skip
+    asked = {
+        name: getattr(a, name) for name in ("epochs", "folds", "model", "max_molecules", "seed")
+    }
+    if study.user_attrs.get("asked", asked) != asked:
+        raise SystemExit(
+            f"{a.storage} holds a search with other arguments ({study.user_attrs['asked']}): use "
+            "these again, or another --storage"
+        )
+    study.set_user_attr("asked", asked)
+    # A sampler begins anew in each run: with the same seed it would repeat the first trials.
+    study.sampler = optuna.samplers.TPESampler(seed=a.seed + len(study.trials))
     study.optimize(rmse, n_trials=a.trials)
 
     best = regressor(study.best_params, a).fit(X, y)

@@ -32,6 +32,7 @@ from deepchem_mmsa.atomic import sha256
 from deepchem_mmsa.benchmark import BENCHMARKS, PROTOCOLS
 from deepchem_mmsa.benchmark.overlap import held_out_keys, leave_out, write_keys
 from deepchem_mmsa.benchmark.representation import HeldOut, describe
+from deepchem_mmsa.benchmark.sets import data_identity
 from deepchem_mmsa.datasets import dataset_from_shards
 from deepchem_mmsa.molecule import MODALITIES
 from deepchem_mmsa.pretraining import LOSS_TERMS
@@ -76,17 +77,31 @@ def read_molecules(a: argparse.Namespace) -> tuple[list[str], list[dict[str, Any
     return chosen, sources
 
 
+def files_of(a: argparse.Namespace) -> dict[str, str | None]:
+    """Return the checksum of each benchmark's file; None for one that is not there."""
+    return {name: data_identity(name, a.data_dir)["file"] for name in a.exclude}
+
+
 def select(a: argparse.Namespace) -> dict[str, Any]:
     """Choose the molecules, or reuse the choice of an earlier run with the same arguments."""
     asked = {
         "input": [sha256(path) for path in a.input], "seed": a.seed, "molecules": a.molecules,
         "max_atoms": a.max_atoms, "held_out": a.held_out, "exclude": a.exclude,
+        "smiles_column": a.smiles_column,
     }  # fmt: skip
     path = a.output / "selection.json"
     if path.exists():
         chosen = json.loads(path.read_text())
-        if chosen["asked"] != asked:
-            raise SystemExit(f"{path} belongs to other arguments; give another --output")
+        # Arguments that a later version added are unknown; files need not be there any more.
+        differing = [name for name, value in chosen["asked"].items() if asked.get(name) != value]
+        differing += [
+            f"file of {name}" for name, file in files_of(a).items()
+            if file and chosen.get("files", {}).get(name) not in (None, file)
+        ]  # fmt: skip
+        if differing:
+            raise SystemExit(
+                f"{path} belongs to other arguments ({', '.join(differing)}); give another --output"
+            )
         return chosen
     smiles, sources = read_molecules(a)
     print(f"{len(smiles)} molecules read", flush=True)
@@ -107,7 +122,8 @@ def select(a: argparse.Namespace) -> dict[str, Any]:
     chosen = {
         "asked": asked, "sources": sources, "read": len(smiles), "dropped": kept.n_dropped,
         "dropped_by_benchmark": kept.dropped, "protocols": list(PROTOCOLS),
-        "unreadable": kept.n_unreadable, "train": [text for text, _ in rest], "held_out": held,
+        "unreadable": kept.n_unreadable, "files": files_of(a),
+        "train": [text for text, _ in rest], "held_out": held,
     }  # fmt: skip
     path.write_text(json.dumps(chosen))
     return chosen

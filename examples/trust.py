@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from rdkit import Chem, rdBase
 from sklearn.metrics import roc_auc_score
 
 from deepchem_mmsa import MMSAClassifier, MMSAFeaturizer, MMSAModel, MMSAPredictor, MMSARegressor
@@ -110,6 +111,18 @@ def domain_distances(
     return distances
 
 
+def repeated(held: np.ndarray, train: np.ndarray) -> int:
+    """Return how many held-out molecules are in the training half too, written alike or not."""
+
+    def canonical(smiles: str) -> str | None:
+        with rdBase.BlockLogs():
+            molecule = Chem.MolFromSmiles(smiles)
+        return None if molecule is None else Chem.MolToSmiles(molecule)
+
+    known = {canonical(text) for text in train} - {None}
+    return sum(canonical(text) in known for text in held)
+
+
 def run(name: str, model: str, a: argparse.Namespace) -> dict[str, Any]:
     """Train on half of a data set, and evaluate on the other half."""
     file, column, mode = DATASETS[name]
@@ -138,7 +151,7 @@ def run(name: str, model: str, a: argparse.Namespace) -> dict[str, Any]:
     truth = y[held]
     result: dict[str, Any] = {
         "mode": mode, "train": len(train), "held_out": len(held),
-        "unreadable": int((~readable).sum()),
+        "unreadable": int((~readable).sum()), "repeated": repeated(smiles[held], smiles[train]),
     }  # fmt: skip
     distances = domain_distances(estimator.predictors_, smiles[train], smiles[held])
     distances["Tanimoto to training set"] = tanimoto_distance(smiles[held], smiles[train])

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from deepchem_mmsa.batch_norm import recalibrate
+from deepchem_mmsa.batch_norm import precise_batch_norm
 from deepchem_mmsa.batching import Collator
 from deepchem_mmsa.molecule import MoleculeViews
 
@@ -16,7 +16,7 @@ def batches_of(molecules, size=8):
 def test_statistics_are_the_plain_average_over_the_batches(make_model, molecules):
     network = make_model(mode="pretraining", modalities=("image", "graph")).model
     batches = batches_of(molecules)
-    recalibrate(network, batches)
+    precise_batch_norm(network, batches)
     encoder = network.encoders["image"]
     with torch.no_grad():
         first = [
@@ -33,7 +33,7 @@ def test_nothing_else_changes_and_frozen_components_rest(make_model, molecules):
     model = make_model(mode="pretraining", modalities=("image", "graph"))
     model.freeze_components(["graph"])
     before = {k: v.clone() for k, v in model.model.state_dict().items() if torch.is_tensor(v)}
-    recalibrate(model.model, batches_of(molecules))
+    precise_batch_norm(model.model, batches_of(molecules))
     changed = [k for k, v in before.items() if not torch.equal(v, model.model.state_dict()[k])]
     assert changed
     assert all(k.startswith("encoders.image.") for k in changed)
@@ -44,11 +44,11 @@ def test_nothing_else_changes_and_frozen_components_rest(make_model, molecules):
 
 def test_a_view_that_no_molecule_has_keeps_its_statistics(make_model, molecules):
     network = make_model(mode="pretraining", modalities=("image", "graph")).model
-    recalibrate(network, batches_of(molecules))
+    precise_batch_norm(network, batches_of(molecules))
     before = {k: v.clone() for k, v in network.encoders["image"].state_dict().items()}
     graphs = [MoleculeViews(r.smiles, atoms=r.atoms, bond_atoms=r.bond_atoms, bonds=r.bonds)
               for r in molecules]  # fmt: skip
-    recalibrate(network, batches_of(graphs))
+    precise_batch_norm(network, batches_of(graphs))
     for name, value in network.encoders["image"].state_dict().items():
         assert torch.equal(value, before[name]), name
 
@@ -58,5 +58,5 @@ def test_pretraining_ends_with_the_statistics_of_clean_pictures(make_model, data
     model.fit(dataset, nb_epoch=3)
     after = model.model.encoders["image"].bn1.running_var.clone()
     clean = Collator(("image", "graph"), image_size=32)(list(dataset.X))
-    recalibrate(model.model, [clean])
+    precise_batch_norm(model.model, [clean])
     np.testing.assert_allclose(after, model.model.encoders["image"].bn1.running_var, rtol=1e-4)

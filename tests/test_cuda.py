@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from deepchem_mmsa import MMSAFeaturizer, MMSAModel, MMSAPredictor
-from deepchem_mmsa.batch_norm import recalibrate
+from deepchem_mmsa.batch_norm import precise_batch_norm
 from deepchem_mmsa.batching import Collator
 from deepchem_mmsa.layers.dgl_backend import dgl_supports, import_dgllife
 from deepchem_mmsa.layers.message_passing import MESSAGES, REDUCTIONS, EdgeList, aggregate
@@ -97,7 +97,7 @@ def test_a_network_gives_what_it_gives_on_the_cpu(make, seen, arguments):
     model = make(mode="classification", n_tasks=2, device="cpu", memory_warmup=64, **arguments)
     network = model.model
     batch = Collator(MODALITIES, SIZE, model.config.hydrogens)(seen.X)
-    recalibrate(network, [batch])
+    precise_batch_norm(network, [batch])
     network.memory.update(torch.randn(64, 16, generator=torch.Generator().manual_seed(0)))
     with torch.no_grad():
         network.readout.gate.fill_(0.5)  # so that what is read from the memory counts

@@ -1,6 +1,7 @@
 """The documentation: it can be built, its links lead somewhere, and what it says to type exists."""
 
 import ast
+import dataclasses
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import typer
 
 from deepchem_mmsa.cli import app
 from deepchem_mmsa.cli.console import EXPLAINED
+from deepchem_mmsa.config import MMSAConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -25,6 +27,13 @@ by_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to
 
 def blocks(page, language):
     return [body for name, body in FENCE.findall(page.read_text("utf-8")) if name == language]
+
+
+def lines(page):
+    """Commands of a page, those that go on over several lines as one."""
+    return [
+        line for body in blocks(page, "bash") for line in body.replace("\\\n", " ").splitlines()
+    ]
 
 
 def anchors(page):
@@ -58,7 +67,7 @@ def test_relative_links_resolve(page):
 @by_page
 def test_commands_and_their_options_exist(page):
     text = page.read_text("utf-8")
-    typed = [line for body in blocks(page, "bash") for line in body.splitlines()]
+    typed = lines(page)
     typed += re.findall(r"`(mmsa [^`]+)`", text)
     for line in typed:
         found = re.match(r"\s*(?:\$ )?mmsa ([a-z][a-z-]*)(.*)", line)
@@ -71,10 +80,32 @@ def test_commands_and_their_options_exist(page):
             assert option in known, f"{page.name}: mmsa {name} {option}"
 
 
+def options_of(script):
+    """The options of an example, and of the file that those of its folder share."""
+    found = {"--help"}
+    for path in (script, script.parent / "common.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))) if path.is_file() else ():
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
+                found |= {word.value for word in node.args if isinstance(word, ast.Constant)}
+    return found
+
+
 @by_page
-def test_scripts_that_are_named_exist(page):
-    for script in re.findall(r"python ((?:examples|docs)/[\w/]+\.py)", page.read_text("utf-8")):
-        assert (ROOT / script).is_file(), f"{page.name}: {script}"
+def test_scripts_that_are_named_exist_with_their_options_and_fields(page):
+    text = page.read_text("utf-8")
+    named = r"((?:examples|docs)/[\w/]+\.py)([^`|;&#]*)"
+    for line in [*lines(page), *re.findall(r"`([^`]*\.py[^`]*)`", text)]:
+        for script, rest in re.findall(named, line):
+            assert (ROOT / script).is_file(), f"{page.name}: {script}"
+            known = options_of(ROOT / script)
+            for option in re.findall(r"(?<=[\s\[])--[a-z][a-z-]*", rest):
+                assert option in known, f"{page.name}: {script} {option}"
+    fields = {field.name for field in dataclasses.fields(MMSAConfig)}
+    fields |= {"field", "name"}  # of no field in particular
+    for line in [*lines(page), *re.findall(r"`([^`]*)`", text)]:
+        for words in re.findall(r"--set ((?:'?[a-z_]+=\S+\s*)+)", line):
+            for name in re.findall(r"(?:^|\s)'?([a-z_]+)=", words):
+                assert name in fields, f"{page.name}: --set {name}"
 
 
 def messages():

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -112,6 +113,17 @@ def test_a_pretraining_goes_on_with_what_it_began_with(tmp_path):
     run(tmp_path, *command)
     run(tmp_path, *command)
     assert "was started with other settings (w_mask: " in refused(tmp_path, *command, "w_mask=0.25")
+    other = [*command[:1], "--smiles-column", "smiles", *command[1:]]
+    assert "belongs to other arguments (smiles_column)" in refused(tmp_path, *other)
+    with open(data / "BBBP.csv", "a") as file:
+        file.write("99,m99,1,CCCCO\n")  # a benchmark that has another test set now
+    assert "belongs to other arguments (file of bbbp)" in refused(tmp_path, *command)
+
+
+def test_trust_counts_the_molecules_of_both_halves():
+    repeated = runpy.run_path(str(EXAMPLES / "trust.py"))["repeated"]
+    train, held = np.array(["CCO", "C1CC", "CCN"]), np.array(["OCC", "C1CC", "CCS", "NCC", "CCO"])
+    assert repeated(held, train) == 3  # what cannot be read is no molecule
 
 
 def test_one_conformer_is_the_benchmark_and_several_are_another_answer(tmp_path):

@@ -53,3 +53,17 @@ def test_optuna_search_finds_and_writes_its_best(tmp_path):
     assert set(best["parameters"]) >= {"learning_rate", "batch_size", "graph_width"}
     with open(output / "trials.csv") as file:
         assert len(list(csv.DictReader(file))) == 2
+
+
+def test_an_optuna_search_goes_on_with_new_trials_and_the_same_arguments(tmp_path):
+    command = [
+        "optuna_search.py", "--trials", "1", "--epochs", "1", "--folds", "2", "--max-molecules",
+        "40", "--storage", f"sqlite:///{tmp_path / 'search.db'}",
+    ]  # fmt: skip
+    run(tmp_path, *command)
+    assert "best of 2 trials" in run(tmp_path, *command)
+    with open(tmp_path / "runs" / "optuna" / "trials.csv") as file:
+        rates = [row["params_learning_rate"] for row in csv.DictReader(file)]
+    assert rates[0] != rates[1]
+    with pytest.raises(AssertionError, match="holds a search with other arguments"):
+        run(tmp_path, *command, "--seed", "1")

@@ -3,7 +3,8 @@
 A cell is finished when its JSON file exists, which is written last and atomically. A run that is
 repeated after it was killed skips the finished cells and loses at most one. The name of a cell's
 file contains a digest of the model's settings, so that other settings never reuse an old result;
-a result from other data is refused.
+a result from other data, or of a network whose weights or preset now say something else, is
+refused.
 """
 
 from __future__ import annotations
@@ -81,21 +82,28 @@ class Cell:
         """Return the stored result."""
         return json.loads(self.path.read_text(encoding="utf-8"))
 
-    def check_data(self) -> None:
-        """Check that the result of a finished cell was computed from the same data.
+    def check(self) -> None:
+        """Check that the result of a finished cell is of the same data and the same network.
 
         Raises
         ------
         ValueError
-            If it was not. Fields that an older result lacks are not compared.
+            If it is not. Fields that an older result lacks, and files that are not there, are not
+            compared.
         """
-        theirs = self.result().get("data", {})
-        for name, mine in self.identity(self.dataset).items():
-            if mine is not None and theirs.get(name) not in (None, mine):
-                raise ValueError(
-                    f"{self.path} is a result of other data ({name} {theirs[name]}, now {mine}): "
-                    "give another output folder"
-                )
+        result = self.result()
+        there = {name: mine for name, mine in self.identity(self.dataset).items() if mine}
+        configuration: dict[str, Any] = getattr(self.contender, "configuration", dict)()
+        for what, theirs, now in (
+            ("data", {k: v for k, v in result.get("data", {}).items() if v}, there),
+            ("settings of the network", result["details"].get("config", {}), configuration),
+        ):
+            for name, mine in now.items():
+                if name in theirs and theirs[name] != mine:
+                    raise ValueError(
+                        f"{self.path} is a result of other {what} ({name} {theirs[name]}, now "
+                        f"{mine}): give another output folder"
+                    )
 
     def predictions(self) -> dict[str, np.ndarray]:
         """Return ``valid`` and ``test`` predictions, float32, with labels and weights.
@@ -204,11 +212,11 @@ def run_cells(
     Raises
     ------
     ValueError
-        If a finished cell is a result from other data.
+        If a finished cell is a result of other data, or of another network.
     """
     for cell in cells:
         if cell.finished:
-            cell.check_data()
+            cell.check()
     failed: list[Cell] = []
     loaded: tuple[str, str] | None = None
     for number, cell in enumerate(cells, 1):

@@ -114,6 +114,11 @@ class MMSA:
             del values["preset"]
         return values
 
+    def configuration(self) -> dict[str, Any]:
+        """Return the fields of the network, except those that split and seed determine."""
+        own = _config_of(self.weights) if self.weights else MMSAConfig.preset(self.preset)
+        return _apart_from_the_run(own.replace(**self.config))
+
     def run(self, split: Split, seed: int) -> Outcome:
         """Fine-tune; see :class:`Contender`."""
         arguments = {
@@ -176,6 +181,18 @@ def _checksum(weights: str) -> str:
     return sha256(find_model(weights) / "model.safetensors")
 
 
+@functools.lru_cache(maxsize=8)
+def _config_of(weights: str) -> MMSAConfig:
+    return load_pretrained(weights).config
+
+
+_OF_THE_RUN = ("mode", "n_tasks", "seed")
+
+
+def _apart_from_the_run(config: MMSAConfig) -> dict[str, Any]:
+    return {k: v for k, v in config.to_dict().items() if k not in _OF_THE_RUN}
+
+
 @functools.lru_cache(maxsize=2)
 def _keys_in(path: str) -> frozenset[str]:
     import pandas as pd
@@ -213,6 +230,10 @@ class Forest:
             values["pretrained_on"] = sha256(self.pretrained_on)[:16]
         return values
 
+    def configuration(self) -> dict[str, Any]:
+        """Return the fields of the network whose features it reads; none without weights."""
+        return {} if self.weights is None else _apart_from_the_run(_config_of(self.weights))
+
     def run(self, split: Split, seed: int) -> Outcome:
         """Fit one forest per task; see :class:`Contender`."""
         predictor: MMSAPredictor | None = None
@@ -234,7 +255,8 @@ class Forest:
             split.train, both, split.mode, seed, self.n_trees, features, self.n_jobs
         )
         n = len(split.valid)
-        return Outcome(values[:n], values[n:], {"features": features[0].shape[1]})
+        details = {"features": features[0].shape[1], "config": self.configuration()}
+        return Outcome(values[:n], values[n:], details)
 
 
 @dataclass(frozen=True)
@@ -276,8 +298,5 @@ def from_scratch(weights: str, config: Mapping[str, Any]) -> dict[str, Any]:
     config : mapping
         Further fields to change.
     """
-    theirs, plain = load_pretrained(weights).config.to_dict(), MMSAConfig().to_dict()
-    differing = {k: v for k, v in theirs.items() if v != plain[k]}
-    for name in ("mode", "n_tasks", "seed"):
-        differing.pop(name, None)
-    return {**differing, **config}
+    theirs, plain = _apart_from_the_run(_config_of(weights)), MMSAConfig().to_dict()
+    return {**{k: v for k, v in theirs.items() if v != plain[k]}, **config}

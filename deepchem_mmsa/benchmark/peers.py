@@ -18,6 +18,7 @@ from deepchem_mmsa.benchmark.baselines import mean_predictions
 from deepchem_mmsa.benchmark.contenders import Outcome
 from deepchem_mmsa.benchmark.scores import as_classes, labels_of, score
 from deepchem_mmsa.benchmark.sets import Split, quiet_deepchem
+from deepchem_mmsa.labels import label_scaling
 from deepchem_mmsa.layers.dgl_backend import import_dgl, import_dgllife
 
 
@@ -58,8 +59,9 @@ class AttentiveFP:
         y, w = labels_of(train)
         mean, scale = np.zeros(y.shape[1]), np.ones(y.shape[1])
         if split.mode == "regression":
-            mean, scale = y.mean(0), y.std(0)
-        train = dc.data.NumpyDataset(train.X, (y - mean) / scale, w, train.ids)
+            mean, scale = label_scaling(y, w)
+        known = np.where(w != 0, (y - mean) / scale, 0.0)
+        train = dc.data.NumpyDataset(train.X, known, w, train.ids)
         model = dc.models.AttentiveFPModel(
             n_tasks=len(split.tasks), mode=split.mode, batch_size=self.batch_size,
             learning_rate=self.learning_rate, log_frequency=10**9,

@@ -93,7 +93,7 @@ def scores_of_the_mean(
     Raises
     ------
     ValueError
-        If the test labels of two networks differ; the message names their files.
+        If the labels of two networks differ; the message names their files.
 
     Examples
     --------
@@ -105,7 +105,10 @@ def scores_of_the_mean(
     """
     (path, first), *others = found.items()
     for other, part in others:
-        if not np.array_equal(part["test_y"], first["test_y"], equal_nan=True):
+        if not all(
+            np.array_equal(part[name], first[name], equal_nan=True)
+            for name in ("valid_y", "test_y")
+        ):
             raise ValueError(f"{other} and {path} are results of other data: remove the older one")
     scores = {}
     for name in ("valid", "test"):

@@ -123,8 +123,8 @@ def load_benchmark(
     data_dir : str, optional
         Folder of the file; DeepChem downloads it if it is missing.
     save_dir : str, optional
-        Folder in which DeepChem keeps the featurized set for the next run; by default nothing is
-        kept.
+        Folder in which DeepChem keeps the featurized set for the next run, in one named after the
+        checksum of the file, which DeepChem does not compare; by default nothing is kept.
     splitter : str or None
         DeepChem's splitter; None gives a tuple of one, the whole set.
 
@@ -133,7 +133,11 @@ def load_benchmark(
     ValueError
         For an unknown name.
     """
-    tasks, splits, _ = _loader(name)(
+    load = _loader(name)
+    file = _file(name, data_dir)
+    if save_dir is not None and file.is_file():
+        save_dir = str(Path(save_dir) / _checksum(file))
+    tasks, splits, _ = load(
         featurizer=featurizer,
         splitter=splitter,
         transformers=[],
@@ -303,6 +307,14 @@ def scaffold_split(
     return parts
 
 
+def _file(name: str, data_dir: str | None) -> Path:
+    return Path(data_dir or dc.utils.data_utils.get_data_dir()) / BENCHMARKS[name].file
+
+
+def _checksum(file: Path) -> str:
+    return sha256(file)[:16]
+
+
 def data_identity(
     name: str, data_dir: str | None = None, optimize_conformer: bool = False
 ) -> dict[str, str | None]:
@@ -321,9 +333,9 @@ def data_identity(
         ``file``: the checksum of the file, None if it is not downloaded yet;
         ``features``: version and kind of the records.
     """
-    path = Path(data_dir or dc.utils.data_utils.get_data_dir()) / BENCHMARKS[name].file
+    file = _file(name, data_dir)
     return {
-        "file": sha256(path)[:16] if path.is_file() else None,
+        "file": _checksum(file) if file.is_file() else None,
         "features": f"{FEATURE_VERSION}{' relaxed' if optimize_conformer else ''}",
     }
 

@@ -40,10 +40,21 @@ def test_missing_labels_do_not_reach_the_forest():
     assert mean[0, 0] == pytest.approx(y[w[:, 0] > 0, 0].mean())
 
 
+def test_an_empty_label_is_a_missing_one():
+    y = np.arange(len(SMILES), dtype=float)[:, None]
+    empty, w = np.where(y % 3 == 0, np.nan, y), (y % 3 != 0).astype(float)
+    for predict in (forest_predictions, mean_predictions):
+        found, expected = (
+            predict(part, part, "regression") for part in (labelled(empty), labelled(y, w))
+        )
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_a_task_with_one_class_is_predicted_as_it():
-    y = np.c_[np.ones(len(SMILES)), np.arange(len(SMILES)) % 2]
+    y = np.c_[np.ones(len(SMILES)), np.zeros(len(SMILES)), np.arange(len(SMILES)) % 2]
     p = forest_predictions(labelled(y), labelled(y), "classification", n_trees=5)
     assert (p[:, 0, 1] == 1).all()
+    assert (p[:, 1, 1] == 0).all()
 
 
 def test_fingerprints_do_not_depend_on_writing():

@@ -1,7 +1,7 @@
 """Cells: nothing is run twice, nothing half done is believed, nothing old is taken for new."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from deepchem_mmsa.benchmark.baselines import mean_predictions
 from deepchem_mmsa.benchmark.cells import cells_of, run_cells
 from deepchem_mmsa.benchmark.contenders import Mean, Outcome
 from deepchem_mmsa.benchmark.results import ENSEMBLE, markdown, plot, summary, tidy
+from deepchem_mmsa.benchmark.scores import score
 from deepchem_mmsa.benchmark.sets import Split
 
 
@@ -74,6 +75,20 @@ def test_another_setting_is_another_cell(tmp_path, load):
         assert len(contender.runs) == 1
     cut = cells_of(tmp_path, ["hu"], ["energy"], [contender], [0], max_molecules=9)
     assert not cut[0].finished
+
+
+def test_a_cell_is_scored_on_the_split_of_its_protocol(tmp_path, energy_split):
+    turned = replace(energy_split, valid=energy_split.test, test=energy_split.valid)
+    splits = {"hu": energy_split, "deepchem": turned}
+    cells = cells_of(tmp_path, splits, ["energy"], [Noisy()], [0])
+    run_cells(cells, lambda _, protocol: splits[protocol], report=lambda line: None)
+    for cell in cells:
+        for name in ("valid", "test"):
+            part, found = splits[cell.protocol].parts()[name], cell.predictions()
+            np.testing.assert_array_equal(found[f"{name}_y"], part.y.astype(np.float32))
+            expected = score(part, found[name], "rmse")[0]
+            assert cell.result()[name] == pytest.approx(expected, rel=1e-5)
+    assert len({cell.path for cell in cells}) == len({c.result()["test"] for c in cells}) == 2
 
 
 def test_a_half_written_cell_is_not_finished(tmp_path, load):
@@ -142,8 +157,8 @@ def test_the_table_is_mean_and_deviation_over_seeds(finished, tmp_path):
     assert row["std"] == pytest.approx(of_noisy.std(ddof=0))
     text = markdown(frame)
     assert f"{row['mean']:.3f} ± {row['std']:.3f}" in text
-    assert "rmse on the test set" in text
-    assert "roc_auc on the test set" in text
+    for metric, better in (("rmse", "lower"), ("roc_auc", "higher")):
+        assert f"{metric} on the test set at the best validation epoch ({better} is better" in text
     plot(frame, tmp_path / "r.png")
     assert (tmp_path / "r.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match="no finished cell"):
@@ -175,10 +190,11 @@ def test_a_result_of_other_data_is_refused(tmp_path, load):
         run_cells(cells("b"), load)
 
 
-def test_predictions_of_other_molecules_are_not_averaged(finished):
+@pytest.mark.parametrize("part", ["valid_y", "test_y"])
+def test_predictions_of_other_molecules_are_not_averaged(finished, part):
     cell = finished[1]
     arrays = cell.predictions()
-    np.savez(cell.path.with_suffix(".npz"), **{**arrays, "test_y": arrays["test_y"] + 1})
+    np.savez(cell.path.with_suffix(".npz"), **{**arrays, part: arrays[part][::-1]})
     with pytest.raises(ValueError, match="results of other data"):
         tidy(finished)
 

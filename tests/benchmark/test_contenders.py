@@ -11,6 +11,7 @@ import pytest
 
 from deepchem_mmsa import MMSAModel
 from deepchem_mmsa.benchmark.baselines import mean_predictions
+from deepchem_mmsa.benchmark.cells import cells_of, run_cells
 from deepchem_mmsa.benchmark.contenders import (
     GIN,
     MLP,
@@ -71,11 +72,13 @@ def test_labels_of_the_test_set_change_nothing(name, energy_split):
     )
 
 
-def test_the_seed_decides(oxygen_split):
+def test_the_seed_decides_and_averaging_averages(oxygen_split):
     contender = MMSA("mlp", {**MLP, **TINY}, epochs=1)
     first, again, other = (contender.run(oxygen_split, seed).test for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+    averaged = replace(contender, averaging=0.9).run(oxygen_split, 0).test
+    assert not np.array_equal(first, averaged)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +104,50 @@ def test_pretrained_and_from_scratch_are_one_network(weights, oxygen_split):
     assert not np.array_equal(a.test, b.test)
     assert len(json.dumps(tuned.settings())) < 500
     assert tuned.settings()["weights"] not in (None, weights)  # a checksum
+
+
+def test_every_setting_makes_another_cell(weights, tmp_path):
+    (tmp_path / "keys.txt").write_text("AAAAAAAAAAAAAA\n")
+    plain = MMSA("mmsa", weights=weights)
+    other = {
+        "name": "other", "config": {"batch_size": 32}, "weights": None, "preset": "small",
+        "epochs": 7, "patience": 7, "pretrained_on": str(tmp_path / "keys.txt"),
+        "components": ("graph",), "averaging": 0.5,
+    }  # fmt: skip
+    assert set(other) == set(plain.__dataclass_fields__)
+    kinds = [plain, MMSA("mmsa", preset="base")]
+    kinds += [replace(plain, **{name: value}) for name, value in other.items() if name != "preset"]
+    assert len({json.dumps(kind.settings(), sort_keys=True) for kind in kinds}) == len(kinds)
+
+
+def test_a_result_of_weights_with_other_settings_is_refused(weights, oxygen_split, tmp_path):
+    """Checksums of the tensors do not tell what is in config.json."""
+    again = tmp_path / "again"
+    MMSAModel.from_pretrained(weights, n_neighbors=2).save_pretrained(again)
+
+    def cells(weights, components=None, network=True):
+        tuned = MMSA("mmsa", {"batch_size": 32}, weights, epochs=1, components=components)
+        found = [tuned] if network else [Forest(2, 1, "mmsa-forest", weights)]
+        return cells_of(tmp_path / "run", ["hu"], ["oxygen"], found, [0])
+
+    for kind in ({}, {"components": ("graph",)}, {"network": False}):
+        assert run_cells(cells(weights, **kind), lambda *_: oxygen_split) == []
+        assert run_cells(cells(weights, **kind), lambda *_: oxygen_split) == []
+        with pytest.raises(
+            ValueError, match=r"other settings of the network \(n_neighbors 4, now 2"
+        ):
+            run_cells(cells(str(again), **kind), lambda *_: oxygen_split)
+
+
+def test_the_best_epoch_by_validation_is_kept(energy_split, oxygen_split):
+    for split in (energy_split, oxygen_split):
+        few, many = (
+            MMSA("mlp", {**MLP, **TINY}, epochs=epochs, patience=1).run(split, 0)
+            for epochs in (1, 8)
+        )
+        first, best = (score(split.valid, one.valid, split.metric)[0] for one in (few, many))
+        assert best < first if split.minimize else best > first
+        assert many.details["epochs"] in (8, many.details["best_epoch"] + 1)
 
 
 def test_a_forest_reads_what_pretraining_has_learnt(weights, oxygen_split):
@@ -144,12 +191,43 @@ def test_gin_is_a_graph_network_without_structure(oxygen_split):
     assert set(NO_STRUCTURE) <= set(GIN)
 
 
-def test_attentive_fp_predicts_every_row(energy_split):
-    outcome = AttentiveFP(epochs=2, batch_size=64).run(energy_split, 0)
-    assert outcome.test.shape == (len(energy_split.test), 1)
+def of_few(split):
+    """The split with a quarter of its training molecules."""
+    return replace(split, train=split.train.select(range(0, len(split.train), 4)))
+
+
+def test_attentive_fp_predicts_every_row_in_label_units(energy_split):
+    split = of_few(energy_split)
+    contender = AttentiveFP(epochs=2, batch_size=16)
+    outcome = contender.run(split, 0)
+    assert outcome.test.shape == (len(split.test), 1)
     assert np.isfinite(outcome.test).all()
-    alone = [i for i, s in enumerate(energy_split.test.ids) if s == "C" or s == "N"]
+    alone = [i for i, s in enumerate(split.test.ids) if s == "C" or s == "N"]
     assert outcome.details["refused"] == len(alone)
+    # Standardised labels would be near 0.
+    mean = Mean().run(split, 0)
+    found, simple = (score(split.valid, one.valid, "rmse")[0] for one in (outcome, mean))
+    assert found < simple
+    # A missing label changes nothing, whatever stands in its place.
+    y = np.where(split.train.w != 0, split.train.y, np.nan)
+    assert np.isnan(y).any()
+    train = dc.data.NumpyDataset(split.train.X, y, split.train.w, split.train.ids)
+    again = contender.run(replace(split, train=train), 0)
+    np.testing.assert_array_equal(again.test, outcome.test)
+
+
+@pytest.mark.parametrize("name", ["energy_split", "oxygen_split"])
+def test_attentive_fp_keeps_its_best_epoch(name, request):
+    split = of_few(request.getfixturevalue(name))
+    found = [
+        AttentiveFP(epochs=n, patience=9, batch_size=16, learning_rate=0.01).run(split, 0)
+        for n in (1, 2, 6)
+    ]
+    scores = [score(split.valid, one.valid, split.metric)[0] for one in found]
+    assert scores == sorted(scores, reverse=split.minimize)
+    epochs = [one.details["best_epoch"] for one in found]
+    assert epochs == sorted(epochs)
+    assert scores[0] != scores[-1]
 
 
 STAND_IN = '''#!{python}

@@ -152,6 +152,29 @@ def test_a_benchmark_is_loaded_and_split(bace_folder, protocol):
     check_apart(split)
 
 
+def test_a_kept_set_is_that_of_its_file(tmp_path):
+    class Counted(dc.feat.RawFeaturizer):
+        seen = 0
+
+        def _featurize(self, molecule, **more):
+            Counted.seen += 1
+            return super()._featurize(molecule, **more)
+
+        def __str__(self):
+            return "counted"
+
+    def positives(n):
+        rows = "".join(f"{i},m{i},{int(i < n)},{s}\n" for i, s in enumerate(DRUGS))
+        (tmp_path / "BBBP.csv").write_text("num,name,p_np,smiles\n" + rows)
+        whole = Whole.load("bbbp", Counted(smiles=True), str(tmp_path), str(tmp_path / "kept"))
+        assert (whole.data.w == 1).all()  # no transformer has balanced the classes
+        return whole.data.y.sum()
+
+    assert positives(5) == positives(5) == 5
+    assert Counted.seen == len(DRUGS)  # the second time it was read from the folder
+    assert positives(9) == 9  # another file under the same name
+
+
 def test_held_out_molecules_are_those_of_both_protocols(bace_folder, caplog):
     held = set(held_out_molecules("bbbp", bace_folder))
     assert not caplog.records  # DeepChem writes six lines for the row that holds no molecule
@@ -188,15 +211,15 @@ def test_benchmarks_load_with_their_tasks(name, protocol):
     check_apart(split)
 
 
-@needs_data
-def test_the_identity_of_data_is_that_of_their_file(bace_folder, tmp_path):
+def test_the_identity_of_data_is_that_of_their_file(bace_folder, tmp_path, monkeypatch):
     mine = data_identity("bbbp", bace_folder)
     assert mine["file"]
     assert data_identity("bbbp", str(tmp_path))["file"] is None
     assert data_identity("bbbp", bace_folder, optimize_conformer=True) != mine
+    monkeypatch.setattr("deepchem_mmsa.benchmark.sets.FEATURE_VERSION", -1)
+    assert data_identity("bbbp", bace_folder)["features"] not in (None, mine["features"])
 
 
-@needs_data
 def test_a_set_cut_too_short_is_refused(bace_folder):
     whole = Whole.load("bbbp", dc.feat.RawFeaturizer(smiles=True), bace_folder, None, 3)
     with pytest.raises(ValueError, match="bbbp: 3 molecules make parts of .*take more"):

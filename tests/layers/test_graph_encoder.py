@@ -155,7 +155,7 @@ def test_gin_follows_the_statistics_of_atoms_not_of_rows(momentum):
     )
     plain.load_state_dict(sharing.state_dict())
     for encoder in (sharing, plain):
-        encoder.eval()  # as in the recalibration after pre-training: only the norms learn
+        encoder.eval()  # as when statistics are estimated after pre-training: only the norms learn
         for layer in encoder.gnn_layers:
             layer.bn.momentum = momentum
             layer.bn.train()
