@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import tempfile
@@ -10,6 +11,7 @@ from pathlib import Path
 
 _UMASK = os.umask(0o077)  # there is no other way to ask for it
 os.umask(_UMASK)
+_ENDING = ".part"
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[str], None]) -> None:
@@ -65,7 +67,7 @@ def write_together(
     path = Path()
     try:
         for path, write in writes.items():
-            handle, ready[path] = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            handle, ready[path] = tempfile.mkstemp(_ENDING, f".{path.name}.", path.parent)
             os.close(handle)
             write(ready[path])
             with open(ready[path], "rb+") as file:
@@ -87,6 +89,22 @@ def write_together(
             Path(temporary).unlink(missing_ok=True)
     for folder in {path.parent for path in writes}:
         sync_folder(folder)
+
+
+def remove_leftovers(path: str | os.PathLike) -> None:
+    """Remove what killed processes left of `path`; call it where no other process writes there.
+
+    Examples
+    --------
+    >>> folder = tempfile.mkdtemp()
+    >>> Path(folder, ".a.csv.0123abcd.part").touch()
+    >>> remove_leftovers(f"{folder}/a.csv")
+    >>> os.listdir(folder)
+    []
+    """
+    place = Path(os.path.realpath(path))
+    for leftover in place.parent.glob(f".{glob.escape(place.name)}.????????{_ENDING}"):
+        leftover.unlink(missing_ok=True)
 
 
 def sync_folder(folder: str | os.PathLike) -> None:

@@ -15,6 +15,10 @@ logger = logging.getLogger(__name__)
 LOCK, OWNER = ".run.lock", ".run.owner"
 
 
+class FolderInUseError(RuntimeError):
+    """Raised if another process, or another model of this one, trains into a folder."""
+
+
 class RunFolder:
     """Context manager that locks a folder for the duration of a run.
 
@@ -28,7 +32,7 @@ class RunFolder:
 
     Raises
     ------
-    RuntimeError
+    FolderInUseError
         On entering, if another process, or another model of this one, writes there.
     OSError
         On entering, if the folder cannot be written to; from :meth:`check`, if it was removed.
@@ -42,7 +46,7 @@ class RunFolder:
     ...         pass
     Traceback (most recent call last):
         ...
-    RuntimeError: process ... is training into ...
+    deepchem_mmsa.run_folder.FolderInUseError: process ... is training into ...
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -56,7 +60,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(blocking=False)
         except Timeout:
-            raise RuntimeError(
+            raise FolderInUseError(
                 f"{self._owner()} is training into {self.path}: wait for it, stop it, or give "
                 "this model a model_dir of its own"
             ) from None

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from deepchem_mmsa.atomic import write_atomically, write_text
+from deepchem_mmsa.atomic import remove_leftovers, write_atomically, write_text
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -43,3 +43,22 @@ def test_a_link_stays_and_its_target_is_written(tmp_path):
     write_text(tmp_path / "link.txt", "new")
     assert (tmp_path / "link.txt").is_symlink()
     assert (tmp_path / "real.txt").read_text() == "new"
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    path = tmp_path / "a[1].csv"
+    code = (
+        "import os, sys; from deepchem_mmsa.atomic import write_atomically;"
+        "write_atomically(sys.argv[1], lambda name: os._exit(9))"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == 9
+    (leftover,) = tmp_path.iterdir()
+    others = [
+        path,
+        *(tmp_path / f".{name}" for name in ("a[1].csv.original", "a1.csv.12345678.part")),
+    ]
+    for other in others:
+        other.touch()
+    remove_leftovers(path)
+    assert not leftover.exists()
+    assert sorted(tmp_path.iterdir()) == sorted(others)

@@ -18,6 +18,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from deepchem_mmsa._version import __version__
+from deepchem_mmsa.atomic import remove_leftovers
 from deepchem_mmsa.cli.ahead import records_ahead, threads_beside
 from deepchem_mmsa.cli.console import Console, ExitCode, Failure, Interrupted
 from deepchem_mmsa.hub import find_model, members
@@ -352,6 +353,7 @@ class _Parts:
         self._removed = False
         if self.folder is None:
             return
+        self._output = output
         self._lock = FileLock(self.folder / "lock")
         stat = os.stat(source) if os.path.exists(source) else None
         identity = {
@@ -361,7 +363,7 @@ class _Parts:
         self._text = json.dumps(identity, sort_keys=True)
 
     def __enter__(self) -> Self:
-        """Lock the folder, and discard the chunks of a different run."""
+        """Lock the folder; discard the chunks of a different run, and half an output."""
         if self.folder is None:
             return self
         try:
@@ -376,6 +378,7 @@ class _Parts:
         except OSError as error:
             told = f"cannot write to {self.folder}: {error.strerror}; give another --output"
             raise Failure(told, ExitCode.OUTPUT) from error
+        remove_leftovers(self._output)
         described = self.folder / "run.json"
         if not described.is_file() or described.read_bytes() != self._text.encode():
             for part in self.folder.glob("*.parquet"):
@@ -421,7 +424,7 @@ class _Parts:
     def hint(self) -> str:
         """Return a message that says how to resume an interrupted run."""
         if self.folder is None:
-            return "Nothing was written; with files for input and output a run can be resumed."
+            return "Nothing is kept; with files for input and output a run can be resumed."
         if self.kept == 0:
             return "Nothing was finished yet; run the same command again."
         return (

@@ -21,7 +21,7 @@ from deepchem_mmsa.datasets import dataset_from_shards
 from deepchem_mmsa.exports import load_pretrained
 from deepchem_mmsa.hub import member_folders, starting_model
 from deepchem_mmsa.model import MMSAModel
-from deepchem_mmsa.run_folder import RunFolder
+from deepchem_mmsa.run_folder import FolderInUseError, RunFolder
 from deepchem_mmsa.shards import ShardError, ShardSet
 from deepchem_mmsa.tables import Table, write_table
 from deepchem_mmsa.views import ViewSettings
@@ -102,8 +102,9 @@ def open_run(folder: Path, resume: bool, asked: Mapping[str, Any], n_models: int
             ExitCode.OUTPUT,
         )
     if resume and not checkpoints:
+        anew = "give another --output folder" if models else "omit --resume"
         raise Failure(
-            f"{folder} holds no checkpoint to resume from; omit --resume to start a new run",
+            f"{folder} holds no checkpoint to resume from; {anew} to start a new run",
             ExitCode.OUTPUT,
         )
     try:
@@ -242,7 +243,7 @@ def _smiles_of(shards: ShardSet) -> list[str]:
 
 @contextmanager
 def resumable(folder: Path) -> Iterator[None]:
-    """Report how to resume an interrupted run; the training loop has written a checkpoint."""
+    """Report how to resume an interrupted run, which has a checkpoint, and who holds a folder."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
@@ -251,6 +252,8 @@ def resumable(folder: Path) -> Iterator[None]:
             if begun_networks(folder)
             else "There is no checkpoint yet; run the same command again."
         ) from error
+    except FolderInUseError as error:  # by a run that began while this one made its records
+        raise Failure(f"cannot write to {folder}: {error}", ExitCode.OUTPUT) from error
 
 
 def write_run(

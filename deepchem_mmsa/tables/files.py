@@ -63,7 +63,8 @@ def format_of(path: str | os.PathLike) -> str | None:
 def is_pipe(path: str | os.PathLike) -> bool:
     """Tell whether it can be read only once: standard input, a fifo, the shell's ``<(...)``."""
     place = Path(path)
-    return str(path) == "-" or (place.exists() and not place.is_file() and not place.is_dir())
+    there = os.path.exists(place)  # False also where a folder may not be looked into
+    return str(path) == "-" or (there and not place.is_file() and not place.is_dir())
 
 
 @contextmanager
@@ -73,15 +74,7 @@ def opened(path: str | os.PathLike) -> Iterator[io.BufferedReader]:
     if str(path) == "-":
         source: Any = _standard_input()
     else:
-        file = Path(path)
-        if not file.exists():
-            near = sorted(p.name for p in file.parent.iterdir()) if file.parent.is_dir() else []
-            close = difflib.get_close_matches(file.name, near, n=1)
-            hint = f"; did you mean {file.parent / close[0]}?" if close else ""
-            raise FileNotFoundError(f"there is no file {path}{hint}")
-        if file.is_dir():
-            raise TableError(f"{path} is a folder, not a table of molecules")
-        source = file.open("rb")
+        source = _file(Path(path))
     try:
         raw = _with_head(source) if pipe else source
         if raw.peek(2)[:2] == b"\x1f\x8b":
@@ -95,6 +88,21 @@ def opened(path: str | os.PathLike) -> Iterator[io.BufferedReader]:
     finally:
         if str(path) != "-":
             source.close()
+
+
+def _file(path: Path) -> io.BufferedReader:
+    """Open a file for reading bytes; raise an error that says what is there instead."""
+    try:
+        if not path.exists():
+            near = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+            close = difflib.get_close_matches(path.name, near, n=1)
+            hint = f"; did you mean {path.parent / close[0]}?" if close else ""
+            raise FileNotFoundError(f"there is no file {path}{hint}")
+        if path.is_dir():
+            raise TableError(f"{path} is a folder, not a table of molecules")
+        return path.open("rb")
+    except PermissionError as error:
+        raise TableError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _standard_input() -> Any:
@@ -137,10 +145,11 @@ def spooled(raw: io.BufferedReader) -> io.BufferedReader:
 
 
 def first_line(raw: io.BufferedReader) -> str:
-    """Return the first line without consuming it."""
+    """Return the first line that is not blank, without consuming it."""
     head = raw.peek(_SNIFFED)
     encoding = "utf-16" if head[:2] in _WIDE else "utf-8-sig"
-    return head.decode(encoding, "replace").split("\n", 1)[0].strip()
+    lines = head.decode(encoding, "replace").replace("\r", "\n").split("\n")
+    return next((line.strip() for line in lines if line.strip()), "")
 
 
 def is_header(line: str) -> bool:

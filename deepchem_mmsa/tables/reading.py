@@ -182,7 +182,9 @@ def numbers(column: pd.Series, name: str, first: int = 1) -> np.ndarray:
     >>> numbers(pd.Series(["1.5", "", "NA"]), "data.csv")
     array([1.5, nan, nan])
     """
-    text = column.astype("object").map(lambda cell: "" if pd.isna(cell) else str(cell).strip())
+    text = column.astype("object").map(
+        lambda cell: "" if pd.api.types.is_scalar(cell) and pd.isna(cell) else str(cell).strip()
+    )
     missing = text.str.lower().isin(MISSING)
     truth = text.str.lower().map(_TRUTH)
     values = pd.to_numeric(truth.fillna(text.mask(missing)), errors="coerce")
@@ -284,10 +286,11 @@ def _rows_of(path: str | os.PathLike, smiles_column: str | None, format: str | N
             column = _smiles_column(columns, smiles_column, name)
 
             def frames(size: int) -> Iterator[pd.DataFrame]:
-                for batch in file.iter_batches(batch_size=size):
-                    # Without pandas' metadata, an index is a column like any other.
-                    frame = batch.to_pandas(ignore_metadata=True, types_mapper=pd.ArrowDtype)
-                    yield frame.set_axis(columns, axis=1)
+                with _parquet_errors(name):
+                    for batch in file.iter_batches(batch_size=size):
+                        # Without pandas' metadata, an index is a column like any other.
+                        frame = batch.to_pandas(ignore_metadata=True, types_mapper=pd.ArrowDtype)
+                        yield frame.set_axis(columns, axis=1)
 
             yield None, column, frames
         elif kind == "sdf":
@@ -331,13 +334,21 @@ def _kind_of(
 
 
 def _parquet(raw: BinaryIO, name: str) -> Any:
-    import pyarrow
     from pyarrow import parquet
 
-    try:
+    with _parquet_errors(name):
         return parquet.ParquetFile(raw)
-    except pyarrow.ArrowInvalid as error:
-        raise TableError(f"{name} is not a Parquet file ({error})") from error
+
+
+@contextmanager
+def _parquet_errors(name: str) -> Iterator[None]:
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError) as error:  # OSError: a page that is damaged
+        told = " ".join(str(error).split())
+        raise TableError(f"{name} is not a Parquet file, or a damaged one ({told})") from error
 
 
 def _smiles_column(columns: list[str], wanted: str | None, name: str) -> str:

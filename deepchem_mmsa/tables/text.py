@@ -21,7 +21,7 @@ def cells_of(
         header, before, last = text.readline(), 0, 0
         while header and not header.strip():
             header, before = text.readline(), before + 1
-        said = _SEPARATOR.fullmatch(header.strip())  # Excel writes such a line and hides it
+        said = _SEPARATOR.fullmatch(header.strip("\r\n "))  # Excel writes such a line and hides it
         if said:
             header, before = text.readline(), before + 1
         delimiter = said[1] if said else "\t" if kind == "tsv" else _delimiter(header, wanted)

@@ -128,6 +128,8 @@ def _write(frames: Iterable[pd.DataFrame], file: BinaryIO, kind: str, notes: boo
 
 
 def _csv(frame: pd.DataFrame, separator: str, header: bool) -> str:
+    frame = _plain(frame)  # pandas would shorten a long list, and round its numbers
+
     def text(quoting: int) -> str:
         return str(
             frame.to_csv(
@@ -141,7 +143,13 @@ def _csv(frame: pd.DataFrame, separator: str, header: bool) -> str:
 
 
 def _json_lines(frame: pd.DataFrame) -> str:
-    # to_json knows no dates without a time, nor bytes
+    frame = _plain(frame)  # to_json knows no dates without a time, nor bytes
+    text = str(frame.to_json(orient="records", lines=True, double_precision=15))
+    return text if not text.strip() or text.endswith("\n") else text + "\n"
+
+
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with Python's own values for dates, bytes and lists of Parquet."""
     odd = [
         name for name, kind in frame.dtypes.items()
         if isinstance(kind, pd.ArrowDtype)
@@ -150,8 +158,7 @@ def _json_lines(frame: pd.DataFrame) -> str:
     frame = frame.astype(dict.fromkeys(odd, object))
     for column in odd:
         frame[column] = frame[column].map(_told, na_action="ignore")
-    text = str(frame.to_json(orient="records", lines=True, double_precision=15))
-    return text if not text.strip() or text.endswith("\n") else text + "\n"
+    return frame
 
 
 def _told(cell: Any) -> Any:

@@ -78,6 +78,13 @@ def test_an_interrupted_run_goes_on_where_it_was(mmsa, models, table, tmp_path, 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.csv", "out.csv", "straight.csv"]
 
 
+def test_half_an_output_of_a_killed_run_is_removed(mmsa, models, table, tmp_path):
+    (tmp_path / ".out.csv.a1b2c3d4.part").write_text("id,SMILES")  # test_atomic.py: its name
+    out = ["-o", tmp_path / "out.csv"]
+    assert mmsa("predict", table, "--model", models["regression"], *out).exit_code == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.csv", "out.csv"]
+
+
 def test_what_was_kept_of_another_input_is_not_taken_up(mmsa, models, table, tmp_path, monkeypatch):
     monkeypatch.setattr(rows.compute_table, "__defaults__", (None, None, None, 2))
     command = ["predict", table, "-m", models["regression"], "-o", tmp_path / "out.csv"]

@@ -81,7 +81,10 @@ def test_a_label_is_guessed_only_where_nothing_else_can_be_meant(columns, words)
 
 
 def test_the_only_column_of_numbers_is_the_label():
-    table = tabled(smiles=["C", "CC", "CCC"], name=["a", "b", "1"], y=["0.5", "", "2"])
+    lists = [np.zeros(2), None, np.ones(2)]  # of Parquet
+    table = tabled(
+        smiles=["C", "CC", "CCC"], name=["a", "b", "1"], bits=lists, y=["0.5", "", "2"]
+    )  # fmt: skip
     assert guessed_label(table, "scaffold") == "y"
 
 
@@ -119,3 +122,45 @@ def test_a_random_split_is_another_for_another_seed_and_keeps_its_shares():
     assert (one == same).all()
     assert (one != other).any()
     assert [(one == part).sum() for part in ("train", "valid", "test")] == [24, 12, 4]
+
+
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        (["a", "a", ""], False),
+        (["a", "b", ""], True),
+        (list("abcdefghijklmnopqrst"), True),
+        (list("abcdefghijklmnopqrstu"), False),
+    ],
+)
+def test_two_to_twenty_words_are_classes(words, read):
+    table = tabled(smiles=["C"] * len(words), y=words)
+    if read:
+        y, classes = read_labels(table, ["y"], "classification")
+        assert classes == sorted({*words} - {""})
+        assert np.array_equal(np.isnan(y[:, 0]), [not word for word in words])
+    else:
+        with pytest.raises(TableError, match="row 1, column 'y': 'a' is not a number"):
+            read_labels(table, ["y"], "classification")
+
+
+@pytest.mark.parametrize("label", [-1.0, 0.5])
+def test_a_label_that_is_no_class_is_named_by_its_row(label):
+    with pytest.raises(Failure, match=f"data, row 2: the label {label:g} is no class"):
+        label_kind(np.array([[0.0], [label], [1.0]]), "classification", "data")
+
+
+def test_a_split_leaves_enough_to_train_and_to_validate_on():
+    ids = np.array(["C", "CC", "CCC"], dtype=object)
+
+    def parts(*column):
+        table = tabled(smiles=ids, part=column)
+        return split_rows(table, ids, np.full(3, True), "part", 0.1, 0.1, 0).tolist()
+
+    assert parts("train", "Train", " valid") == ["train", "train", "valid"]
+    with pytest.raises(Failure, match="leaves 1 of 3 usable rows for train"):
+        parts("train", "valid", "test")
+    with pytest.raises(Failure, match="leaves 0 of 3 usable rows for valid"):
+        parts("train", "train", "test")
+    with pytest.raises(Failure, match="leave nothing to train on"):
+        split_rows(tabled(smiles=ids), ids, np.full(3, True), "random", 0.5, 0.5, 0)

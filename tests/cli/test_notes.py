@@ -46,3 +46,17 @@ def test_remoteness_does_not_depend_on_unit_and_origin():
     assert outlier(values[:200]) is None
     assert outlier(np.full(3, np.nan)) is None
     assert outlier(np.array([1.0, 1.0, 1.0, 5.0])) is None  # no spread to compare with
+
+
+def test_labels_that_are_the_same_in_training_are_told_whatever_the_others_are():
+    told = notes([1, 1, 1, 0, 1, 0], kind="classification")
+    assert told[1:] == ["the labels of y are all the same in training: there is nothing to learn"]
+
+
+@pytest.mark.parametrize("tested", [True, False])
+def test_a_test_set_is_missed_only_where_it_was_asked_for(tested):
+    part = np.where(PART == "test", "train", PART)
+    labels = {"y": np.arange(6.0)}
+    told = list(notes_on(labels, part, SMILES, "regression", "scaffold", True, tested))
+    missed = ["the scaffold split left no row for test: there is no test score"]
+    assert told[1:] == (missed if tested else [])

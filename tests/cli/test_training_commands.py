@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from contextlib import ExitStack
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 from filelock import FileLock
 
 from deepchem_mmsa import MMSAModel
+from deepchem_mmsa.cli import training
 from deepchem_mmsa.run_folder import RunFolder
 from deepchem_mmsa.shards import ShardSet
 from deepchem_mmsa.shards.writing import LOCK
@@ -119,6 +121,15 @@ def test_an_interrupted_run_goes_on_and_is_not_begun_over(
 
 def test_a_folder_that_another_run_holds_is_left_alone(mmsa, labelled, tmp_path):
     with RunFolder(tmp_path / "run" / "checkpoints"):
+        done = mmsa("pretrain", labelled, "-o", tmp_path / "run", *TINY)
+    assert done.exit_code == 5, done.output
+    assert "is training into" in done.stderr
+
+
+def test_a_run_that_another_one_overtakes_is_refused(mmsa, labelled, tmp_path, monkeypatch):
+    with ExitStack() as other:  # which begins between the first look and the training
+        folder = RunFolder(tmp_path / "run" / "checkpoints")
+        monkeypatch.setattr(training, "note_run", lambda *_: other.enter_context(folder))
         done = mmsa("pretrain", labelled, "-o", tmp_path / "run", *TINY)
     assert done.exit_code == 5, done.output
     assert "is training into" in done.stderr
@@ -295,6 +306,14 @@ def test_an_exported_model_is_not_overwritten(mmsa, labelled, models, tmp_path):
     done = mmsa("finetune", labelled, "--label", "long", "-o", tmp_path / "model", *TINY)
     assert (done.exit_code, "holds a run already" in done.stderr) == (5, True)
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_a_model_without_checkpoints_is_not_said_to_be_resumable(mmsa, labelled, models, tmp_path):
+    shutil.copytree(models["regression"], tmp_path / "model")
+    asked = ["finetune", labelled, "--label", "long", "-o", tmp_path / "model", *TINY]
+    done = mmsa(*asked, "--resume")
+    assert done.exit_code == 5
+    assert "no checkpoint to resume from; give another --output" in done.stderr
 
 
 def test_a_refused_run_leaves_the_notes_of_the_first(mmsa, labelled, tmp_path):

@@ -4,7 +4,9 @@ import datetime
 import gzip
 import io
 import json
+import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -121,6 +123,44 @@ def test_a_record_of_an_sdf_may_be_broken_and_lack_its_end(tmp_path):
 # ---- what is refused ----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"id\tsmiles\ra\tCCO\rb\tCCN\r", b"\n\nid,smiles\na,CCO\nb,CCN\n", b"\n smiles\nCCO\nCCN"],
+)
+def test_the_first_line_that_is_not_blank_tells_the_format(tmp_path, content):
+    (tmp_path / "x.txt").write_bytes(content)
+    assert read_table(tmp_path / "x.txt").smiles == ["CCO", "CCN"]
+
+
+def test_a_tab_is_a_separator_that_a_first_line_may_name(tmp_path):
+    (tmp_path / "x.csv").write_bytes(b"sep=\t\r\nid\tsmiles\r\na\tCCO\r\n")
+    assert read_table(tmp_path / "x.csv").smiles == ["CCO"]
+
+
+@pytest.mark.parametrize("place", [8, 60])  # the head of a page, and its content
+def test_a_damaged_page_of_parquet_is_an_error_of_the_input(tmp_path, place):
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"smiles": ["C" * n for n in range(1, 500)]}), path)
+    data = bytearray(path.read_bytes())
+    data[place : place + 40] = bytes(byte ^ 0x5A for byte in data[place : place + 40])
+    path.write_bytes(data)
+    with pytest.raises(TableError, match=r"x\.parquet is not a Parquet file, or a damaged one \("):
+        read_table(path)
+
+
+@pytest.mark.parametrize("read", [read_table, count_rows])
+@pytest.mark.parametrize("at", [(os, "stat"), (Path, "open")])  # its folder, the file itself
+def test_a_file_that_may_not_be_read_is_an_error_of_the_input(tmp_path, monkeypatch, read, at):
+    (tmp_path / "x.csv").write_text("smiles\nCCO\n")
+
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch, pytest.raises(TableError, match=r"x\.csv cannot be read"):
+        patch.setattr(*at, refused)
+        read(tmp_path / "x.csv")
+
+
 def test_two_columns_that_may_hold_the_smiles_are_not_guessed_between(tmp_path):
     (tmp_path / "x.csv").write_text("smiles of salt,smiles of parent\nC.Cl,C\n")
     with pytest.raises(TableError, match="cannot tell which column"):
@@ -167,6 +207,14 @@ def test_cells_hold_no_value_in_any_case_and_between_blanks():
 def test_a_label_without_a_limit_is_no_label():
     with pytest.raises(TableError, match="row 2, column None: 'inf' is not a finite number"):
         numbers(pd.Series(["1", "inf"]), "x.csv")
+
+
+def test_lists_are_no_labels(tmp_path):
+    pq.write_table(
+        pa.table({"smiles": ["CCO", "C"], "bits": [[1.0, 0.5], None]}), tmp_path / "x.pq"
+    )
+    with pytest.raises(TableError, match=r"row 1, column 'bits': '\[1\.  0\.5\]' is not a number"):
+        numbers(read_table(tmp_path / "x.pq").frame["bits"], "x.pq")
 
 
 def test_durations_are_no_labels():
@@ -243,6 +291,25 @@ def test_a_name_without_a_molecule_is_no_molecule(tmp_path):
     assert table.frame["name"].tolist() == ["ethanol", "CCN"]
 
 
+def test_a_name_may_have_several_words(tmp_path):
+    (tmp_path / "x.smi").write_text("CCO  ethyl alcohol \nCCN\n")
+    assert read_table(tmp_path / "x.smi").frame["name"].tolist() == ["ethyl alcohol", ""]
+
+
+@pytest.mark.parametrize("before", ["", "\n", "\n\n", "sep=,\n", "\nsep=,\n"])
+def test_a_line_is_counted_from_the_first_of_the_file(tmp_path, before):
+    (tmp_path / "x.csv").write_text(f"{before}smiles,name\nCCO,a\nCCN,b,c\n")
+    with pytest.raises(TableError, match=rf"x\.csv, line {before.count(chr(10)) + 3} has 3 cells"):
+        read_table(tmp_path / "x.csv")
+
+
+def test_a_line_of_a_value_is_no_property(tmp_path):
+    block = Chem.MolToMolBlock(Chem.MolFromSmiles("CCO"))
+    (tmp_path / "x.sdf").write_text(f"{block}> <note>\nsee\n> <b>\nhere\n\n> <c>\n1\n\n$$$$\n")
+    frame = read_table(tmp_path / "x.sdf").frame
+    assert (list(frame)[2:], frame["note"][0]) == (["note", "c"], "see\n> <b>\nhere")
+
+
 def test_json_holds_dates_bytes_and_lists_of_parquet(tmp_path):
     day = datetime.date(2020, 1, 2)
     given = pa.table(
@@ -254,3 +321,11 @@ def test_json_holds_dates_bytes_and_lists_of_parquet(tmp_path):
     first, second = map(json.loads, (tmp_path / "x.jsonl").read_text().splitlines())
     assert first == {"smiles": "CCO", "day": "2020-01-02", "raw": "\\xffa", "list": [1, 2]}
     assert second == {"smiles": "C", "day": None, "raw": "b", "list": None}
+
+
+def test_a_list_of_parquet_is_whole_in_text(tmp_path):
+    long = [number / 3 for number in range(1500)]
+    pq.write_table(pa.table({"smiles": ["CCO", "C"], "list": [long, None]}), tmp_path / "x.parquet")
+    write_table(read_table(tmp_path / "x.parquet").frame, tmp_path / "x.csv")
+    first, second = read_table(tmp_path / "x.csv").frame["list"]
+    assert (json.loads(first), second) == (long, "")
