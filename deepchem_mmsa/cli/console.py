@@ -46,6 +46,17 @@ class Failure(Exception):
         self.code = code
 
 
+def keep_input(source: str, *outputs: str | os.PathLike) -> None:
+    """Raise a Failure if a file that a command is about to write into a folder is its input."""
+    for path in outputs:
+        if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
+            raise Failure(
+                f"{path} is the input, which this command would replace: give another --output "
+                "folder",
+                ExitCode.OUTPUT,
+            )
+
+
 class Interrupted(KeyboardInterrupt):
     """An interruption with a message that says how to resume."""
 

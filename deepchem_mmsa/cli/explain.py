@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deepchem_mmsa.cli import options
-from deepchem_mmsa.cli.console import Console, ExitCode, Failure
+from deepchem_mmsa.cli.console import Console, ExitCode, Failure, keep_input
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,6 +97,7 @@ def explain(
         for _, records in other_records(reference, column, "--reference-column", settings):
             others += records
     known = read_references(predictor, others)
+    keep_input(source, output / "explanations.csv")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from deepchem_mmsa.cli import options
-from deepchem_mmsa.cli.console import Console, ExitCode, Failure
+from deepchem_mmsa.cli.console import Console, ExitCode, Failure, keep_input
 
 
 def featurize(
@@ -39,6 +39,7 @@ def featurize(
     from deepchem_mmsa.views import ViewSettings
 
     console = Console(quiet, as_json)
+    keep_input(source, output / "rows.csv")
     try:
         settings = ViewSettings(
             tuple(name.strip() for name in modalities.split(",")), image_size, seed, timeout,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deepchem_mmsa.cli import options
-from deepchem_mmsa.cli.console import Console, ExitCode, Failure
+from deepchem_mmsa.cli.console import Console, ExitCode, Failure, keep_input
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from deepchem_mmsa.model import MMSAModel
     from deepchem_mmsa.shards import ShardSet
     from deepchem_mmsa.tables import Table
+
+_PREDICTIONS = "test_predictions"  # a table in the folder of a run
 
 
 def finetune(
@@ -120,6 +122,7 @@ def finetune(
     if n_models > 1:
         asked["--n-models"] = n_models
     began = training.began_with(network, from_model, table, columns, **asked)
+    keep_input(source, *(output / f"{name}.csv" for name in ("rows", "history", _PREDICTIONS)))
     training.open_run(output, resume, began, n_models)
     views = training.views_of(network, from_model)
     records = training.featurized(table, views, output, jobs, console)
@@ -242,7 +245,7 @@ def _write_test_predictions(
     if len(answers) > 1:
         named = named.join(prediction_columns(last, spread, "std"))
     chosen = table.frame[data.part == "test"].reset_index(drop=True)
-    write_table(chosen.join(named, rsuffix="_"), output / "test_predictions.csv")
+    write_table(chosen.join(named, rsuffix="_"), output / f"{_PREDICTIONS}.csv")
 
 
 def _early_stopping(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from deepchem_mmsa.cli import options
-from deepchem_mmsa.cli.console import Console
+from deepchem_mmsa.cli.console import Console, keep_input
 
 
 def pretrain(
@@ -66,6 +66,7 @@ def pretrain(
     else:
         table = read_table(source, smiles_column, format)
         began = training.began_with(network, from_model, table)
+        keep_input(source, output / "rows.csv", output / "history.csv")
         training.open_run(output, resume, began)
         views = training.views_of(network, from_model)
         shards, rows = training.featurized(table, views, output, jobs, console)

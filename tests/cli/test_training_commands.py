@@ -308,6 +308,29 @@ def test_an_exported_model_is_not_overwritten(mmsa, labelled, models, tmp_path):
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("featurize", "rows.csv"),
+        ("pretrain", "rows.csv"),
+        ("finetune", "rows.csv"),
+        ("finetune", "test_predictions.csv"),
+        ("explain", "explanations.csv"),
+    ],
+)
+def test_the_input_is_not_replaced(mmsa, labelled, models, tmp_path, command, name):
+    table = labelled.rename(tmp_path / name)
+    before = table.read_bytes()
+    arguments = {
+        "featurize": ["--modalities", "graph"], "pretrain": TINY,
+        "finetune": ["--label", "long", *TINY], "explain": ["-m", models["regression"]],
+    }  # fmt: skip
+    done = mmsa(command, table, "-o", tmp_path, *arguments[command])
+    assert done.exit_code == 5, done.output
+    assert f"{table} is the input, which this command would replace" in done.stderr
+    assert table.read_bytes() == before
+
+
 def test_a_model_without_checkpoints_is_not_said_to_be_resumable(mmsa, labelled, models, tmp_path):
     shutil.copytree(models["regression"], tmp_path / "model")
     asked = ["finetune", labelled, "--label", "long", "-o", tmp_path / "model", *TINY]
