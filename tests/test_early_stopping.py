@@ -212,7 +212,9 @@ def test_what_is_no_dataset_is_refused_at_once():
         EarlyStopping(["CCO"])
 
 
-@pytest.mark.parametrize("metric", [[RMSE], dc.metrics.rms_score, "rmse"], ids=str)
+@pytest.mark.parametrize(
+    "metric", [[RMSE], dc.metrics.rms_score, "rmse"], ids=["list", "function", "name"]
+)
 def test_what_is_no_metric_is_refused_at_once(metric):
     with pytest.raises(TypeError, match="give one DeepChem metric"):
         EarlyStopping(None, metric, minimize=True)
