@@ -387,7 +387,7 @@ callbacks, all_losses
         y, w = labels.check_labels(dataset, self.config)
         if self.tasks is None:
             names = dataset.get_task_names()  # numbers where it has none
-            self.tasks = [t if isinstance(t, str) else f"task {t}" for t in names]
+            self.tasks = [str(t) if isinstance(t, str) else f"task {t}" for t in names]
         labels.tell_unlabelled(w, self.tasks)
         if not self._labels_seen:
             self._labels_seen = True
