@@ -53,10 +53,8 @@ def test_every_option_that_decides_the_numbers_is_part_of_what_is_kept(
     assert len(set(kept)) == len(kept)
 
 
-def test_an_interrupted_run_goes_on_where_it_was(mmsa, models, table, tmp_path, monkeypatch):
-    monkeypatch.setattr(rows.compute_table, "__defaults__", (None, None, None, 2))
-    command = ["predict", table, "--model", models["classification"]]
-    assert mmsa(*command, "-o", tmp_path / "straight.csv").exit_code == 0
+def interrupt_second_chunk(monkeypatch):
+    """Interrupt the second prediction; return the SMILES of each, as they are asked for."""
     predict, asked = MMSAPredictor.predict, []
 
     def interrupted(self, molecules, *arguments):
@@ -66,6 +64,14 @@ def test_an_interrupted_run_goes_on_where_it_was(mmsa, models, table, tmp_path, 
         return predict(self, molecules, *arguments)
 
     monkeypatch.setattr(MMSAPredictor, "predict", interrupted)
+    return asked
+
+
+def test_an_interrupted_run_goes_on_where_it_was(mmsa, models, table, tmp_path, monkeypatch):
+    monkeypatch.setattr(rows.compute_table, "__defaults__", (None, None, None, 2))
+    command = ["predict", table, "--model", models["classification"]]
+    assert mmsa(*command, "-o", tmp_path / "straight.csv").exit_code == 0
+    asked = interrupt_second_chunk(monkeypatch)
     out = tmp_path / "out.csv"
     stopped = mmsa(*command, "-o", out)
     assert stopped.exit_code == 130
@@ -88,16 +94,7 @@ def test_half_an_output_of_a_killed_run_is_removed(mmsa, models, table, tmp_path
 def test_what_was_kept_of_another_input_is_not_taken_up(mmsa, models, table, tmp_path, monkeypatch):
     monkeypatch.setattr(rows.compute_table, "__defaults__", (None, None, None, 2))
     command = ["predict", table, "-m", models["regression"], "-o", tmp_path / "out.csv"]
-    predict = MMSAPredictor.predict
-    asked = []
-
-    def interrupted(self, molecules, *arguments):
-        asked.append([molecule.smiles for molecule in molecules])
-        if len(asked) == 2:
-            raise KeyboardInterrupt
-        return predict(self, molecules, *arguments)
-
-    monkeypatch.setattr(MMSAPredictor, "predict", interrupted)
+    asked = interrupt_second_chunk(monkeypatch)
     assert mmsa(*command).exit_code == 130
     table.write_text("SMILES\nCCCC\nCCO\nC\n")
     assert mmsa(*command).exit_code == 0
