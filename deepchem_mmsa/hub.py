@@ -78,7 +78,7 @@ def find_model(folder_or_name: str | os.PathLike) -> Path:
     Raises
     ------
     FileNotFoundError
-        If there is neither such a folder nor such a model.
+        If there is neither such a folder nor such a model, or the folder may not be looked into.
     ModuleNotFoundError
         For a model on the hub, without ``huggingface_hub``.
     ValueError
@@ -91,10 +91,14 @@ def find_model(folder_or_name: str | os.PathLike) -> Path:
     """
     name = str(folder_or_name)
     folder = download(name) if is_hub_name(name) else Path(name)
-    # A folder of that name that holds no model does not hide the shipped one.
-    if not (folder / "config.json").is_file() and name in shipped_models():
-        folder = WEIGHTS / name
-    if not folder.is_dir():
+    try:
+        # A folder of that name that holds no model does not hide the shipped one.
+        if not (folder / "config.json").is_file() and name in shipped_models():
+            folder = WEIGHTS / name
+        there = folder.is_dir()
+    except PermissionError as error:
+        raise ModelNotFoundError(f"the model {name} cannot be read: {error}") from error
+    if not there:
         known = ", ".join(shipped_models()) or "none"
         raise ModelNotFoundError(
             f"no folder and no shipped model named {name!r} (shipped: {known}); "

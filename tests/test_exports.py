@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from deepchem_mmsa import MMSAModel, MMSAPredictor
 from deepchem_mmsa.checkpoint import CheckpointError
 from deepchem_mmsa.exports import load_pretrained
+from deepchem_mmsa.hub import ModelNotFoundError, find_model
 
 
 @pytest.mark.parametrize("atom_sum", [False, True])
@@ -69,6 +70,15 @@ def test_unknown_names_and_foreign_folders(tmp_path):
     (tmp_path / "config.json").write_text('{"format": 1, "config": {"moode": 1}}')
     with pytest.raises(CheckpointError, match="did you mean 'mode'"):
         MMSAModel.from_pretrained(tmp_path)
+
+
+def test_a_folder_that_may_not_be_looked_into_is_no_model(tmp_path, monkeypatch):
+    def refused(self, **_):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "is_file", refused)  # root may look into every folder
+    with pytest.raises(ModelNotFoundError, match="cannot be read.*Permission denied"):
+        find_model(tmp_path)
 
 
 def test_half_precision_halves_the_weights_and_hardly_changes_the_answer(

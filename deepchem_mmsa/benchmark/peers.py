@@ -165,10 +165,11 @@ class Chemprop:
                 )  # fmt: skip
                 told = pd.read_csv(folder / "told.csv")[tasks].to_numpy(dtype=float)
                 values.append(as_classes(told) if split.mode == "classification" else told)
-        return Outcome(values[0], values[1])
+        return Outcome(values[0], values[1], {"version": self._call("--version").split()[-1]})
 
-    def _call(self, *words: object) -> None:
+    def _call(self, *words: object) -> str:
         command = [self.command, *map(str, words)]
         done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - the user's
         if done.returncode:
             raise RuntimeError(f"{self.command} {words[0]} failed: {done.stderr[-2000:]}")
+        return done.stdout

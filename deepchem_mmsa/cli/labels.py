@@ -80,6 +80,13 @@ def read_labels(
 
     Words are read where ``mode`` is "classification" and there is one task; sorted, they are the
     classes 0, 1, ...
+
+    Raises
+    ------
+    TableError
+        If a cell is no number, or two words differ in upper and lower case only.
+    Failure
+        If a task is named twice.
     """
     import numpy as np
 
@@ -101,9 +108,24 @@ def read_labels(
                 hint = "" if mode == "regression" else "; to learn its words, --mode classification"
                 raise TableError(f"{error}{hint}") from error
             classes = sorted(set(words.dropna()))
+            _tell_alike(classes, table.name, task)
             numbered = words.map({word: i for i, word in enumerate(classes)})
             return numbered.to_numpy(dtype=float)[:, None], classes
     return np.stack(columns, axis=1), None
+
+
+def _tell_alike(classes: Sequence[str], name: str, task: str) -> None:
+    """Raise a TableError if two classes differ in upper and lower case only."""
+    from deepchem_mmsa.tables import TableError
+
+    known: dict[str, str] = {}
+    for word in classes:
+        other = known.setdefault(word.casefold(), word)
+        if other != word:
+            raise TableError(
+                f"{name}, column {task!r}: the classes {other!r} and {word!r} differ in upper and "
+                "lower case only; write them alike, or by different words if both are meant"
+            )
 
 
 def _words(column: pd.Series) -> pd.Series:

@@ -199,11 +199,12 @@ Set = Annotated[
 ]
 
 
-_NOT_TO_SET = {
+NOT_TO_SET = {
     "learning_rate": "--learning-rate", "batch_size": "--batch-size", "seed": "--seed",
     "mode": "what the command does (finetune has --mode)", "n_tasks": "the labels",
     "n_classes": "the labels",
 }  # fmt: skip
+"""Fields of MMSAConfig that ``--set`` refuses, and what decides them instead."""
 
 
 def network_fields(settings: list[str] | None) -> dict[str, Any]:
@@ -230,8 +231,8 @@ def network_fields(settings: list[str] | None) -> dict[str, Any]:
         if not sign:
             raise typer.BadParameter(f"--set {text!r}: write it as field=value")
         name = name.strip().replace("-", "_")
-        if name in _NOT_TO_SET:
-            raise typer.BadParameter(f"--set {text!r}: {name} follows from {_NOT_TO_SET[name]}")
+        if name in NOT_TO_SET:
+            raise typer.BadParameter(f"--set {text!r}: {name} follows from {NOT_TO_SET[name]}")
         try:
             fields[name] = yaml.safe_load(value)
             MMSAConfig.preset("small", **{name: fields[name]})

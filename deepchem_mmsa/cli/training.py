@@ -14,6 +14,7 @@ import pandas as pd
 from deepchem_mmsa.atomic import write_text
 from deepchem_mmsa.checkpoint import CheckpointError
 from deepchem_mmsa.cli.console import Console, ExitCode, Failure, Interrupted, finite
+from deepchem_mmsa.cli.options import NOT_TO_SET
 from deepchem_mmsa.cli.records import fate_of_rows, make_records, note_failures, rows_table
 from deepchem_mmsa.cli.rows import new_names
 from deepchem_mmsa.config import PRESETS, MMSAConfig
@@ -26,6 +27,7 @@ from deepchem_mmsa.shards import ShardError, ShardSet
 from deepchem_mmsa.tables import Table, write_table
 from deepchem_mmsa.views import ViewSettings
 
+_SET = "--set "
 ANEW = "--preset small starts from scratch, without weights"
 
 
@@ -117,9 +119,11 @@ def open_run(folder: Path, resume: bool, asked: Mapping[str, Any], n_models: int
             asked = json.loads(json.dumps(asked))
             for option in {**asked, **began}:
                 if began.get(option) != asked.get(option):
+                    own = NOT_TO_SET.get(option.removeprefix(_SET), "")
+                    name = own if own.startswith("--") else option
                     short = f"{began.get(option)}, not {asked.get(option)}"
                     raise Failure(
-                        f"--resume: the run in {folder} was started with another {option}"
+                        f"--resume: the run in {folder} was started with another {name}"
                         + (f" ({short})" if len(short) < 200 else "")
                         + "; use the original value, or another --output folder",
                         ExitCode.USAGE,
@@ -156,7 +160,7 @@ def began_with(
     if table is not None:
         text = table.frame[list(dict.fromkeys([table.smiles_column, *columns]))].to_csv()
         found["input"] = hashlib.sha256(text.encode()).hexdigest()
-    settings = {f"--set {name}": value for name, value in config.to_dict().items()}
+    settings = {f"{_SET}{name}": value for name, value in config.to_dict().items()}
     return {**found, "--from-model": from_model, **settings}
 
 

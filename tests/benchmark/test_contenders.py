@@ -236,7 +236,9 @@ import sys
 import pandas as pd
 words = sys.argv[1:]
 after = lambda name: words[words.index(name) + 1]
-if words[0] == "train":
+if words == ["--version"]:
+    print("chemprop 2.3.1")
+elif words[0] == "train":
     data = pd.read_csv(after("--data-path"))
     assert list(data.columns) == ["smiles", *["task%d" % i for i in range(8)], "split"]
     assert set(data.split) == {{"train", "val", "test"}}
@@ -270,6 +272,7 @@ def test_chemprop_is_called_by_its_command_line(stand_in, oxygen_split):
     expected = [len(s) / 100 for s in oxygen_split.test.ids]
     np.testing.assert_allclose(outcome.test[:, 0, 1], expected)
     np.testing.assert_allclose(outcome.test.sum(-1), 1)
+    assert outcome.details == {"version": "2.3.1"}
     with pytest.raises(RuntimeError, match="predict failed: no such file"):
         Chemprop(stand_in("fail")).run(oxygen_split, 3)
 

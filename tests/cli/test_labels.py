@@ -144,6 +144,12 @@ def test_two_to_twenty_words_are_classes(words, read):
             read_labels(table, ["y"], "classification")
 
 
+def test_classes_that_differ_in_case_only_are_told():
+    table = tabled(smiles=["C"] * 3, y=["Active", "active", "inactive"])
+    with pytest.raises(TableError, match="'Active' and 'active' differ in upper and lower case"):
+        read_labels(table, ["y"], "classification")
+
+
 @pytest.mark.parametrize("label", [-1.0, 0.5])
 def test_a_label_that_is_no_class_is_named_by_its_row(label):
     with pytest.raises(Failure, match=f"data, row 2: the label {label:g} is no class"):

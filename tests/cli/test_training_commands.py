@@ -298,6 +298,9 @@ def test_a_resumed_run_begins_with_the_same_model(mmsa, labelled, tmp_path):
     assert mmsa(*run, base, "--epochs", 1).exit_code == 0
     done = mmsa(*run, other, "--epochs", 2, "--resume")
     assert (done.exit_code, "another --from-model" in done.stderr) == (2, True), done.output
+    done = mmsa(*run, base, "--epochs", 2, "--resume", "--seed", 1)
+    told = "started with another --seed (0, not 1)"
+    assert (done.exit_code, told in done.stderr.replace("\n", " ")) == (2, True), done.output
 
 
 def test_an_exported_model_is_not_overwritten(mmsa, labelled, models, tmp_path):
