@@ -27,6 +27,18 @@ TINY = {
 }  # fmt: skip
 
 
+class EpochPrinter:
+    """Prints each finished epoch, once."""
+
+    def __call__(self, model: MMSAModel, step: int) -> None:
+        """Do nothing after a step."""
+
+    def on_epoch_end(self, model: MMSAModel, epoch: int) -> None:
+        """Print the epoch's mean loss in the first process."""
+        if distributed.rank() == 0:
+            print(f"epoch {epoch} loss {model.history[-1]['loss']:.4f}", flush=True)
+
+
 def main() -> None:
     """Featurize once, train together, export once."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -60,14 +72,8 @@ def main() -> None:
         distributed.on_first(lambda: featurize_to_shards(smiles, views, settings, n_jobs=a.jobs))
     dataset = dataset_from_shards(views)
 
-    def tell(model: MMSAModel, step: int) -> None:
-        """Print each finished epoch, once."""
-        row = model.history[-1] if model.history else {}
-        if row.get("step") == step and distributed.rank() == 0:
-            print(f"epoch {row['epoch']:.0f} loss {row['loss']:.4f}", flush=True)
-
     model.fit(
-        dataset, nb_epoch=a.epochs, checkpoint_interval=100, restore=True, callbacks=tell,
+        dataset, nb_epoch=a.epochs, checkpoint_interval=100, restore=True, callbacks=EpochPrinter(),
         n_workers=a.workers,
     )  # fmt: skip
     distributed.on_first(lambda: model.save_pretrained(folder / "exported"))

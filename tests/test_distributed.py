@@ -143,7 +143,6 @@ def test_a_silent_process_ends_the_run_after_the_time_out(tmp_path):
     assert 8 <= lost(tmp_path, "silent") < 300
 
 
-@pytest.mark.slow
 def test_torchrun_runs_the_example(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
