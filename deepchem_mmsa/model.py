@@ -227,9 +227,11 @@ class MMSAModel(PredictingModel):
             Total epochs of this run. With ``restore=True`` an interrupted run resumes at the
             batch of its newest checkpoint; without a checkpoint a new run starts, and a run that
             has ended returns immediately.
-        max_checkpoints_to_keep, checkpoint_interval, deterministic, restore, variables, \
-callbacks, all_losses
+        max_checkpoints_to_keep, checkpoint_interval, deterministic, restore, variables, all_losses
             As in DeepChem.
+        callbacks : callable or sequence of callable
+            ``f(model, step)``, called after each step. It may also have ``on_epoch_end(model,
+            epoch)``, called once ``history`` holds the epoch, and ``state_dict`` for checkpoints.
         loss : callable, optional
             ``f([output], [labels], [weights])`` → scalar, instead of the default loss. The output
             is, in regression, the values ``[B, T]`` in label units; in classification the logits
