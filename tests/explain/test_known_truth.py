@@ -58,18 +58,20 @@ def found_substructure(net, query, smiles, n):
     """Mean AUC of the sizes of the atoms' totals against membership in the substructure.
 
     By size, for within a group one atom may well speak against what the group speaks for; also
-    the mean share of ``output − baseline`` that the group as a whole carries.
+    the share of all molecules' ``output − baseline`` that the groups as a whole carry. (A mean of
+    shares would be that of a molecule whose output is near its baseline: a quotient by nearly 0.)
     """
-    scores, shares = [], []
+    scores, carried, differences = [], 0.0, 0.0
     for text in [s for s in smiles if Chem.MolFromSmiles(s).HasSubstructMatch(query)][:n]:
         why = explain(net, text)
         inside = np.zeros(len(why.total), dtype=bool)
         for match in why.molecule.GetSubstructMatches(query):
             inside[list(match)] = True
         scores.append(roc_auc_score(inside, np.abs(why.total)))
-        shares.append(why.total[inside].sum() / (why.output - why.baseline))
+        carried += why.total[inside].sum()
+        differences += why.output - why.baseline
     assert len(scores) >= 8
-    return float(np.mean(scores)), float(np.mean(shares))
+    return float(np.mean(scores)), float(carried / differences)
 
 
 ACID = "[CX3](=O)[OX2H1]"
