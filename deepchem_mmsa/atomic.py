@@ -14,7 +14,7 @@ os.umask(_UMASK)
 _ENDING = ".part"
 
 
-def write_atomically(path: str | os.PathLike, write: Callable[[str], None]) -> None:
+def write_atomically(path: str | os.PathLike, write: Callable[[str], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it, and rename it into place.
 
     Parameters
@@ -32,11 +32,16 @@ def write_atomically(path: str | os.PathLike, write: Callable[[str], None]) -> N
     Examples
     --------
     >>> folder = tempfile.mkdtemp()
-    >>> write_atomically(f"{folder}/a.txt", lambda name: Path(name).write_text("whole") and None)
+    >>> write_atomically(f"{folder}/a.txt", lambda name: Path(name).write_text("whole"))
     >>> os.listdir(folder)
     ['a.txt']
     """
     write_together({Path(os.path.realpath(path)): write})
+
+
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Write bytes as :func:`write_atomically` does."""
+    write_atomically(path, lambda name: Path(name).write_bytes(data))
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -49,15 +54,11 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     >>> Path(folder, "a.txt").read_text(encoding="utf-8")
     'ångström'
     """
-
-    def write(name: str) -> None:
-        Path(name).write_text(text, encoding="utf-8")
-
-    write_atomically(path, write)
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_together(
-    writes: Mapping[Path, Callable[[str], None]], before: Callable[[], None] | None = None
+    writes: Mapping[Path, Callable[[str], object]], before: Callable[[], None] | None = None
 ) -> None:
     """Write several files as :func:`write_atomically`; none is renamed before all are complete.
 

@@ -179,18 +179,27 @@ def collate_graphs(options: Collator, records: Sequence[MoleculeViews]) -> Batch
     )
 
 
-def collate_conformers(options: Collator, records: Sequence[MoleculeViews]) -> BatchedConformers:
-    """Return the conformers as one point cloud, with or without hydrogens.
+def seen_points(numbers: np.ndarray, hydrogens: bool) -> np.ndarray:
+    """Return which points of a conformer the network sees, bool [n_points].
 
-    A molecule that is all hydrogen (H2, a proton) keeps its atoms.
+    Parameters
+    ----------
+    numbers : np.ndarray
+        Atomic numbers [n_points].
+    hydrogens : bool
+        Whether it sees hydrogens; a molecule that is all hydrogen (H2, a proton) keeps its atoms.
     """
+    heavy = numbers != 1
+    return heavy if heavy.any() and not hydrogens else np.ones(len(numbers), dtype=bool)
+
+
+def collate_conformers(options: Collator, records: Sequence[MoleculeViews]) -> BatchedConformers:
+    """Return the conformers as one point cloud, with or without hydrogens."""
     numbers, points = [], []
     for record in records:
         assert record.atomic_numbers is not None
         assert record.coordinates is not None
-        keep = np.ones(len(record.atomic_numbers), dtype=bool)
-        if not options.hydrogens and (record.atomic_numbers != 1).any():
-            keep = record.atomic_numbers != 1
+        keep = seen_points(record.atomic_numbers, options.hydrogens)
         numbers.append(record.atomic_numbers[keep])
         points.append(record.coordinates[keep])
     n_atoms = np.array([len(n) for n in numbers], dtype=np.int64)

@@ -323,11 +323,9 @@ def plot_reliability(curves: Mapping[str, Reliability], path: str | Path) -> Non
         Legend to curve.
     path : path-like
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.8, 4.8), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     ax = figure.subplots()
     ax.plot([0, 1], [0, 1], color="#999999", linewidth=1, zorder=0)
     for colour, (name, c) in zip(("#0b5fa5", "#d1495b", "#2e8b57", "#8a5fbf"), curves.items()):

@@ -272,10 +272,10 @@ class MMSAConfig:
             self._whole(name, least=0)
         for name in ("graph_dropout", "fingerprint_dropout", "fusion_dropout", "mask_rate",
                      "hypergraph_dropout", "head_dropout", "memory_decay"):  # fmt: skip
-            self._between(name, 0.0, 1.0, open_top=True)
+            self._below(name, 1.0)
         for name in ("w_con", "w_rec", "w_mask", "w_mem", "w_desc", "w_align", "w_commit",
                      "w_balance", "weight_decay"):  # fmt: skip
-            self._between(name, 0.0, math.inf, open_top=True)
+            self._below(name, math.inf)
         for name in ("temperature", "memory_temperature", "cutoff", "learning_rate"):
             self._positive(name)
         for name in ("encoder_learning_rate", "clip_norm"):
@@ -320,11 +320,10 @@ class MMSAConfig:
             raise ValueError(f"{name}={value!r}: must be a whole number of at least {least}")
         object.__setattr__(self, name, int(value))  # numpy integers would not be JSON
 
-    def _between(self, name: str, low: float, high: float, open_top: bool = False) -> None:
+    def _below(self, name: str, limit: float) -> None:
         value = float(getattr(self, name))
-        if not low <= value <= high or (open_top and value == high):
-            bracket = ")" if open_top else "]"
-            raise ValueError(f"{name}={value!r}: must be in [{low:g}, {high:g}{bracket}")
+        if not 0 <= value < limit:
+            raise ValueError(f"{name}={value!r}: must be in [0, {limit:g})")
         object.__setattr__(self, name, value)
 
     def _positive(self, name: str) -> None:

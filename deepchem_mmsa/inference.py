@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from deepchem_mmsa.batching import MoleculeBatch
-from deepchem_mmsa.config import MMSAConfig
 from deepchem_mmsa.molecule import UNREADABLE, MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.randomness import seeded
@@ -47,22 +46,6 @@ def evaluating(network: MMSANetwork) -> Iterator[None]:
                 _evaluated[network] = users - 1, was_training
             else:
                 network.train(was_training)
-
-
-def training_precision(config: MMSAConfig, device: torch.device) -> torch.dtype | None:
-    """Return the dtype in which encoders are trained, None for fp32.
-
-    "auto" is bf16 where the hardware multiplies in it natively (emulated bf16 is twenty times
-    slower than fp32).
-    """
-    if config.precision == "auto":
-        if device.type == "cuda":
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-            native = device.type == "cpu" and probe is not None and bool(probe())
-        return torch.bfloat16 if native else None
-    return torch.bfloat16 if config.precision == "bf16" else None
 
 
 def missing_reason(record: MoleculeViews, modalities: tuple[str, ...]) -> str:

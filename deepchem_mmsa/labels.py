@@ -165,7 +165,7 @@ def class_weights(y: np.ndarray, w: np.ndarray, config: MMSAConfig) -> np.ndarra
     return np.where(counts > 0, balanced, 1.0).astype(np.float32)
 
 
-def take_up(network: MMSANetwork, y: np.ndarray, w: np.ndarray) -> None:
+def set_statistics(network: MMSANetwork, y: np.ndarray, w: np.ndarray) -> None:
     """Set a network's label scale, or its class weights.
 
     Parameters
@@ -192,7 +192,7 @@ def take_up(network: MMSANetwork, y: np.ndarray, w: np.ndarray) -> None:
 
 
 def do_without(network: MMSANetwork, labels_seen: bool = False) -> None:
-    """Do what :func:`take_up` can do without a dataset, and warn about the settings without effect.
+    """Do what :func:`set_statistics` can do without a dataset; warn of settings without effect.
 
     Parameters
     ----------
@@ -227,6 +227,6 @@ def do_without(network: MMSANetwork, labels_seen: bool = False) -> None:
                 "its labels in advance, to balance the classes: give class_weights as numbers"
             )
         else:
-            take_up(network, np.empty(0), np.empty(0))
+            set_statistics(network, np.empty(0), np.empty(0))
     for text in told:
         logger.warning("a generator does not reveal %s", text)

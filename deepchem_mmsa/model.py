@@ -18,7 +18,6 @@ from deepchem_mmsa.batch_norm import PreciseBatchNorm
 from deepchem_mmsa.batching import Collator, MoleculeBatch
 from deepchem_mmsa.config import CUSTOM, MMSAConfig
 from deepchem_mmsa.epochs import batch_bounds, check_dataset, epoch_batches, keep_no_records
-from deepchem_mmsa.inference import training_precision
 from deepchem_mmsa.loading import Preparation, PreparedBatch, prepared, prepared_by_workers
 from deepchem_mmsa.molecule import MODALITIES
 from deepchem_mmsa.network import MMSANetwork
@@ -342,7 +341,7 @@ class MMSAModel(PredictingModel):
         run.call("on_fit_start", self)
         found = restore and bool(self.get_checkpoints())
         if found:
-            saved = self._take_up()
+            saved = self._restore_run()
             if run.all_losses is not None and not run.all_losses:
                 run.all_losses.extend(self._state.logged)
             for callback, state in zip(run.callbacks, saved["callbacks"]):
@@ -350,7 +349,7 @@ class MMSAModel(PredictingModel):
                     callback.load_state_dict(state)
             of_variables = saved.get("of_variables")  # older checkpoints lack them
             if run.variables is not None and of_variables is not None:
-                saving.take_up(*self.optimizer_for(run.variables), *of_variables)
+                saving.load_optimizer(*self.optimizer_for(run.variables), *of_variables)
         else:
             self._start()
             self._state.logged, self._state.skipped = [], 0
@@ -362,7 +361,7 @@ class MMSAModel(PredictingModel):
 
     def _run(self, batches: Generator, run: training.Run, steps: int | None) -> float:
         self.model.train()
-        self.model.training_dtype = training_precision(self.config, self.device)
+        self.model.training_dtype = training.training_precision(self.config, self.device)
         try:
             return training.train(self, batches, run, steps, self._state.first_step)
         finally:
@@ -393,7 +392,7 @@ class MMSAModel(PredictingModel):
         labels.tell_unlabelled(w, self.tasks)
         if not self._labels_seen:
             self._labels_seen = True
-            labels.take_up(self.model, y, w)
+            labels.set_statistics(self.model, y, w)
 
     # ---- batches ------------------------------------------------------------------------
 

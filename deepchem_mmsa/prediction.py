@@ -64,10 +64,7 @@ class PredictingModel(SavableModel):
             )
         index = OUTPUT_TYPES[self.config.mode].index(kind)
 
-        def output(batch: MoleculeBatch) -> Tensor:
-            return self.model(batch)[index]
-
-        (values,) = self._over_batches(generator, lambda batch: (output(batch),))
+        (values,) = self._over_batches(generator, lambda batch: (self.model(batch)[index],))
         return undo_transforms(values, list(transformers))
 
     def _over_batches(

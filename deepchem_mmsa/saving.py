@@ -29,7 +29,7 @@ TOP = ("head", "atom_head", "descriptor_head")
 """Components that belong to a task, not to the representation."""
 
 
-def take_up(optimizer: Any, schedule: Any, of_optimizer: Any, of_schedule: Any) -> None:
+def load_optimizer(optimizer: Any, schedule: Any, of_optimizer: Any, of_schedule: Any) -> None:
     """Load the states of an optimizer and its schedule, keeping current rates and weight decay."""
     mine = [(group["initial_lr"], group.get("weight_decay")) for group in optimizer.param_groups]
     optimizer.load_state_dict(of_optimizer)
@@ -194,9 +194,9 @@ class SavableModel(TorchModel):
         ValueError
             If no checkpoint is found.
         """
-        self._take_up(checkpoint, model_dir, bool(strict))
+        self._restore_run(checkpoint, model_dir, bool(strict))
 
-    def _take_up(
+    def _restore_run(
         self, checkpoint: str | None = None, model_dir: str | None = None, strict: bool = True
     ) -> dict[str, Any]:
         """Restore a checkpoint and return its whole state, of which a resumed run needs more."""
@@ -212,7 +212,7 @@ class SavableModel(TorchModel):
                 path, "; ".join(changed),
             )  # fmt: skip
         states = state["optimizer_state_dict"], state["schedule"]
-        take_up(self._pytorch_optimizer, self._lr_schedule, *states)
+        load_optimizer(self._pytorch_optimizer, self._lr_schedule, *states)
         self._global_step = state["global_step"]
         self._state = RunState.from_dict(state)
         self._labels_seen = state["labels_seen"]
@@ -317,7 +317,7 @@ class SavableModel(TorchModel):
             if model.config.class_weights != source.config.class_weights:
                 model._labels_seen = False
         chosen = None if same else [n for n in model.model.components() if n not in TOP]
-        model._take(source, chosen, str(folder_or_name))
+        model._copy_components(source, chosen, str(folder_or_name))
         return model
 
     def load_from_pretrained(
@@ -391,9 +391,9 @@ class SavableModel(TorchModel):
         if components is None:
             top = TOP[1:] if include_top else TOP
             components = [n for n in self.model.components() if n not in top]
-        self._take(source, components, name)
+        self._copy_components(source, components, name)
 
-    def _take(
+    def _copy_components(
         self, source: exports.Pretrained, components: Sequence[str] | None, name: str
     ) -> None:
         if "head" in (components or ()) and source.config.atom_sum and not self.config.atom_sum:

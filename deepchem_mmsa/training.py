@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from deepchem_mmsa import distributed
 from deepchem_mmsa.batching import MoleculeBatch
+from deepchem_mmsa.config import MMSAConfig
 from deepchem_mmsa.epochs import EpochBatch, step_seed
 from deepchem_mmsa.interruption import Interruption, exception_of
 from deepchem_mmsa.loading import PreparedBatch
@@ -39,6 +40,22 @@ logger = logging.getLogger(__name__)
 
 WARMUP_SHARE = 0.05
 """Share of the steps in the linear warm-up of the cosine schedule."""
+
+
+def training_precision(config: MMSAConfig, device: torch.device) -> torch.dtype | None:
+    """Return the dtype in which encoders are trained, None for fp32.
+
+    "auto" is bf16 where the hardware multiplies in it natively (emulated bf16 is twenty times
+    slower than fp32).
+    """
+    if config.precision == "auto":
+        if device.type == "cuda":
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+            native = device.type == "cpu" and probe is not None and bool(probe())
+        return torch.bfloat16 if native else None
+    return torch.bfloat16 if config.precision == "bf16" else None
 
 
 def cosine_factor(step: int, total: int) -> float:
@@ -158,7 +175,7 @@ def train(
         After SIGINT or SIGTERM, when the step is finished and a checkpoint written.
     """
     started = time.time()
-    hidden = False if model.progress else (None if model.progress is None else True)
+    hidden = None if model.progress is None else not model.progress
     placed = ((batch, model._placed(ready)) for batch, ready in prepared)
     done = model._global_step - first_step
     distributed.equalize(model.model)
@@ -188,7 +205,8 @@ def train(
                 for callback in run.callbacks:
                     callback(model, step + 1)
                 if isinstance(batch, EpochBatch) and batch.last:
-                    served = _check_served(model, served)
+                    _check_served(model, served)
+                    served = 0
                     _close_epoch(model, run, batch.epoch)
                     bar.set_postfix_str(
                         f"epoch {batch.epoch + 1} loss {model.history[-1]['loss']:.4g}"
@@ -323,8 +341,8 @@ def _give_back(
         network.memory.set_extra_state(remembered)
 
 
-def _check_served(model: MMSAModel, served: int) -> int:
-    """Raise if no molecule had a view; return 0, the count at which the next epoch starts."""
+def _check_served(model: MMSAModel, served: int) -> None:
+    """Raise if no molecule of an epoch had a view that the model reads."""
     if not any(distributed.gather_values(served)):
         views = model.config.modalities
         raise ValueError(
@@ -332,7 +350,6 @@ def _check_served(model: MMSAModel, served: int) -> int:
             f"nothing was learnt: featurize with MMSAFeaturizer(modalities={views}), and look at "
             "its failures"
         )
-    return 0
 
 
 def _close_epoch(model: MMSAModel, run: Run, epoch: int) -> None:

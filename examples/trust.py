@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rdkit import Chem, rdBase
 from sklearn.metrics import roc_auc_score
@@ -85,7 +84,6 @@ def plot_orderings(
 ) -> None:
     """Plot the mean error of the nearest share of the molecules."""
     figure = Figure(figsize=(5.5, 4), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     ax = figure.subplots()
     n = np.arange(1, len(error) + 1)
     start = len(error) // 20  # fewer molecules than 5 % are noise

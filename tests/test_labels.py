@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from sklearn.utils.class_weight import compute_class_weight
 
 from deepchem_mmsa.config import MMSAConfig
-from deepchem_mmsa.labels import check_labels, class_weights, label_scaling, take_up
+from deepchem_mmsa.labels import check_labels, class_weights, label_scaling, set_statistics
 from deepchem_mmsa.network import MMSANetwork
 
 
@@ -116,5 +116,5 @@ def test_the_weight_of_a_missing_label_may_be_anything():
 def test_labels_that_lose_their_digits_are_told(caplog, shift, told):
     network = MMSANetwork(MMSAConfig(mode="regression", modalities=("graph",), graph_width=16))
     y = np.random.default_rng(0).normal(size=(20, 1)) + shift
-    take_up(network, y, np.ones_like(y))
+    set_statistics(network, y, np.ones_like(y))
     assert ("subtract a constant" in caplog.text) == told

@@ -60,7 +60,7 @@ def test_gives_the_numbers_of_the_model(model, predictor, dataset):
 def test_a_network_trained_in_half_precision_predicts_in_single(
     make_model, graph_dataset, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("deepchem_mmsa.model.training_precision", lambda *_: torch.bfloat16)
+    monkeypatch.setattr("deepchem_mmsa.training.training_precision", lambda *_: torch.bfloat16)
     trained = make_model(mode="regression")
     trained.fit(graph_dataset, nb_epoch=1)
     trained.save_pretrained(tmp_path)

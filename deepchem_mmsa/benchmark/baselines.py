@@ -11,18 +11,19 @@ from rdkit.Chem import rdFingerprintGenerator
 
 from deepchem_mmsa.benchmark.scores import as_classes, labels_of
 from deepchem_mmsa.molecule import FINGERPRINT_SIZE, N_DESCRIPTORS
+from deepchem_mmsa.views.fingerprint import RADIUS
 
 
-def ecfp(smiles: Sequence[str], radius: int = 2, size: int = 2048) -> np.ndarray:
-    """Return Morgan fingerprints, uint8 ``[N, size]``; zeros for a SMILES that cannot be read.
+def ecfp(smiles: Sequence[str]) -> np.ndarray:
+    """Return bits of ECFP4, uint8 ``[N, 2048]``; zeros for a SMILES that cannot be read.
 
     Examples
     --------
     >>> ecfp(["CCO", "OCC", "CCN"]).sum(1).tolist()
     [6, 6, 6]
     """
-    generator = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=size)
-    bits = np.zeros((len(smiles), size), dtype=np.uint8)
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=RADIUS, fpSize=FINGERPRINT_SIZE)
+    bits = np.zeros((len(smiles), FINGERPRINT_SIZE), dtype=np.uint8)
     for row, text in zip(bits, smiles):
         molecule = Chem.MolFromSmiles(str(text))
         if molecule is not None:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from deepchem_mmsa._version import __version__
-from deepchem_mmsa.atomic import write_atomically
+from deepchem_mmsa.atomic import write_atomically, write_text
 from deepchem_mmsa.benchmark.contenders import Contender
 from deepchem_mmsa.benchmark.scores import labels_of, score
 from deepchem_mmsa.benchmark.sets import Split
@@ -147,18 +147,13 @@ class Cell:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         small = {name: np.asarray(a, dtype=np.float32) for name, a in arrays.items()}
         write_atomically(self.path.with_suffix(".npz"), lambda name: _save_arrays(name, small))
-        text = json.dumps(result, indent=1, default=_plain)
-        write_atomically(self.path, lambda name: _save_text(name, text))
+        write_text(self.path, json.dumps(result, indent=1, default=_plain))
         return result
 
 
 def _save_arrays(name: str, arrays: dict[str, np.ndarray]) -> None:
     with open(name, "wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
-
-
-def _save_text(name: str, text: str) -> None:
-    Path(name).write_text(text, encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepchem_mmsa.atomic import write_atomically
+from deepchem_mmsa.atomic import write_bytes
 from deepchem_mmsa.benchmark.sets import PROTOCOLS, held_out_molecules
 from deepchem_mmsa.datasets import connectivities
 
@@ -116,8 +116,4 @@ def leave_out(
 def write_keys(keys: Iterable[frozenset[str]], path: str | Path) -> None:
     """Write all keys, one per line, gzipped: the file ``pretrained_on`` of a contender."""
     text = "".join(f"{key}\n" for key in sorted(frozenset().union(*keys)))
-
-    def write(name: str) -> None:
-        Path(name).write_bytes(gzip.compress(text.encode(), mtime=0))
-
-    write_atomically(path, write)
+    write_bytes(path, gzip.compress(text.encode(), mtime=0))

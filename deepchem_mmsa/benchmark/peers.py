@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,7 @@ class AttentiveFP:
 
     def settings(self) -> dict[str, Any]:
         """Return all arguments."""
-        return {
-            "name": self.name, "epochs": self.epochs, "patience": self.patience,
-            "batch_size": self.batch_size, "learning_rate": self.learning_rate,
-        }  # fmt: skip
+        return asdict(self)
 
     def run(self, split: Split, seed: int) -> Outcome:
         """Train with DeepChem; see :class:`~deepchem_mmsa.benchmark.contenders.Contender`."""

@@ -8,7 +8,6 @@ from pathlib import Path
 import deepchem as dc
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from deepchem_mmsa.benchmark.cells import Cell
@@ -229,7 +228,6 @@ def plot(frame: pd.DataFrame, path: str | Path) -> None:
     rows = -(-len(panels) // columns)
     size = (1.6 + 1.7 * columns, rows * (1.0 + 0.24 * len(models)) + 0.3)
     figure = Figure(figsize=size, dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for ax, (protocol, metric, name, part) in zip(axes, panels):
         several = part["model"].isin(together)

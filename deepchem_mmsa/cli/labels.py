@@ -215,7 +215,7 @@ def split_rows(
             raise Failure("--valid and --test leave nothing to train on", ExitCode.USAGE)
         data = dc.data.NumpyDataset(np.zeros((len(places), 1)), ids=ids[places])
         splitter = (
-            dc.splits.ScaffoldSplitter() if split == "scaffold" else (dc.splits.RandomSplitter())
+            dc.splits.ScaffoldSplitter() if split == "scaffold" else dc.splits.RandomSplitter()
         )
         with quiet():  # RDKit's messages were already reported when the molecules were read
             chosen = splitter.split(data, 1 - valid - test, valid, test, seed=seed)

@@ -168,12 +168,10 @@ def make_model(
     config: MMSAConfig, from_model: str | None, folder: Path, device: str, console: Console
 ) -> MMSAModel:
     """Build the model of a run, with pre-trained weights if a model is given."""
-    arguments: dict[str, Any] = {
-        "model_dir": str(folder / "checkpoints"),
-        "device": device,
-        "progress": False if console.silent else None,
-    }
-    model = MMSAModel(config, **arguments)
+    progress = False if console.silent else None
+    model = MMSAModel(
+        config, model_dir=str(folder / "checkpoints"), device=device, progress=progress
+    )
     if from_model is not None:
         try:
             model.load_from_pretrained(from_model)

@@ -46,6 +46,7 @@ __all__ = ["Attribution", "ViewPath", "explained_output", "integrate", "view_pat
 FIRST_STEPS = 32
 
 
+@dataclass
 class ViewPath:
     """Integration path of one view, from the blank molecule to the molecule itself.
 
@@ -61,17 +62,11 @@ class ViewPath:
         Inputs of this view that are held fixed, and why.
     """
 
-    def __init__(
-        self,
-        names: tuple[str, ...],
-        whole: tuple[Tensor, ...],
-        blank: tuple[Tensor, ...],
-        encode: Callable[..., Tensor],
-        reasons: dict[str, str] | None = None,
-    ) -> None:
-        self.names, self.whole, self.blank = names, whole, blank
-        self.encode = encode
-        self.reasons = dict(reasons or {})
+    names: tuple[str, ...]
+    whole: tuple[Tensor, ...]
+    blank: tuple[Tensor, ...]
+    encode: Callable[..., Tensor]
+    reasons: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

@@ -53,7 +53,7 @@ def draw_contributions(
     atoms : np.ndarray
         ``[n_atoms]``.
     bonds : np.ndarray, optional
-        ``[n_bonds]``.
+        ``[n_bonds]``; none is coloured by default.
     scale : float, optional
         Size of contribution that gets full colour; by default the largest one.
     width, height : int
@@ -77,20 +77,17 @@ def draw_contributions(
     >>> "<title>O3: +1</title>" in svg, "<title>C2: −0.5</title>" in svg
     (True, True)
     """
-    given = len(atoms), 0 if bonds is None else len(bonds)
-    expected = molecule.GetNumAtoms(), 0 if bonds is None else molecule.GetNumBonds()
+    bonds = np.zeros(molecule.GetNumBonds()) if bonds is None else bonds
+    given, expected = (len(atoms), len(bonds)), (molecule.GetNumAtoms(), molecule.GetNumBonds())
     if given != expected:
         raise ValueError(
             f"{given[0]} and {given[1]} contributions for {expected[0]} atoms and {expected[1]} "
             "bonds: give one per atom and bond, in the molecule's order"
         )
     if scale is None:
-        parts = [atoms] if bonds is None else [atoms, bonds]
-        scale = max((float(np.abs(part).max()) for part in parts if len(part)), default=0.0)
+        scale = float(np.abs(np.concatenate([atoms, bonds])).max(initial=0.0))
     marked = [i for i, v in enumerate(atoms.tolist()) if abs(v) > _FAINT * scale]
-    lined = [] if bonds is None else [
-        i for i, v in enumerate(bonds.tolist()) if abs(v) > _FAINT * scale
-    ]  # fmt: skip
+    lined = [i for i, v in enumerate(bonds.tolist()) if abs(v) > _FAINT * scale]
     drawer = _drawer(width, height, form)
     prepared = _prepared(molecule)
     small, large = _RADIUS
@@ -103,9 +100,7 @@ def draw_contributions(
                 i: small + (large - small) * min(abs(atoms[i]) / scale, 1.0) for i in marked
             },
             highlightBonds=lined,
-            highlightBondColors={}
-            if bonds is None
-            else {i: colour(bonds[i], scale) for i in lined},
+            highlightBondColors={i: colour(bonds[i], scale) for i in lined},
         )
     spots = [
         (drawer.GetDrawCoords(i), f"{a.GetSymbol()}{i + 1}: {signed(atoms[i])}")
@@ -229,12 +224,4 @@ def _prepared(molecule: Chem.Mol) -> Chem.Mol:
             Chem.SanitizeMol(copy)
         copy.RemoveAllConformers()
         rdDepictor.Compute2DCoords(copy, canonOrient=True, forceRDKit=True)
-        for kekulize in (True, False):
-            try:
-                return rdMolDraw2D.PrepareMolForDrawing(
-                    copy, kekulize=kekulize, addChiralHs=False, wedgeBonds=True, forceCoords=False
-                )
-            except ValueError:  # a ring system without a Kekulé form is drawn as aromatic
-                if not kekulize:
-                    raise
-    raise AssertionError("unreachable")
+        return rdMolDraw2D.PrepareMolForDrawing(copy, addChiralHs=False)

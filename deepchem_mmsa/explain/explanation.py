@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
-from deepchem_mmsa.atomic import write_atomically
+from deepchem_mmsa.atomic import write_bytes
 from deepchem_mmsa.explain.drawing import draw_contributions
 from deepchem_mmsa.explain.structure import Anchor, Reference
 
@@ -221,11 +221,7 @@ class Explanation:
             data = self.to_png(view)
         else:
             raise ValueError(f"{path.name}: give a name that ends in .html, .svg or .png")
-
-        def write(name: str) -> None:
-            Path(name).write_bytes(data)
-
-        write_atomically(path, write)
+        write_bytes(path, data)
         return path
 
     def to_dict(self) -> dict[str, Any]:
@@ -251,16 +247,14 @@ class Explanation:
             "descriptors": dict(self.descriptors),
             "views": views,
             "anchors": [
-                {"index": a.index, "address": a.address, "similarity": a.similarity,
-                 "membership": a.membership, "exemplars": [list(e) for e in a.exemplars]}
-                for a in self.anchors
+                {**vars(a), "exemplars": [list(e) for e in a.exemplars]} for a in self.anchors
             ],
             "own_share": self.own_share,
             "references": [vars(r) for r in self.references],
             "steps": self.steps,
             "residual": self.residual,
             "reasons": dict(self.reasons),
-        }  # fmt: skip
+        }
 
 
 def _plain(value: float) -> float | None:

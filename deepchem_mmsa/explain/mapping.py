@@ -8,6 +8,7 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdFingerprintGenerator
 
+from deepchem_mmsa.batching import seen_points
 from deepchem_mmsa.molecule import FINGERPRINT_SIZE, MoleculeViews
 from deepchem_mmsa.views.depiction import atom_positions, picture_size
 from deepchem_mmsa.views.fingerprint import RADIUS
@@ -121,11 +122,8 @@ def points_to_atoms(
     """
     assert record.atomic_numbers is not None
     assert record.coordinates is not None
-    numbers, coordinates = record.atomic_numbers, record.coordinates
-    if not hydrogens and (numbers != 1).any():
-        chosen = np.flatnonzero(numbers != 1)  # as `collate_conformers` chooses
-    else:
-        chosen = np.arange(len(numbers))
+    coordinates = record.coordinates
+    chosen = np.flatnonzero(seen_points(record.atomic_numbers, hydrogens))
     atoms = np.zeros(n_atoms)
     for index, value in zip(chosen.tolist(), points.tolist()):
         if index >= n_atoms:

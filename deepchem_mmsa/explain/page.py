@@ -163,16 +163,16 @@ def _views(why: Explanation) -> str:
     size = max(removals, default=0.0)
     rows = ""
     for v in why.views:
-        bar = f"<i class='share' style='left:0;width:{100 * v.share:.1f}%'></i>"
-        share = f"<div class='bar'>{bar}</div>" if np.isfinite(v.share) else ""
-        removal, number = "", "–"
+        share, percent, removal, number = "", "–", "", "–"
+        if np.isfinite(v.share):
+            bar = f"<i class='share' style='left:0;width:{100 * v.share:.1f}%'></i>"
+            share, percent = f"<div class='bar'>{bar}</div>", f"{100 * v.share:.0f} %"
         if np.isfinite(v.removal):
             removal, number = _signed_bar(v.removal, size), signed(v.removal, size)
         note = f"<div class='note'>{escape(v.reason)}</div>" if v.reason else ""
         rows += (
             f"<tr><td>{_name(v.name)}{note}</td><td>{share}</td>"
-            f"<td class='num'>{_number(100 * v.share, '.0f', ' %')}</td><td>{removal}</td>"
-            f"<td class='num'>{number}</td></tr>"
+            f"<td class='num'>{percent}</td><td>{removal}</td><td class='num'>{number}</td></tr>"
         )
     return f"""<section><h2>Share of each view</h2>
 <p class="soft">Share: the size of a view's contribution relative to those of all views. Left out:
@@ -301,10 +301,6 @@ def _prediction(why: Explanation) -> str:
 
 def _value(why: Explanation, value: float) -> str:
     return f"{value:.3g}".replace("-", "−") if why.target is None else f"{100 * value:.1f} %"
-
-
-def _number(value: float, form: str, unit: str) -> str:
-    return f"{value:{form}}{unit}" if np.isfinite(value) else "–"
 
 
 def _cosine(value: float) -> str:

@@ -93,7 +93,6 @@ class Hypergraph:
     n_nodes: int
     n_hyperedges: int
     _gather: EdgeList | None = field(default=None, init=False, repr=False)
-    _scatter: EdgeList | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         n_node, n_hyperedge, n_weight = len(self.node), len(self.hyperedge), len(self.membership)
@@ -131,10 +130,7 @@ class Hypergraph:
     @property
     def scatter_edges(self) -> EdgeList:
         """The reversed edges, from hyperedges to their nodes."""
-        if self._scatter is None:
-            gather = self.gather_edges
-            self._scatter = EdgeList(gather.dst, gather.src, gather.n_nodes)
-        return self._scatter
+        return self.gather_edges.reverse
 
     def incidence(self) -> Tensor:
         """Return the dense ``H``, [N, E], for inspection and tests."""

@@ -106,8 +106,6 @@ def project(embedding: np.ndarray, projection: str, seed: int) -> tuple[np.ndarr
 
     Raises
     ------
-    ValueError
-        For another projection.
     ModuleNotFoundError
         If umap-learn is not installed.
     """
@@ -121,8 +119,6 @@ def project(embedding: np.ndarray, projection: str, seed: int) -> tuple[np.ndarr
             f"{share[0]:.0f} % and {share[1]:.0f} % of the variance: distant molecules differ, "
             "close ones may differ in components that are not shown."
         )
-    if projection != "umap":
-        raise ValueError(f"projection={projection!r}: choose {' or '.join(PROJECTIONS)}")
     try:
         from umap import UMAP
     except ModuleNotFoundError as error:

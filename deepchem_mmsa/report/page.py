@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from deepchem_mmsa.atomic import write_atomically
+from deepchem_mmsa.atomic import write_bytes
 from deepchem_mmsa.page import html_document
 from deepchem_mmsa.report.embedding_map import PROJECTIONS, map_section
 from deepchem_mmsa.report.gallery import anchors_section, errors_section
@@ -127,12 +127,7 @@ def write_report(
     text = _page(run, projection, max_points, n_neighbors, resamples, seed)
     path = Path(path)
     # A lone surrogate from a damaged table becomes "?" rather than an error.
-    content = text.encode("utf-8", "replace")
-
-    def write(name: str) -> None:
-        Path(name).write_bytes(content)
-
-    write_atomically(path, write)
+    write_bytes(path, text.encode("utf-8", "replace"))
     return path
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 _COLOURS = ("#0b5fa5", "#d1495b", "#2e8b57", "#8a5fbf", "#e08e0b", "#555555", "#14a3a8")
@@ -23,12 +22,11 @@ _TITLES = {
 }
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
-    """Return a figure that needs no display or global state, and its axes."""
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Sequence[Any]]:
+    """Return a figure that needs no display or global state, and its axes, side by side."""
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for ax in axes.flat:
+    (axes,) = figure.subplots(1, columns, squeeze=False)
+    for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(alpha=0.25)
     return figure, axes
@@ -45,7 +43,7 @@ def plot_history(histories: Mapping[str, Sequence[Mapping[str, float]]], path: s
         Where to write the PNG.
     """
     figure, axes = _figure(5.5 * len(histories), 4, columns=len(histories))
-    for ax, (title, history) in zip(axes[0], histories.items()):
+    for ax, (title, history) in zip(axes, histories.items()):
         epochs = [row["epoch"] for row in history]
         names = [n for n in _TITLES if any(n in row for row in history)]
         colours = iter(_COLOURS[1:] * 2)
@@ -76,8 +74,7 @@ def plot_comparison(curves: Mapping[str, Sequence[float]], path: str | Path, lab
     label : str
         What the values are.
     """
-    figure, axes = _figure(6, 4)
-    ax = axes[0, 0]
+    figure, (ax,) = _figure(6, 4)
     for colour, (name, values) in zip(_COLOURS, curves.items()):
         ax.plot(range(1, len(values) + 1), values, label=name, color=colour, marker="o", ms=3)
     ax.set(xlabel="epoch", ylabel=label)
@@ -106,7 +103,7 @@ def plot_parity(
     every = np.concatenate([truth, *predictions.values()])
     low, high = np.nanmin(every), np.nanmax(every)
     margin = 0.04 * (high - low)
-    for i, (ax, (name, predicted)) in enumerate(zip(axes[0], predictions.items())):
+    for i, (ax, (name, predicted)) in enumerate(zip(axes, predictions.items())):
         known = ~np.isnan(predicted)
         error = predicted[known] - truth[known]
         rmse = float(np.sqrt((error**2).mean()))

@@ -75,14 +75,7 @@ def draw(smiles: str) -> Drawing | None:
         options.fixedBondLength = 22
         options.minFontSize, options.maxFontSize = 6, 13
         options.padding = 0.04
-        for kekulize in (True, False):
-            try:
-                prepared = rdMolDraw2D.PrepareMolForDrawing(molecule, kekulize=kekulize)
-                break
-            except ValueError:  # a ring system without a Kekulé form is drawn as aromatic
-                if not kekulize:
-                    raise
-        drawer.DrawMolecule(prepared)
+        drawer.DrawMolecule(rdMolDraw2D.PrepareMolForDrawing(molecule))
         drawer.FinishDrawing()
     return _compact(drawer.GetDrawingText())
 

@@ -123,19 +123,9 @@ def read_chunks(
     """
     name = name_of(path)
     n = 0
-    with _rows_of(path, smiles_column, format) as (columns, column, rows):
-        if columns is None:  # Parquet: whole batches, with their types
-            for frame in rows(size):
-                texts = frame[column].astype(object)
-                yield Table(frame, texts.where(texts.notna(), "").tolist(), name, column, n)
-                n += len(frame)
-        else:
-            pending = iter(rows)
-            while chosen := list(itertools.islice(pending, size)):
-                cells = [row for row, _ in chosen]
-                frame = pd.DataFrame(cells, columns=columns, dtype=str)
-                yield Table(frame, [molecule for _, molecule in chosen], name, column, n)
-                n += len(chosen)
+    for frame, molecules, column in _chunks_of(path, size, smiles_column, format):
+        yield Table(frame, molecules, name, column, n)
+        n += len(frame)
     if n == 0:
         raise TableError(f"{name} has no row; it needs a row per molecule")
 
@@ -268,9 +258,10 @@ def column_named(columns: Sequence[str], wanted: str, name: str) -> str:
     )
 
 
-@contextmanager
-def _rows_of(path: str | os.PathLike, smiles_column: str | None, format: str | None) -> Iterator:
-    """Yield (columns, SMILES column, rows); if columns is None, ``rows(size)`` yields frames."""
+def _chunks_of(
+    path: str | os.PathLike, size: int, smiles_column: str | None, format: str | None
+) -> Iterator[tuple[pd.DataFrame, list[object], str]]:
+    """Yield the cells of some rows, their molecules, and the name of the SMILES column."""
     name = name_of(path)
     if format is not None and (format not in FORMATS or format == "jsonl"):
         raise TableError(f"format {format!r} cannot be read: choose csv, tsv, smi, sdf or parquet")
@@ -281,36 +272,47 @@ def _rows_of(path: str | os.PathLike, smiles_column: str | None, format: str | N
         if kind == "jsonl":
             raise TableError(f"{name}: JSON lines can only be written; give CSV or Parquet")
         if kind == "parquet":
-            file = _parquet(raw, name)
-            columns = unique(file.schema_arrow.names)
-            column = _smiles_column(columns, smiles_column, name)
-
-            def frames(size: int) -> Iterator[pd.DataFrame]:
-                with _parquet_errors(name):
-                    for batch in file.iter_batches(batch_size=size):
-                        # Without pandas' metadata, an index is a column like any other.
-                        frame = batch.to_pandas(ignore_metadata=True, types_mapper=pd.ArrowDtype)
-                        yield frame.set_axis(columns, axis=1)
-
-            yield None, column, frames
-        elif kind == "sdf":
+            yield from _parquet_chunks(raw, name, size, smiles_column)
+            return
+        columns, column = ["smiles", "name"], "smiles"
+        if kind == "sdf":
             from deepchem_mmsa.tables.sdf import sdf_columns, sdf_rows  # loads RDKit
 
             columns = sdf_columns(raw, name)
             raw.seek(0)
-            yield columns, "smiles", sdf_rows(raw, name, columns)
+            rows = sdf_rows(raw, name, columns)
         elif kind == "smi":
             if smiles_column not in (None, "smiles"):
                 raise TableError(
                     f"{name} is a SMILES file, whose first word is the SMILES; it has no column "
                     f"{smiles_column!r}"
                 )
-            yield ["smiles", "name"], "smiles", smi_rows(raw, name)
+            rows = smi_rows(raw, name)
         else:
             lines = cells_of(raw, name, kind, smiles_column)
             columns = unique(next(lines)[1])
             column = _smiles_column(columns, smiles_column, name)
-            yield columns, column, csv_rows(lines, columns, columns.index(column), name)
+            rows = csv_rows(lines, columns, columns.index(column), name)
+        while chosen := list(itertools.islice(rows, size)):
+            cells = [row for row, _ in chosen]
+            frame = pd.DataFrame(cells, columns=columns, dtype=str)
+            yield frame, [molecule for _, molecule in chosen], column
+
+
+def _parquet_chunks(
+    raw: BinaryIO, name: str, size: int, smiles_column: str | None
+) -> Iterator[tuple[pd.DataFrame, list[object], str]]:
+    """Yield the chunks of :func:`_chunks_of` with the types of the file."""
+    file = _parquet(raw, name)
+    columns = unique(file.schema_arrow.names)
+    column = _smiles_column(columns, smiles_column, name)
+    with _parquet_errors(name):
+        for batch in file.iter_batches(batch_size=size):
+            # Without pandas' metadata, an index is a column like any other.
+            frame = batch.to_pandas(ignore_metadata=True, types_mapper=pd.ArrowDtype)
+            frame = frame.set_axis(columns, axis=1)
+            texts = frame[column].astype(object)
+            yield frame, texts.where(texts.notna(), "").tolist(), column
 
 
 def _kind_of(

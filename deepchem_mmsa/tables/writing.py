@@ -26,7 +26,7 @@ def check_output(path: str | os.PathLike, format: str | None = None) -> str:
     OSError
         If the folder does not exist or cannot be written to, or the path is a folder.
     """
-    kind = format or (("csv") if str(path) == "-" else format_of(path))
+    kind = format or ("csv" if str(path) == "-" else format_of(path))
     if kind not in ("csv", "tsv", "parquet", "jsonl"):
         raise TableError(
             f"cannot write {path}: end the name in .csv, .tsv, .parquet or .jsonl (the text ones "

@@ -90,11 +90,11 @@ def conformer(
 ) -> Conformer:
     """Return coordinates of a molecule's atoms and hydrogens.
 
-    A three-dimensional conformer of the molecule itself is used if there is one. Otherwise each
-    fragment is embedded by ETKDGv3 (Wang et al., J. Chem. Inf. Model. 2020), failing that from
+    Each fragment is embedded by ETKDGv3 (Wang et al., J. Chem. Inf. Model. 2020), failing that from
     random coordinates, then by plain distance geometry, and finally without hydrogens, which are
     added by geometry afterwards; large molecules start at a later stage, because the first ones
-    would only cost time. Fragments of a salt are placed side by side along x.
+    would only cost time. Fragments of a salt are placed side by side along x. Coordinates that a
+    molecule was read with are those of :func:`supplied_conformer`.
 
     Parameters
     ----------
@@ -130,8 +130,6 @@ def conformer(
     """
     if seed < 0 or timeout < 0:
         raise ValueError(f"seed and timeout must not be negative, got {seed} and {timeout}")
-    if conformer_3d(molecule) is not None:
-        return _finished(_with_coordinates(molecule), molecule.GetNumAtoms())
     if molecule.GetNumAtoms() > MAX_EMBEDDED_ATOMS:
         raise ConformerError(
             f"{molecule.GetNumAtoms()} heavy atoms; up to {MAX_EMBEDDED_ATOMS} are embedded"
@@ -213,16 +211,6 @@ def _finished(points: Conformer, n_atoms: int) -> Conformer:
     if len(numbers) > MAX_POINTS_WITH_HYDROGENS:
         numbers, coordinates = numbers[:n_atoms], coordinates[:n_atoms]
     return Conformer(numbers, np.round(coordinates / RESOLUTION).astype(np.float32) * RESOLUTION)
-
-
-def _with_coordinates(molecule: Chem.Mol) -> Conformer:
-    """Return the conformer of `molecule`, with the hydrogens that it lacks."""
-    with quiet():
-        whole = Chem.AddHs(molecule, addCoords=True)
-    source = conformer_3d(whole)
-    if source is None:
-        raise ConformerError("the supplied conformer is not finite once hydrogens are added")
-    return Conformer(_numbers(whole), np.asarray(source.GetPositions()).astype(np.float32))
 
 
 def _numbers(molecule: Chem.Mol) -> np.ndarray:

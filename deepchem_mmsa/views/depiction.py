@@ -83,13 +83,7 @@ def draw(molecule: Chem.Mol, size: int = DEFAULT_SIZE) -> bytes:
     """
     if not MIN_SIZE <= size <= MAX_SIZE:
         raise ValueError(f"size must be {MIN_SIZE} to {MAX_SIZE} pixels, got {size}")
-    if molecule.GetNumAtoms() > MAX_DRAWN_ATOMS:
-        raise DepictionError(f"{molecule.GetNumAtoms()} atoms; up to {MAX_DRAWN_ATOMS} are drawn")
-    with quiet():
-        try:
-            text = _drawn(Chem.Mol(molecule), size).GetDrawingText()
-        except (RuntimeError, ValueError) as error:
-            raise DepictionError(f"RDKit cannot draw it: {str(error).strip()[:200]}") from None
+    text = _drawn(molecule, size).GetDrawingText()
     true_colour = Image.open(io.BytesIO(text), formats=("PNG",)).convert("RGB")
     crowded = molecule.GetNumAtoms() > _CROWDED_ATOMS
     levels = _COARSE_LEVELS if crowded else _LEVELS
@@ -218,17 +212,10 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 def _drawn(molecule: Chem.Mol, size: int) -> rdMolDraw2D.MolDraw2DCairo:
     """Draw with RDKit, independently of options that were set globally."""
-    molecule.RemoveAllConformers()
-    # Not the generator that rdDepictor.SetPreferCoordGen may have chosen.
-    rdDepictor.Compute2DCoords(molecule, canonOrient=True, forceRDKit=True)
-    try:
-        prepared = rdMolDraw2D.PrepareMolForDrawing(
-            molecule, kekulize=True, addChiralHs=True, wedgeBonds=True, forceCoords=False
-        )
-    except ValueError:  # a ring system without a Kekulé form can still be drawn as aromatic
-        prepared = rdMolDraw2D.PrepareMolForDrawing(
-            molecule, kekulize=False, addChiralHs=True, wedgeBonds=True, forceCoords=False
-        )
+    if molecule.GetNumAtoms() > MAX_DRAWN_ATOMS:
+        raise DepictionError(f"{molecule.GetNumAtoms()} atoms; up to {MAX_DRAWN_ATOMS} are drawn")
+    copy = Chem.Mol(molecule)
+    copy.RemoveAllConformers()
     drawer = rdMolDraw2D.MolDraw2DCairo(size, size)
     options = drawer.drawOptions()
     options.prepareMolsBeforeDrawing = False
@@ -236,8 +223,14 @@ def _drawn(molecule: Chem.Mol, size: int) -> rdMolDraw2D.MolDraw2DCairo:
     options.setBackgroundColour((1.0, 1.0, 1.0))
     options.bondLineWidth = 2
     options.padding = 0.05
-    drawer.DrawMolecule(prepared)
-    drawer.FinishDrawing()
+    with quiet():
+        try:
+            # Not the generator that rdDepictor.SetPreferCoordGen may have chosen.
+            rdDepictor.Compute2DCoords(copy, canonOrient=True, forceRDKit=True)
+            drawer.DrawMolecule(rdMolDraw2D.PrepareMolForDrawing(copy))
+            drawer.FinishDrawing()
+        except (RuntimeError, ValueError) as error:
+            raise DepictionError(f"RDKit cannot draw it: {str(error).strip()[:200]}") from None
     return drawer
 
 
@@ -292,12 +285,6 @@ def atom_positions(molecule: Chem.Mol, size: int = DEFAULT_SIZE) -> np.ndarray:
     >>> bool(left[0] < 50 < right[0]), left[1].round().item()
     (True, 50.0)
     """
-    if molecule.GetNumAtoms() > MAX_DRAWN_ATOMS:
-        raise DepictionError(f"{molecule.GetNumAtoms()} atoms; up to {MAX_DRAWN_ATOMS} are drawn")
-    with quiet():
-        try:
-            drawer = _drawn(Chem.Mol(molecule), size)
-        except (RuntimeError, ValueError) as error:
-            raise DepictionError(f"RDKit cannot draw it: {str(error).strip()[:200]}") from None
+    drawer = _drawn(molecule, size)
     points = [drawer.GetDrawCoords(index) for index in range(molecule.GetNumAtoms())]
     return np.array([(point.x, point.y) for point in points]).reshape(-1, 2)

@@ -116,8 +116,7 @@ def canonical(molecule: object) -> Chem.Mol:
     Returns
     -------
     rdkit.Chem.Mol
-        The same molecule in canonical order. A 3D conformer is kept, in that order; the
-        positions of hydrogens that are not atoms of the graph are not part of it (see
+        The same molecule in canonical order, without conformers (see
         :func:`deepchem_mmsa.views.conformer.supplied_conformer`).
 
     Raises
@@ -133,20 +132,9 @@ def canonical(molecule: object) -> Chem.Mol:
     >>> [atom.GetSymbol() for atom in canonical("OCC").GetAtoms()]
     ['C', 'C', 'O']
     """
-    if not isinstance(molecule, Chem.Mol):
-        return canonical_with_smiles(molecule)[0]
-    ordered, order = canonical_order(molecule)
-    if order is None:
-        return ordered
-    source = conformer_3d(molecule)
-    if source is not None:
-        positions = np.asarray(source.GetPositions())
-        conformer = Chem.Conformer(ordered.GetNumAtoms())
-        conformer.Set3D(True)
-        for index, position in enumerate(positions[order]):
-            conformer.SetAtomPosition(index, position.tolist())
-        ordered.AddConformer(conformer, assignId=True)
-    return ordered
+    if isinstance(molecule, Chem.Mol):
+        return canonical_order(molecule)[0]
+    return canonical_with_smiles(molecule)[0]
 
 
 def canonical_order(molecule: object) -> tuple[Chem.Mol, list[int] | None]:

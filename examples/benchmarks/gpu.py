@@ -46,11 +46,11 @@ from timing import in_turns, ratio, seconds, stepper
 from deepchem_mmsa import MMSAConfig, MMSAModel
 from deepchem_mmsa.datasets import dataset_from_shards, example_table
 from deepchem_mmsa.epochs import epoch_batches
-from deepchem_mmsa.inference import training_precision
 from deepchem_mmsa.layers.image_encoder import ResNet18
 from deepchem_mmsa.molecule import MODALITIES
 from deepchem_mmsa.shards import featurize_to_shards
 from deepchem_mmsa.tables import read_table
+from deepchem_mmsa.training import training_precision
 from deepchem_mmsa.views import ViewSettings
 
 PICTURE = 96  # pixels, of the shards

@@ -125,11 +125,9 @@ def table(views: str, figures: Figures) -> list[str]:
 
 def plot(results: dict[str, Figures], path: Path) -> None:
     """Draw seconds against molecules on logarithmic axes, a line a step, a panel for each views."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.5 * len(results), 4), layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(results), squeeze=False, sharey=True)[0]
     for panel, (views, figures) in zip(panels, results.items()):
         for step, at in figures.items():

@@ -12,8 +12,8 @@ from timing import in_turns, ratio, stepper
 
 from deepchem_mmsa import MMSAConfig, MMSAModel, losses
 from deepchem_mmsa.batching import Collator
-from deepchem_mmsa.inference import training_precision
 from deepchem_mmsa.network import MMSANetwork
+from deepchem_mmsa.training import training_precision
 
 SWEPT = {
     "batch_size": (64, 128, 256, 512, 1024),
@@ -86,11 +86,9 @@ def sweep(data: Any, config: MMSAConfig, repeats: int, device: str) -> dict[str,
 
 def draw_sweep(found: dict[str, float], path: Path) -> None:
     """Draw the cost against each size, on logarithmic axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
     labels = {"batch_size": "molecules in a batch", "n_anchors": "anchors", "n_neighbors": "k"}
     for panel, (name, values) in zip(figure.subplots(1, 3, sharey=True), SWEPT.items()):
         panel.loglog(values, [found[f"{name}={value}"] for value in values], "o-")

@@ -48,13 +48,13 @@ from deepchem_mmsa import MMSAConfig, MMSAFeaturizer, MMSAModel, losses
 from deepchem_mmsa.batching import Collator
 from deepchem_mmsa.datasets import example_table
 from deepchem_mmsa.epochs import epoch_batches
-from deepchem_mmsa.inference import training_precision
 from deepchem_mmsa.layers.dgl_backend import import_dgllife
 from deepchem_mmsa.layers.encoders import make_encoder
 from deepchem_mmsa.layers.gin import GIN
 from deepchem_mmsa.layers.image_encoder import ResNet18
 from deepchem_mmsa.layers.message_passing import EdgeList, pool
 from deepchem_mmsa.tables import read_table
+from deepchem_mmsa.training import training_precision
 
 VIEWS = ("image", "graph", "geometry")
 

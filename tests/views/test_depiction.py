@@ -80,6 +80,12 @@ def test_unusual_species(smiles):
     assert (decode(draw(canonical(smiles), 64)) < 255).any()
 
 
+def test_a_ring_without_a_kekule_form_is_drawn_as_aromatic():
+    ring = Chem.MolFromSmiles("c1cccc1", sanitize=False)
+    ring.UpdatePropertyCache(strict=False)
+    assert (decode(draw(ring, 64)) < 255).any()
+
+
 def test_five_hundred_atoms_are_drawn_and_too_many_are_refused():
     peptide = canonical("NCC(=O)" * 125 + "O")
     assert peptide.GetNumAtoms() == 501
