@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from deepchem_mmsa.atomic import remove_leftovers, write_atomically, write_text
+from deepchem_mmsa.atomic import remove_leftovers, write_atomically, write_text, write_together
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -45,6 +46,49 @@ def test_a_link_stays_and_its_target_is_written(tmp_path):
     assert (tmp_path / "real.txt").read_text() == "new"
 
 
+def test_a_file_is_on_disk_before_it_has_its_name_and_its_folder_after(tmp_path, monkeypatch):
+    """Or a power cut could leave an empty file of that name."""
+    done, flush, rename = [], os.fsync, os.replace
+
+    def flushed(handle):
+        done.append(("flush", os.fstat(handle).st_ino))
+        flush(handle)
+
+    def renamed(source, target):
+        done.append(("rename", os.stat(source).st_ino))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", renamed)
+    write_text(tmp_path / "a.txt", "new")
+    file, folder = (os.stat(place).st_ino for place in (tmp_path / "a.txt", tmp_path))
+    assert done == [("flush", file), ("rename", file), ("flush", folder)]
+
+
+def test_files_that_belong_together_are_renamed_when_all_are_whole(tmp_path):
+    paths = [tmp_path / name for name in "abc"]
+    for path in paths:
+        path.write_text("old")
+
+    def contents():
+        return [path.read_text() for path in paths]
+
+    def write(name):
+        assert contents() == ["old"] * 3
+        Path(name).write_text("new")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as failed:
+        write_together({paths[0]: write, paths[1]: fail, paths[2]: write})
+    assert (failed.value.errno, failed.value.filename) == (28, str(paths[1]))
+    assert contents() == ["old"] * 3
+    write_together(dict.fromkeys(paths, write), lambda: write(tmp_path / "before"))
+    assert contents() == ["new"] * 3
+    assert set(tmp_path.iterdir()) == {*paths, tmp_path / "before"}
+
+
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     path = tmp_path / "a[1].csv"
     code = (
@@ -55,7 +99,10 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     (leftover,) = tmp_path.iterdir()
     others = [
         path,
-        *(tmp_path / f".{name}" for name in ("a[1].csv.original", "a1.csv.12345678.part")),
+        *(
+            tmp_path / f".{name}"
+            for name in ("a[1].csv.original", "a1.csv.12345678.part", "a[1].csv.gz.12345678.part")
+        ),
     ]
     for other in others:
         other.touch()

@@ -20,19 +20,20 @@ Prepare = Callable[[Table, Callable[[int], None]], Sequence[object]]
 _FEW_BYTES = 1 << 16  # of input, about a thousand molecules: starting processes takes longer
 
 
-def processes(jobs: int, source: str) -> int:
+def processes(jobs: int, *sources: str) -> int:
     """Return the number of featurization processes, and start them in the background.
 
     Parameters
     ----------
     jobs : int
-        See ``--jobs``; 0 decides by the size of the input.
-    source : str
+        See ``--jobs``; 0 decides by the size of the largest input.
+    *sources : str
     """
     from joblib import cpu_count
 
     if jobs == 0:
-        jobs = -1 if os.path.isfile(source) and os.path.getsize(source) > _FEW_BYTES else 1
+        bytes_of = (os.path.getsize(source) for source in sources if os.path.isfile(source))
+        jobs = -1 if max(bytes_of, default=0) > _FEW_BYTES else 1
     jobs = max(1, cpu_count() + 1 + jobs) if jobs < 0 else jobs
     warm_up(jobs)
     return jobs

@@ -60,7 +60,7 @@ def neighbors(
     checked_output(output)
     if reference == "-":
         raise typer.BadParameter("--reference must be a file; standard input is for IN")
-    jobs = processes(jobs, reference)
+    jobs = processes(jobs, source, reference)
     predictor = load_model(model, device)
     texts: list[str] = []
     vectors = []

@@ -97,7 +97,7 @@ def predict(
                 f"(mmsa finetune ... --from-model {name}), or compute embeddings (mmsa embed)",
                 ExitCode.MODEL,
             )
-    jobs = processes(jobs, source)
+    jobs = processes(jobs, source, *([] if domain is None else [_rows_of(domain)]))
 
     def load() -> Compute:
         predictors = _loaded(model, device, masks)

@@ -143,18 +143,17 @@ def _csv(frame: pd.DataFrame, separator: str, header: bool) -> str:
 
 
 def _json_lines(frame: pd.DataFrame) -> str:
-    frame = _plain(frame)  # to_json knows no dates without a time, nor bytes
-    text = str(frame.to_json(orient="records", lines=True, double_precision=15))
-    return text if not text.strip() or text.endswith("\n") else text + "\n"
+    frame = _plain(frame)  # to_json would write milliseconds for dates, and knows no bytes
+    return str(frame.to_json(orient="records", lines=True, double_precision=15))
 
 
 def _plain(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows with Python's own values for dates, bytes and lists of Parquet."""
     odd = [
-        name for name, kind in frame.dtypes.items()
-        if isinstance(kind, pd.ArrowDtype)
-        and not (kind.kind in "biufU" or str(kind).startswith("timestamp"))
-    ]  # fmt: skip
+        name
+        for name, kind in frame.dtypes.items()
+        if isinstance(kind, pd.ArrowDtype) and kind.kind not in "biufU"
+    ]
     frame = frame.astype(dict.fromkeys(odd, object))
     for column in odd:
         frame[column] = frame[column].map(_told, na_action="ignore")

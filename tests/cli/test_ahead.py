@@ -10,7 +10,7 @@ from joblib import cpu_count
 
 from deepchem_mmsa import views
 from deepchem_mmsa.cli import ahead, rows
-from deepchem_mmsa.cli.console import Console
+from deepchem_mmsa.cli.console import Console, ExitCode, Failure
 from deepchem_mmsa.views.isolation import AVAILABLE
 
 
@@ -129,6 +129,29 @@ def test_few_molecules_start_no_processes(tmp_path, monkeypatch):
     assert ahead.processes(0, str(many)) == ahead.processes(-1, str(few)) == cpu_count()
     assert ahead.processes(3, str(few)) == 3
     assert started == [1, 1, cpu_count(), cpu_count(), 3]
+
+
+@pytest.mark.parametrize(
+    ("command", "option"), [("neighbors", "--reference"), ("predict", "--domain")]
+)
+def test_the_larger_of_two_tables_decides_on_processes(
+    mmsa, models, tmp_path, monkeypatch, command, option
+):
+    started = []
+
+    def stop(jobs):
+        started.append(jobs)
+        raise Failure("enough is known", ExitCode.FAULT)
+
+    monkeypatch.setattr(ahead, "warm_up", stop)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 4)
+    few, many = tmp_path / "few.smi", tmp_path / "many.smi"
+    few.write_text("CCO\n")
+    many.write_text("CCO\n" * (1 << 15))
+    for source, other in ((few, many), (many, few), (few, few)):
+        done = mmsa(command, source, option, other, "-m", models["regression"])
+        assert "enough is known" in done.stderr
+    assert started == [4, 4, 1]
 
 
 def test_a_model_that_predicts_nothing_starts_no_processes(mmsa, models, table, monkeypatch):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 from filelock import FileLock
@@ -13,7 +14,7 @@ from deepchem_mmsa import MMSAPredictor
 from deepchem_mmsa.cli import rows
 from deepchem_mmsa.cli.console import ExitCode
 from deepchem_mmsa.cli.rows import read_part
-from deepchem_mmsa.tables import read_chunks, write_table
+from deepchem_mmsa.tables import read_chunks, write_chunks, write_table
 from tests.conftest import DRUGS
 
 SMILES = ["CCO", "C1CC", "", "c1ccccc1", "CCN"]
@@ -35,21 +36,33 @@ def test_every_option_that_decides_the_numbers_is_part_of_what_is_kept(
     other = [tmp_path / "one.csv", tmp_path / "two.csv"]
     other[1].write_text("\n".join(["SMILES", *DRUGS[:24]]))
     trained, bare = models["regression"], models["pretraining"]
+    single = tmp_path / "single.csv"
+    single.write_text("SMILES\nCO\n")
     column = ["--smiles-column", "SMILES"]
+    compared = ["--reference", other[0]]
+    named = ["--reference-column", "SMILES"]
     for command, choices in (
         (["predict", table, "-m", trained], [
             [], column, ["--uncertainty", 2], ["--uncertainty", 3],
             ["--uncertainty", 2, "--batch-size", 3], ["--domain", other[0]], ["--domain", other[1]],
+            ["--domain", other[0], "--domain-column", "SMILES"],
         ]),
         (["predict", table, "-m", models["classification"]], [[]]),
         (["embed", table, "-m", bare], [[], column, ["--features"]]),
-        (["neighbors", table, "-m", bare, "--reference", other[0]], [[], column, ["--count", 2]]),
+        (["neighbors", table, "-m", bare, *compared], [[], column, named, ["--count", 2]]),
         (["neighbors", table, "-m", bare, "--reference", other[1]], [[]]),
+        (["explain", single, "-m", trained], [
+            [], column, ["--svg"], compared, [*compared, *named], ["--reference", other[1]],
+        ]),
+        (["explain", single, "-m", models["classification"]], [
+            [], ["--task", "b"], ["--target", 0],
+        ]),
     ):  # fmt: skip
         for more in choices:
-            done = mmsa(*command, "-o", tmp_path / "out.csv", *more)
+            out = tmp_path / ("why" if command[0] == "explain" else "out.csv")
+            done = mmsa(*command, "-o", out, *more)
             assert done.exit_code == 0, (command, more, done.output)
-    assert len(kept) == 15
+    assert len(kept) == 26
     assert len(set(kept)) == len(kept)
 
 
@@ -146,6 +159,31 @@ def test_parts_hold_every_type_of_parquet(tmp_path):
     written = [(tmp_path / f"{name}.parquet").read_bytes() for name in ("first", "again")]
     assert written[0] == written[1]
     assert pd.read_parquet(tmp_path / "first.parquet")["bits"][0].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_what_was_computed_is_written_from_a_part_as_it_was(tmp_path, ending):
+    """Beside a chunk that is new, and where the first one holds no value."""
+    values = [0.1, np.nan, 1e-300, np.inf]
+    frame = pd.DataFrame(
+        {
+            "double": values, "single": np.array(values, "float32"), "whole": [1, -2, 2**62, 0],
+            "truth": [True, False] * 2, "row": pd.array([1, None, 3, 4], dtype="Int64"),
+        }
+    )  # fmt: skip
+    gaps = frame[1:2].assign(row=pd.array([None], dtype="Int64"))
+    for name, chunk in (("frame", frame), ("gaps", gaps)):
+        write_table(chunk, tmp_path / f"{name}.part.parquet", notes=True)
+    kept, kept_gaps = (read_part(tmp_path / f"{name}.part.parquet") for name in ("frame", "gaps"))
+    for straight, resumed in (
+        ([frame, gaps], [kept, gaps]), ([gaps, frame], [kept_gaps, frame]),
+        ([gaps, frame], [kept_gaps, kept]),
+    ):  # fmt: skip
+        written = []
+        for name, chunks in (("straight", straight), ("resumed", resumed)):
+            write_chunks(chunks, tmp_path / f"{name}.{ending}")
+            written.append((tmp_path / f"{name}.{ending}").read_bytes())
+        assert written[0] == written[1]
 
 
 @pytest.mark.slow

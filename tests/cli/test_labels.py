@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
-from deepchem_mmsa.cli.console import Failure
+from deepchem_mmsa.cli.console import ExitCode, Failure
 from deepchem_mmsa.cli.labels import guessed_label, label_kind, read_labels, split_rows
 from deepchem_mmsa.cli.scores import average_precision
 from deepchem_mmsa.tables import Table, TableError
@@ -88,6 +88,22 @@ def test_the_only_column_of_numbers_is_the_label():
     assert guessed_label(table, "scaffold") == "y"
 
 
+def test_only_whole_numbers_are_taken_for_those_of_rows():
+    for cells, label in ((["7", "2.5", "3"], True), (["7", "2"], True), (["7", "2", "3"], False)):
+        table = tabled(smiles=["C"] * len(cells), y=cells)
+        if label:
+            assert guessed_label(table, "scaffold") == "y"
+        else:
+            with pytest.raises(Failure, match="like a row number"):
+                guessed_label(table, "scaffold")
+
+
+def test_the_column_of_the_split_is_not_blamed_for_a_label_that_cannot_be_read():
+    table = tabled(smiles=["C", "CC"], part=["train", "test"], logS=["0,5", "1,5"])
+    with pytest.raises(Failure, match="no column does: data.csv, row 1, column 'logS'"):
+        guessed_label(table, "part")
+
+
 def test_a_label_given_twice_is_refused():
     with pytest.raises(Failure, match="--label y is given twice"):
         read_labels(tabled(smiles=["C"], y=["1"]), ["y", "y"])
@@ -113,6 +129,9 @@ def test_a_column_says_each_rows_part_whatever_is_unusable_before_it():
     usable = np.array([False, True, True, True, False, True, True])
     parts = split_rows(table, np.array(["C"] * 7, dtype=object), usable, "part", 0.1, 0.1, 0)
     assert parts.tolist() == ["", "test", "train", "valid", "", "train", "test"]
+    table.frame.loc[5, "part"] = "training"
+    with pytest.raises(Failure, match="row 6, column 'part': 'training' is no part"):
+        split_rows(table, np.array(["C"] * 7, dtype=object), usable, "part", 0.1, 0.1, 0)
 
 
 def test_a_random_split_is_another_for_another_seed_and_keeps_its_shares():
@@ -128,7 +147,7 @@ def test_a_random_split_is_another_for_another_seed_and_keeps_its_shares():
     ("words", "read"),
     [
         (["a", "a", ""], False),
-        (["a", "b", ""], True),
+        (["b", "a", ""], True),
         (list("abcdefghijklmnopqrst"), True),
         (list("abcdefghijklmnopqrstu"), False),
     ],
@@ -138,6 +157,7 @@ def test_two_to_twenty_words_are_classes(words, read):
     if read:
         y, classes = read_labels(table, ["y"], "classification")
         assert classes == sorted({*words} - {""})
+        assert [classes[int(c)] for c in y[:, 0] if c == c] == [word for word in words if word]
         assert np.array_equal(np.isnan(y[:, 0]), [not word for word in words])
     else:
         with pytest.raises(TableError, match="row 1, column 'y': 'a' is not a number"):
@@ -148,6 +168,15 @@ def test_classes_that_differ_in_case_only_are_told():
     table = tabled(smiles=["C"] * 3, y=["Active", "active", "inactive"])
     with pytest.raises(TableError, match="'Active' and 'active' differ in upper and lower case"):
         read_labels(table, ["y"], "classification")
+
+
+def test_a_mode_that_there_is_not_and_labels_that_are_all_missing_are_refused():
+    with pytest.raises(Failure, match="--mode ranking: choose") as refused:
+        label_kind(np.zeros((3, 1)), "ranking")
+    assert refused.value.code == ExitCode.USAGE
+    for mode in ("auto", "classification", "regression"):
+        with pytest.raises(Failure, match="every label is missing"):
+            label_kind(np.full((3, 1), np.nan), mode)
 
 
 @pytest.mark.parametrize("label", [-1.0, 0.5])

@@ -1,6 +1,8 @@
 """Chunks of an output that is not whole yet: taken up where they are of the same run."""
 
+import io
 import os
+import sys
 from contextlib import contextmanager
 
 import numpy as np
@@ -8,7 +10,7 @@ import pandas as pd
 import pytest
 
 from deepchem_mmsa.cli import rows
-from deepchem_mmsa.cli.console import Console, Interrupted
+from deepchem_mmsa.cli.console import Console, Interrupted, _explained
 
 SMILES = ["CCO", "N", "CC", "O", "CCC"]
 
@@ -36,20 +38,20 @@ def table(tmp_path):
 def count(table, tmp_path):
     """Count letters, two rows at a time; returns what was computed, and the console."""
 
-    def run(stop=None, failed=(), output="out.csv", **arguments):
+    def run(stop=None, failed=(), output="out.csv", ended=KeyboardInterrupt, **arguments):
         computed, console = [], Listening(quiet=True)
 
         def compute(table, molecules, progress):
             if table.start == stop:
-                raise KeyboardInterrupt
+                raise ended
             computed.extend(table.smiles)
             progress(1)
             n = np.array([len(s) for s in table.smiles])
             found = {"n": n, "half": (n / 3).astype(np.float32), "long": n > 2}
-            return pd.DataFrame(found), ["no" if s in failed else "" for s in table.smiles]
+            return pd.DataFrame(found), [f"no {s}" if s in failed else "" for s in table.smiles]
 
         arguments = {"chunk": 2, "identity": {"model": "a"}, **arguments}
-        output = str(tmp_path / output)
+        output = output if output == "-" else str(tmp_path / output)
         rows.compute_table(console, "count", str(table), output, lambda: compute, **arguments)
         return computed, console
 
@@ -64,6 +66,46 @@ def test_what_was_kept_is_not_computed_again_and_ends_the_same(count, tmp_path):
         count(stop=4)
     assert count()[0] == SMILES[4:]
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "straight.csv").read_bytes()
+
+
+def test_an_interruption_says_what_is_kept_where_nothing_is(count, tmp_path):
+    with pytest.raises(Interrupted, match="Nothing was finished yet; run the same"):
+        count(stop=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+    with pytest.raises(Interrupted, match="Nothing is kept; with files for input and output"):
+        count(stop=2, output="-")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+@pytest.mark.parametrize(
+    ("ended", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)]  # Ctrl-C, SIGTERM
+)  # fmt: skip
+def test_both_ways_to_stop_a_run_keep_its_rows(count, ended, code):
+    with pytest.raises(Interrupted, match="2 finished rows are kept") as stopped:
+        count(stop=2, ended=ended)
+    assert _explained(stopped.value)[0] == code
+    assert count()[0] == SMILES[2:]
+
+
+def test_rows_of_standard_input_are_not_kept_for_another(tmp_path, monkeypatch):
+    output = tmp_path / "out.csv"
+
+    def run(smiles, stop):
+        def compute(table, molecules, progress):
+            if table.start == stop:
+                raise KeyboardInterrupt
+            return pd.DataFrame({"n": [len(s) for s in table.smiles]}), [""] * len(table)
+
+        given = io.BytesIO("\n".join(["smiles", *smiles]).encode())
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(given)))
+        console = Console(quiet=True)
+        rows.compute_table(console, "count", "-", str(output), lambda: compute, chunk=2)
+
+    with pytest.raises(Interrupted, match="Nothing is kept"):
+        run(["C", "CC", "CCC"], 2)
+    assert list(tmp_path.iterdir()) == []
+    run(["N", "NN", "NNN"], None)
+    assert pd.read_csv(output)["smiles"].tolist() == ["N", "NN", "NNN"]
 
 
 @pytest.mark.parametrize("changed", ["content", "identity", "format", "chunk", "version"])
@@ -86,9 +128,25 @@ def test_a_part_that_is_damaged_is_computed_again(count, tmp_path):
 
 
 def test_the_first_failure_is_named_by_its_row_of_the_table(count):
-    told = count(failed=("O", "CCC"))[1].told
-    assert "3 of 5 rows computed" in told
-    assert told.endswith("2 failed; the first is row 4: no")
+    told = count(failed=("CC", "O", "CCC"))[1].told
+    assert "2 of 5 rows computed" in told
+    assert told.endswith("3 failed; the first is row 3: no CC")
+    assert count(failed=("O", "CCC"))[1].told.endswith("2 failed; the first is row 4: no O")
+
+
+def test_views_of_what_was_kept_are_not_made_again(count, monkeypatch):
+    made = []
+
+    @contextmanager
+    def noted(settings, jobs):
+        yield lambda table, tell: made.append(table.start) or table.smiles
+
+    monkeypatch.setattr(rows, "records_ahead", noted)
+    with pytest.raises(Interrupted):
+        count(stop=4)
+    assert made == [0, 2, 4]
+    assert count()[0] == SMILES[4:]
+    assert made == [0, 2, 4, 4]
 
 
 def test_progress_goes_on_through_the_chunks(count):

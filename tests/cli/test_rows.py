@@ -19,6 +19,7 @@ from deepchem_mmsa.applicability import ApplicabilityDomain
 from deepchem_mmsa.cli import rows
 from deepchem_mmsa.cli.rows import column_of_other
 from deepchem_mmsa.ensemble import dropout_spread, ensemble_spread
+from deepchem_mmsa.explain import explain
 from deepchem_mmsa.tables import count_rows
 from tests.conftest import DRUGS
 
@@ -109,6 +110,31 @@ def test_models_that_cannot_be_averaged_are_refused(mmsa, models, table, others,
     done = mmsa("predict", table, "-m", models["regression"], "-m", other, *others[1:])
     assert done.exit_code == code
     assert said in " ".join(done.stderr.replace("│", " ").split())
+    if said.startswith("model 2"):
+        assert f"(1: {models['regression']}, 2: {other})" in done.stderr
+
+
+def test_each_of_several_classes_has_its_column(mmsa_json, table, tmp_path, make_model):
+    model = make_model(mode="classification", n_classes=3, tasks=["kind"])
+    model.save_pretrained(tmp_path / "model")
+    out = tmp_path / "out.csv"
+    mmsa_json("predict", table, "-m", tmp_path / "model", "-o", out, "--uncertainty", 3)
+    frame = pd.read_csv(out, skip_blank_lines=False)
+    predictor = MMSAPredictor.from_pretrained(tmp_path / "model")
+    spread = dropout_spread(predictor, SMILES, masks=3)
+    values = predictor.predict(SMILES).values
+    assert len(np.unique(values[0])) == 3
+    for name, wanted in (("probability", values), ("std", spread.std)):
+        columns = [f"{name}_kind_{c}" for c in range(3)]
+        assert np.allclose(frame[columns], wanted[:, 0], atol=1e-6, equal_nan=True)
+
+
+def test_a_model_without_dropout_has_no_masks(mmsa, table, tmp_path, make_model):
+    still = dict.fromkeys(("graph_dropout", "hypergraph_dropout", "head_dropout"), 0)
+    make_model(mode="regression", **still).save_pretrained(tmp_path / "model")
+    done = mmsa("predict", table, "-m", tmp_path / "model", "--uncertainty", 5)
+    assert done.exit_code == 4
+    assert "has no dropout, so --uncertainty has nothing to sample" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -176,6 +202,42 @@ def test_the_nearest_molecule_of_a_molecule_is_itself(mmsa, models, table, tmp_p
     assert (known["neighbor_2"] != known["neighbor_1"]).all()
 
 
+def test_neighbours_are_those_of_the_largest_cosine(mmsa_json, models, table, tmp_path):
+    """All of the reference that can be read, where more are asked for."""
+    known = [*DRUGS[:4], "C1CC", *DRUGS[4:12]]
+    (tmp_path / "known.csv").write_text("\n".join(["smiles", *known]))
+    out, model = tmp_path / "near.parquet", models["pretraining"]
+    command = ["neighbors", table, "-r", tmp_path / "known.csv", "-k", 20, "-m", model]
+    mmsa_json(*command, "-o", out)
+    near = pd.read_parquet(out)
+    predictor = MMSAPredictor.from_pretrained(model)
+    queries, found = (predictor.embed(given).values.astype(float) for given in (SMILES, known))
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    readable = np.arange(len(known)) != 4
+    for row in (0, 3, 4):
+        cosine = found @ queries[row] / np.linalg.norm(queries[row])
+        order = near.loc[row, [f"row_{rank}" for rank in range(1, 13)]].to_numpy(int) - 1
+        told = near.loc[row, [f"similarity_{rank}" for rank in range(1, 13)]].to_numpy(float)
+        assert sorted(order) == np.flatnonzero(readable).tolist()
+        np.testing.assert_allclose(told, np.sort(cosine[readable])[::-1], atol=1e-5)
+        np.testing.assert_allclose(told, cosine[order], atol=1e-5)
+        assert near.loc[row, "neighbor_7"] == known[order[6]]
+        assert told[-1] < told[0]
+    assert "row_13" not in near
+
+
+@pytest.mark.parametrize("command", ["neighbors", "explain"])
+def test_a_reference_that_cannot_serve_is_refused(mmsa, models, table, tmp_path, command):
+    model = models["regression"]
+    done = mmsa(command, table, "-r", "-", "-m", model, "-o", tmp_path / "out.csv")
+    assert (done.exit_code, "must be a file" in done.stderr) == (2, True)
+    if command == "neighbors":
+        (tmp_path / "none.smi").write_text("C1CC\n(\n")
+        done = mmsa(command, table, "-r", tmp_path / "none.smi", "-m", model)
+        assert done.exit_code == 3
+        assert "none.smi can be embedded" in done.stderr
+
+
 def test_explain_writes_a_page_per_row(mmsa, models, table, tmp_path):
     pytest.importorskip("captum")
     done = mmsa("explain", table, "-m", models["regression"], "-o", tmp_path / "why", "--svg")
@@ -188,6 +250,33 @@ def test_explain_writes_a_page_per_row(mmsa, models, table, tmp_path):
     got = pd.to_numeric(frame["prediction"], errors="coerce")
     assert np.allclose(got, values, atol=1e-5, equal_nan=True)
     assert frame["mmsa_status"].tolist() == ["ok", "failed", "failed", "ok", "ok"]
+
+
+def test_explain_explains_the_asked_class_of_the_asked_task_of_each_row(mmsa, models, tmp_path):
+    """As Python does, of more rows than are kept at a time; each page is that of its row."""
+    pytest.importorskip("captum")
+    given = ["C" * n + "O" for n in range(1, 12)] + ["C1CC", "CCN"]
+    (tmp_path / "in.csv").write_text("\n".join(["smiles", *given]))
+    (tmp_path / "known.smi").write_text("CCCCF\nCCCl\n")
+    model, run = models["classification"], tmp_path / "why"
+    command = ["explain", tmp_path / "in.csv", "-m", model, "-o", run, "--reference"]
+    done = mmsa(*command, tmp_path / "known.smi", "--task", "b", "--target", "0")
+    assert done.exit_code == 0, done.output
+    frame = pd.read_csv(run / "explanations.csv")
+    pages = [f"{row + 1:05d}.html" for row in range(len(given)) if row != 11]
+    assert frame["page"].dropna().tolist() == pages
+    assert sorted(path.name for path in run.glob("*.html")) == pages
+    predictor = MMSAPredictor.from_pretrained(model)
+    for row in (0, 10, 12):
+        why = explain(predictor, given[row], "b", 0)
+        told = frame.loc[row, ["prediction", "output", "baseline", "share_graph"]]
+        wanted = [why.prediction, why.output, why.baseline, why.views[0].share]
+        assert told.tolist() == pytest.approx(wanted, abs=1e-5)
+        assert abs(why.output - why.baseline) > 1e-3
+        page = (run / frame["page"][row]).read_text(encoding="utf-8")
+        assert f">{given[row]}<" in page
+        assert "CCCCF" in page
+        assert "CCCl" in page
 
 
 def test_neither_deepchem_nor_dgl_is_loaded(models, table, tmp_path):
@@ -289,7 +378,9 @@ def test_the_column_of_the_input_serves_a_second_table_that_has_it(tmp_path):
     ("command", "words"),
     [
         (["explain", "-m", "regression", "--target", "1"], "has no classes"),
-        (["explain", "-m", "classification", "--target", "5"], "classes of"),
+        (["explain", "-m", "classification", "--target", "2"], "classes of"),
+        (["explain", "-m", "classification", "--target", "-1"], "are 0 to 1"),
+        (["explain", "-m", "classification", "--task", "c"], "its tasks are: a, b"),
         (
             ["predict", "-m", "regression", "--uncertainty", "1"],
             "standard deviation needs at least 2 masks",
@@ -303,6 +394,13 @@ def test_options_that_cannot_be_are_refused_before_any_row(
     done = mmsa(given[0], table, *given[1:], "-o", tmp_path / "out")
     assert done.exit_code == 2, done.output
     assert words in " ".join(done.output.replace("│", " ").split())
+
+
+def test_explain_needs_labels_and_a_folder_of_its_own(mmsa, models, table, tmp_path):
+    done = mmsa("explain", table, "-m", models["pretraining"], "-o", tmp_path / "why")
+    assert (done.exit_code, "was pre-trained only" in done.stderr) == (4, True)
+    done = mmsa("explain", table, "-m", models["regression"], "-o", table)
+    assert (done.exit_code, f"cannot write to {table}" in done.stderr) == (5, True)
 
 
 # ---- the domain of a run, models given twice, pipes ----------------------------------------
@@ -327,7 +425,9 @@ def test_the_domain_of_a_run_is_that_of_its_training_rows(mmsa, models, table, t
 
 def test_a_model_is_not_averaged_with_itself(mmsa, models, table):
     done = mmsa("predict", table, "-m", models["regression"], "-m", models["regression"])
-    assert (done.exit_code, "is given twice" in done.stderr) == (2, True)
+    assert done.exit_code == 2
+    # In a box, whose lines break after the length of the path.
+    assert "is given twice" in " ".join(done.stderr.replace("│", " ").split())
 
 
 def test_a_workbook_gets_its_remedy_from_every_command(mmsa, models, tmp_path):

@@ -38,6 +38,14 @@ def test_molecules_are_told_apart_by_what_is_read_of_them():
     assert file.digest_of_rows(records[:1]) != file.digest_of_rows(records[1:])
 
 
+def test_finished_shards_are_told_apart_by_all_their_molecules(tmp_path):
+    one, same, other = (
+        featurize(tmp_path / name, [*ROWS[:-1], last]).inputs
+        for name, last in (("one", "N"), ("same", "N"), ("other", "O"))
+    )
+    assert one == same != other
+
+
 @pytest.mark.parametrize("version", ["RDKIT_VERSION", "FEATURE_VERSION"])
 def test_records_of_another_version_are_not_mixed(tmp_path, monkeypatch, version):
     featurize(tmp_path)

@@ -29,6 +29,20 @@ from deepchem_mmsa.tables import (
 from deepchem_mmsa.tables.files import opened
 from tests.tables.test_tables import Pipe
 
+
+class Kept(io.RawIOBase):
+    """A raw stream that writes into a buffer of memory."""
+
+    def __init__(self, buffer):
+        self.buffer = buffer
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        return self.buffer.write(data)
+
+
 # ---- reading ------------------------------------------------------------------------------
 
 
@@ -167,6 +181,16 @@ def test_two_columns_that_may_hold_the_smiles_are_not_guessed_between(tmp_path):
         read_table(tmp_path / "x.csv")
 
 
+@pytest.mark.parametrize("read", [lambda *a, **k: len(read_table(*a, **k)), count_rows])
+def test_a_format_that_is_asked_for_wins_over_the_ending(tmp_path, read):
+    (tmp_path / "x.csv").write_text("CCO ethanol, neat\nCCN a\n")
+    assert read(tmp_path / "x.csv", format="smi") == 2
+    (tmp_path / "x.smi").write_text("id,smiles\na,CCO\n")
+    assert read(tmp_path / "x.smi", format="csv") == 1
+    with pytest.raises(TableError, match="format 'jsonl' cannot be read"):
+        read_table(tmp_path / "x.csv", format="jsonl")
+
+
 @pytest.mark.parametrize("name", ["x.csv", "x.smi"])
 def test_parquet_under_another_name_is_told(tmp_path, name):
     write_table(pd.DataFrame({"smiles": ["C"]}), tmp_path / name, "parquet")
@@ -235,6 +259,27 @@ def test_endings_may_be_capital_letters(tmp_path):
     write_table(pd.DataFrame({"smiles": ["CCO"]}), path)
     assert gzip.decompress(path.read_bytes()) == b"smiles\nCCO\n"
     assert read_table(path).smiles == ["CCO"]
+    frames = [pd.DataFrame({"smiles": [smiles]}) for smiles in ("CCO", "C")]
+    write_chunks(frames, tmp_path / "X.JSONL.GZ")
+    packed = (tmp_path / "X.JSONL.GZ").read_bytes()
+    assert gzip.decompress(packed) == b'{"smiles":"CCO"}\n{"smiles":"C"}\n'
+
+
+@pytest.mark.parametrize("format", ["csv", "jsonl"])
+def test_rows_reach_standard_output_chunk_by_chunk_and_after_what_was_printed(monkeypatch, format):
+    """A pipe is read while the next rows are computed."""
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(Kept(out))))
+
+    def frames():
+        yield pd.DataFrame({"smiles": ["CCO"]})
+        assert b"CCO" in out.getvalue()
+        yield pd.DataFrame({"smiles": ["CCN"]})
+
+    print("before")
+    assert write_chunks(frames(), "-", format) == 2
+    assert out.getvalue().startswith(b"before\n")
+    assert b"CCN" in out.getvalue()
 
 
 def test_what_is_packed_does_not_depend_on_the_time(tmp_path, monkeypatch):
@@ -310,6 +355,25 @@ def test_a_line_of_a_value_is_no_property(tmp_path):
     assert (list(frame)[2:], frame["note"][0]) == (["note", "c"], "see\n> <b>\nhere")
 
 
+def test_an_sdf_of_windows_is_that_of_unix(tmp_path):
+    block = Chem.MolToMolBlock(Chem.MolFromSmiles("CCO"))
+    text = f"ethanol {block}> <note>\ntwo\nlines\n\n> <y>\n1\n\n$$$$\n"
+    for name, written in (("unix", text), ("windows", text.replace("\n", "\r\n"))):
+        (tmp_path / f"{name}.sdf").write_bytes(written.encode())
+    unix, windows = (read_table(tmp_path / f"{name}.sdf") for name in ("unix", "windows"))
+    assert windows.frame.equals(unix.frame)
+    assert unix.frame.to_numpy().tolist() == [["ethanol", "CCO", "two\nlines", "1"]]
+    assert windows.smiles[0].ToBinary() == unix.smiles[0].ToBinary()
+
+
+def test_a_property_that_a_record_has_twice_keeps_both_values(tmp_path):
+    block = Chem.MolToMolBlock(Chem.MolFromSmiles("CCO"))
+    (tmp_path / "x.sdf").write_text(f"{block}> <id>\na\n\n> <y>\n1\n\n> <id>\nb\n\n$$$$\n")
+    frame = read_table(tmp_path / "x.sdf").frame
+    assert frame["id"][0].split() == ["a", "b"]
+    assert frame["y"][0] == "1"
+
+
 def test_json_holds_dates_bytes_and_lists_of_parquet(tmp_path):
     day = datetime.date(2020, 1, 2)
     given = pa.table(
@@ -321,6 +385,19 @@ def test_json_holds_dates_bytes_and_lists_of_parquet(tmp_path):
     first, second = map(json.loads, (tmp_path / "x.jsonl").read_text().splitlines())
     assert first == {"smiles": "CCO", "day": "2020-01-02", "raw": "\\xffa", "list": [1, 2]}
     assert second == {"smiles": "C", "day": None, "raw": "b", "list": None}
+
+
+def test_a_time_of_parquet_is_the_same_text_in_every_format(tmp_path):
+    """To its last digit: not the milliseconds since 1970."""
+    when = datetime.datetime(2020, 1, 2, 3, 4, 5, 678901)
+    given = pa.table({"smiles": ["CCO", "C"], "when": pa.array([when, None], pa.timestamp("us"))})
+    pq.write_table(given, tmp_path / "x.parquet")
+    for ending in ("csv", "tsv", "jsonl"):
+        write_table(read_table(tmp_path / "x.parquet").frame, tmp_path / f"x.{ending}")
+    for ending in ("csv", "tsv"):
+        assert read_table(tmp_path / f"x.{ending}").frame["when"].tolist() == [str(when), ""]
+    lines = (tmp_path / "x.jsonl").read_text().splitlines()
+    assert [json.loads(line)["when"] for line in lines] == [str(when), None]
 
 
 def test_a_list_of_parquet_is_whole_in_text(tmp_path):
