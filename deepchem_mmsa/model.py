@@ -156,12 +156,14 @@ class MMSAModel(PredictingModel):
     # ---- training -----------------------------------------------------------------------
 
     def _ensure_built(self) -> None:
-        """Create the optimizer, with a separate parameter group for the encoders."""
-        if self._built:
+        """Create the optimizer, with encoders apart; anew if parts of the network were replaced."""
+        parameters = list(self.model.parameters())
+        known = getattr(getattr(self, "_pytorch_optimizer", None), "param_groups", [])
+        if {id(p) for p in parameters} <= {id(p) for group in known for p in group["params"]}:
             return
-        self._built, self._global_step = True, 0
-        groups = self._apart(list(self.model.parameters()))
-        self._pytorch_optimizer, self._lr_schedule = self._new_optimizer(groups)
+        if not self._built:
+            self._built, self._global_step = True, 0
+        self._pytorch_optimizer, self._lr_schedule = self._new_optimizer(self._apart(parameters))
 
     def _apart(self, parameters: Sequence[Tensor]) -> list[dict[str, Any]]:
         of_encoders = {id(p) for p in self.model.encoders.parameters()}
@@ -229,8 +231,7 @@ class MMSAModel(PredictingModel):
         max_checkpoints_to_keep, checkpoint_interval, deterministic, restore, variables, all_losses
             As in DeepChem.
         callbacks : callable or sequence of callable
-            ``f(model, step)``, called after each step. It may also have ``on_epoch_end(model,
-            epoch)``, called once ``history`` holds the epoch, and ``state_dict`` for checkpoints.
+            ``f(model, step)``, after each step; more events: :class:`~deepchem_mmsa.training.Run`.
         loss : callable, optional
             ``f([output], [labels], [weights])`` → scalar, instead of the default loss. The output
             is, in regression, the values ``[B, T]`` in label units; in classification the logits
@@ -333,6 +334,7 @@ class MMSAModel(PredictingModel):
         *others: Any,
     ) -> training.Run:
         distributed.start(self.device)
+        self._ensure_built()
         chosen = [callbacks] if callable(callbacks) else list(callbacks)
         return training.Run(loss or self._loss_fn, variables, chosen, *others)
 

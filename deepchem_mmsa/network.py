@@ -399,7 +399,7 @@ class MMSANetwork(nn.Module):
             sums = h["graph"][:, self.feature_widths["graph"] :]
             there = available[:, self.config.modalities.index("graph"), None]
             sums = torch.where(there, sums, torch.zeros_like(sums))
-        raw = self.head(embedding, sums)
+        raw = self.head(embedding) if sums is None else self.head(embedding, sums)
         if self.config.mode == "classification":
             logits = raw.view(len(raw), self.config.n_tasks, self.config.n_classes)
             return [logits.softmax(-1), logits, embedding]

@@ -51,6 +51,12 @@ class Predictions(NamedTuple):
     reasons: list[str]
 
 
+def _names(given: Sequence[object] | None, n: int, default: str) -> list[str]:
+    """Return the names of `n` outputs; numbered ones if others, or none, are given."""
+    names = given if given and len(given) == n else [default.format(i) for i in range(n)]
+    return [str(name) for name in names]
+
+
 class MMSAPredictor:
     """A trained model that predicts from SMILES or RDKit molecules.
 
@@ -90,24 +96,15 @@ class MMSAPredictor:
         self.network = network.eval()
         self.config = network.config
         self.metadata = dict(metadata or {})
-        names = self.metadata.get("tasks")
-        self.tasks: list[str] = (
-            [str(name) for name in names]
-            if names and len(names) == self.config.n_tasks
-            else [f"task {i}" for i in range(self.config.n_tasks)]
-        )
-        known = self.metadata.get("classes")
-        self.classes: list[str] = (
-            [str(name) for name in known]
-            if known and len(known) == self.config.n_classes
-            else [str(c) for c in range(self.config.n_classes)]
-        )
+        self.tasks = _names(self.metadata.get("tasks"), self.config.n_tasks, "task {}")
+        self.classes = _names(self.metadata.get("classes"), self.config.n_classes, "{}")
         self._collate = Collator.of(self.config)
 
     @classmethod
     def from_pretrained(
-        cls, folder_or_name: str | os.PathLike, device: torch.device | str | None = None
-    ) -> Self:
+        cls, folder_or_name: str | os.PathLike, device: torch.device | str | None = None,
+        **encoders: nn.Module,
+    ) -> Self:  # fmt: skip
         """Read an exported model.
 
         Parameters
@@ -117,17 +114,19 @@ class MMSAPredictor:
             Hugging Face hub (``hf:owner/model``).
         device : torch.device or str, optional
             The GPU, where there is one, by default.
+        **encoders : nn.Module
+            The custom encoders of the model, by modality.
 
         Raises
         ------
         FileNotFoundError
             If there is no such folder or model.
         CheckpointError
-            If its files are damaged, or it has a custom encoder.
+            If its files are damaged, or a custom encoder is not given.
         """
         source = load_pretrained(folder_or_name)
         try:
-            network = MMSANetwork(source.config)
+            network = MMSANetwork(source.config, encoders)
             copy_tensors(network, source.tensors, [""], str(folder_or_name))
             if network.memory is not None:
                 network.memory.exemplars = source.exemplars

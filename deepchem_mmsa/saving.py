@@ -200,6 +200,7 @@ class SavableModel(TorchModel):
         self, checkpoint: str | None = None, model_dir: str | None = None, strict: bool = True
     ) -> dict[str, Any]:
         """Restore a checkpoint and return its whole state, of which a resumed run needs more."""
+        self._ensure_built()  # parts of the network may have been replaced
         paths = [checkpoint] if checkpoint is not None else self.get_checkpoints(model_dir)
         path, state = files.load_newest(paths)
         theirs = MMSAConfig.from_dict(state["config"])
@@ -337,8 +338,12 @@ class SavableModel(TorchModel):
         ----------
         source_model : MMSAModel or path-like
             A model, or a folder or name as in :meth:`from_pretrained`.
-        assignment_map, value_map, inputs
-            As in ``TorchModel``, for copying single parameters.
+        assignment_map : dict, optional
+            Parameters of the source, any ``TorchModel``, to those of this model; without buffers.
+        value_map : dict, optional
+            Parameters of the source to the values that are copied instead of their own.
+        inputs : optional
+            Ignored: the parameters exist from the start.
         checkpoint, model_dir : str, optional
             A checkpoint to restore into the source first, if the source is a model.
         include_top : bool
@@ -358,9 +363,14 @@ class SavableModel(TorchModel):
             If a component does not exist, or a checkpoint is given for an exported model.
         """
         if assignment_map is not None or value_map is not None:
-            super().load_from_pretrained(
-                source_model, assignment_map, value_map, checkpoint, model_dir, include_top, inputs
-            )
+            if components is not None:
+                raise ValueError("components are copied by name: leave out the maps, or components")
+            if checkpoint is not None or model_dir is not None:
+                source_model.restore(checkpoint, model_dir)  # type: ignore[union-attr]
+            if assignment_map is None:
+                assignment_map = self._create_assignment_map(source_model, include_top)
+            _copy_parameters(assignment_map, value_map)
+            self._from_labels |= _has_seen_labels(source_model)
             return
         if isinstance(source_model, SavableModel):
             if checkpoint is not None or model_dir is not None:
@@ -372,7 +382,7 @@ class SavableModel(TorchModel):
                 memory.exemplars if memory is not None else [],
                 {
                     "labels_seen": source_model._labels_seen,
-                    "from_labels": source_model._from_labels or source_model._labels_seen,
+                    "from_labels": _has_seen_labels(source_model),
                 },
             )
             name = "the source model"
@@ -417,6 +427,21 @@ class SavableModel(TorchModel):
         exports.copy_tensors(self.model, source.tensors, prefixes, name)
         if self.model.memory is not None and (components is None or "memory" in components):
             self.model.memory.exemplars = source.exemplars
+
+
+def _has_seen_labels(source: Any) -> bool:
+    return isinstance(source, SavableModel) and (source._from_labels or source._labels_seen)
+
+
+@torch.no_grad()
+def _copy_parameters(pairs: Mapping[Any, nn.Parameter], values: Mapping[Any, Any] | None) -> None:
+    """Copy values into parameters; all or, where one does not fit, none."""
+    copies = [(mine, torch.as_tensor(values[p] if values else p)) for p, mine in pairs.items()]
+    wrong = [f"{tuple(v.shape)} and {tuple(p.shape)}" for p, v in copies if p.shape != v.shape]
+    if wrong:
+        raise files.CheckpointError(f"a map pairs parameters of the same shape, not {wrong[0]}")
+    for mine, value in copies:
+        mine.copy_(value)
 
 
 def _is_frozen(module: nn.Module) -> bool:

@@ -467,3 +467,22 @@ def test_tasks_without_names_are_numbered(make_model, graph_dataset):
     model = make_model(mode="regression", scale_labels=False)
     model.fit(dc.data.NumpyDataset(graph_dataset.X, graph_dataset.y), nb_epoch=1)
     assert model.tasks == ["task 0"] == MMSAPredictor(model.model).tasks
+
+
+def test_a_head_of_ones_own_is_trained(make_model, graph_dataset, tmp_path):
+    """Put in before or between two runs; the optimizer was made with the model."""
+    model = make_model(mode="regression")
+    for _ in range(2):
+        model.model.head = nn.Linear(model.config.embedding_dim, 1)
+        before = model.model.head.weight.clone()
+        step = model.get_global_step()
+        model.fit(graph_dataset, nb_epoch=1)
+        assert not torch.equal(model.model.head.weight, before)
+        assert model.get_global_step() > step
+    again = make_model(mode="regression", model_dir=model.model_dir)
+    again.model.head = nn.Linear(model.config.embedding_dim, 1)
+    again.restore()
+    assert (again.predict(graph_dataset) == model.predict(graph_dataset)).all()
+    model.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        MMSAModel.from_pretrained(tmp_path)

@@ -22,6 +22,7 @@ from rdkit import Chem
 import deepchem_mmsa
 from deepchem_mmsa import MMSAFeaturizer, MMSAModel
 from deepchem_mmsa.batching import Collator
+from deepchem_mmsa.checkpoint import CheckpointError
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.predictor import MMSAPredictor
 from deepchem_mmsa.views import ViewSettings, many_views
@@ -250,11 +251,17 @@ def test_an_answer_that_is_not_finite_has_a_reason(make_model):
     assert "unreadable" in answer.reasons[1]
 
 
-def test_a_predictor_of_a_users_encoder_can_be_copied():
+def test_a_predictor_of_a_users_encoder_can_be_copied_and_read(tmp_path):
     model = MMSAModel(mode="regression", modalities=("graph",), graph=AtomCounts())
+    model.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="pass it again, graph=<nn.Module>"):
+        MMSAPredictor.from_pretrained(tmp_path)
     predictor = MMSAPredictor(model.model)
     expected = predictor.predict(["CCO"]).values
-    for again in (copy.deepcopy(predictor), pickle.loads(pickle.dumps(predictor))):
+    for again in (
+        copy.deepcopy(predictor), pickle.loads(pickle.dumps(predictor)),
+        MMSAPredictor.from_pretrained(tmp_path, graph=AtomCounts()),
+    ):  # fmt: skip
         np.testing.assert_array_equal(again.predict(["CCO"]).values, expected)
 
 

@@ -237,6 +237,64 @@ def test_that_weights_have_seen_labels_is_not_forgotten(make_model, graph_datase
     assert load_pretrained(tmp_path / "last").from_labels
 
 
+# ---- single parameters ---------------------------------------------------------------------
+
+
+def paired(source, model):
+    return dict(zip(source.model.encoders.parameters(), model.model.encoders.parameters()))
+
+
+def weights_of(model):
+    return [p.detach().clone() for p in model.model.parameters()]
+
+
+def test_mapped_parameters_are_copies(make_model, graph_dataset):
+    """DeepChem's are the same memory on a CPU: training one model changes the other."""
+    source, model = make_model(mode="regression"), make_model(mode="regression", seed=1)
+    source.fit(graph_dataset, nb_epoch=1)
+    before = weights_of(source)
+    model.load_from_pretrained(source, assignment_map=paired(source, model))
+    for a, b in paired(source, model).items():
+        assert torch.equal(a, b)
+    model.fit(graph_dataset, nb_epoch=1)
+    assert all(map(torch.equal, weights_of(source), before))
+    model.save_pretrained(model.model_dir)
+    assert load_pretrained(model.model_dir).from_labels
+
+
+def test_mapped_parameters_are_those_that_the_source_has_now(make_model, graph_dataset):
+    """A source without checkpoint, one that has changed since, and values of one's own."""
+    source, model = make_model(mode="regression"), make_model(mode="regression", seed=1)
+    model.load_from_pretrained(source, assignment_map=paired(source, model))
+    assert all(torch.equal(a, b) for a, b in paired(source, model).items())
+    source.fit(graph_dataset, nb_epoch=1)
+    with torch.no_grad():
+        next(source.model.encoders.parameters()).fill_(3)
+    model.load_from_pretrained(source, assignment_map=paired(source, model))
+    assert (next(source.model.encoders.parameters()) == 3).all()
+    assert all(torch.equal(a, b) for a, b in paired(source, model).items())
+    model.load_from_pretrained(source, checkpoint=source.get_checkpoints()[0],
+                               assignment_map=paired(source, model))  # fmt: skip
+    assert not (next(model.model.encoders.parameters()) == 3).any()
+    values = {p: np.full(p.shape, 2.0) for p in source.model.encoders.parameters()}
+    model.load_from_pretrained(source, paired(source, model), values)
+    assert all((p == 2).all() for p in model.model.encoders.parameters())
+    everything = {p: p.detach().numpy() for p in source.model.parameters()}
+    model.load_from_pretrained(source, value_map=everything, include_top=True)
+    assert all(map(torch.equal, weights_of(model), weights_of(source)))
+
+
+def test_maps_that_do_not_fit_copy_nothing(make_model):
+    source, model = make_model(mode="regression"), make_model(mode="regression", seed=1)
+    before = weights_of(model)
+    pairs = dict(zip(source.model.parameters(), reversed(list(model.model.parameters()))))
+    with pytest.raises(CheckpointError, match="parameters of the same shape"):
+        model.load_from_pretrained(source, assignment_map=pairs)
+    with pytest.raises(ValueError, match="leave out the maps"):
+        model.load_from_pretrained(source, paired(source, model), components=["graph"])
+    assert all(map(torch.equal, weights_of(model), before))
+
+
 # ---- a run that goes on with other settings ------------------------------------------------
 
 

@@ -413,7 +413,9 @@ def _made_chunk(
     """Make one chunk in a worker of the process `owner`."""
     if background and hasattr(os, "nice"):
         os.nice(max(0, _NICE - os.nice(0)))
-    if multiprocessing.current_process().name.startswith("LokyProcess"):
+    # In a worker of the caller's own, joblib starts threads: these are not to end with anyone.
+    of_loky = multiprocessing.current_process().name.startswith("LokyProcess")
+    if of_loky and owner != os.getpid():
         _end_with(owner)
     return list(_make_chunk(tasks, settings, contain))
 

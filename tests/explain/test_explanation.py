@@ -6,7 +6,7 @@ import torch
 from rdkit import Chem
 
 from deepchem_mmsa.config import MMSAConfig
-from deepchem_mmsa.explain import explain
+from deepchem_mmsa.explain import attribution, explain
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.predictor import MMSAPredictor
@@ -97,6 +97,15 @@ def test_molecules_at_the_border(net, smiles):
     assert len(why.total) == Chem.MolFromSmiles(smiles).GetNumAtoms()
     assert np.isfinite(why.total).all()
     assert why.to_html().startswith("<!DOCTYPE html>")
+
+
+def test_a_view_without_a_path_is_held_as_it_is(net, monkeypatch):
+    monkeypatch.delitem(attribution._PATHS, "image")
+    why = explain(net, IBUPROFEN)
+    assert set(why.atoms) == {"graph", "geometry"}
+    assert "no blank molecule is defined" in why.reasons["image"]
+    assert np.isfinite({v.name: v.removal for v in why.views}["image"])
+    assert why.total.sum() == pytest.approx(why.output - why.baseline, rel=0.05)
 
 
 def test_an_encoder_of_the_users_is_held_as_it_is():

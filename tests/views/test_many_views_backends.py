@@ -211,6 +211,14 @@ def test_joblibs_other_backends_give_the_same_bytes(alone, backend):
         assert [record.to_bytes() for record in many_views(ROWS, ALL, n_jobs=2)] == alone
 
 
+def test_a_worker_of_the_callers_own_gives_the_same_bytes(alone):
+    """As in ``GridSearchCV(n_jobs=2)`` over a step that has several jobs itself."""
+    calls = [joblib.delayed(many_views)(ROWS, ALL, n_jobs=2)] * 2
+    with joblib.parallel_config("loky"):
+        for records in joblib.Parallel(n_jobs=2, timeout=120)(calls):
+            assert [record.to_bytes() for record in records] == alone
+
+
 def same_shards(folder, backend, alone):
     """Make shards on a backend and in this process; compare the bytes of all files."""
     one, other = folder / "one", folder / "other"
