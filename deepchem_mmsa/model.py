@@ -235,7 +235,7 @@ class MMSAModel(PredictingModel):
         loss : callable, optional
             ``f([output], [labels], [weights])`` → scalar, instead of the default loss. The output
             is, in regression, the values ``[B, T]`` in label units; in classification the logits
-            ``[B, T, C]``. Weight 0 marks a missing label.
+            ``[B, T, C]``; in pre-training the terms ``[7]``. Weight 0 marks a missing label.
         skip_bad_batches : bool
             Whether to skip a batch whose loss or gradient is not finite, and count it in
             ``history``, instead of ending the run.
