@@ -483,7 +483,7 @@ def test_regression_is_trained_in_standardised_labels():
         torch.tensor([[1, 1], [1, 0]]),
     )
     assert net.supervised_loss(raw, labels, weights).item() == pytest.approx(4 / 3)
-    net.head.forward = lambda embedding, sums: raw
+    net.head.forward = lambda embedding: raw
     values = net.supervised_outputs(torch.zeros(2, 16), {}, torch.ones(2, 4, dtype=torch.bool))[0]
     assert values.tolist() == [[110.0, -3.0], [100.0, -2.0]]
 

@@ -117,7 +117,7 @@ class FineTunedEstimator(MoleculeReader):
         # The names of the classes are those of this fit from here on.
         self.__dict__.pop("predictors_", None)
         self._check_parameters()
-        molecules = self._molecules(X)
+        molecules = self._molecules(X, reset=True)
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None"
@@ -245,7 +245,7 @@ class FineTunedEstimator(MoleculeReader):
 
     def _spread(self, X: Any, with_std: bool) -> Spread:
         check_is_fitted(self)
-        molecules = self._molecules(X)
+        molecules = self._molecules(X, reset=False)
         records = self.predictors_[0].records(molecules, self.n_jobs)
         spread = ensemble_spread(self.predictors_, records)
         if with_std and len(records) and len(self.predictors_) == 1:

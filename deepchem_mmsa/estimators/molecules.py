@@ -29,8 +29,8 @@ class MoleculeReader(BaseEstimator):
         tags.input_tags.allow_nan = True  # a missing molecule fails its row only
         return tags
 
-    def _molecules(self, X: Any) -> list[object]:
-        """Return the molecules of X as a list."""
+    def _molecules(self, X: Any, reset: bool) -> list[object]:
+        """Return the molecules of X as a list; `reset`, for subclasses, is True in fit."""
         unordered = isinstance(X, (str, bytes, Mapping, Set)) or getattr(X, "ndim", 1) == 0
         if unordered or not (hasattr(X, "__len__") and hasattr(X, "__iter__")):
             raise ValueError(

@@ -81,7 +81,7 @@ class MMSATransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Molecul
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Load the model; `y` is ignored."""
-        self._molecules(X)
+        self._molecules(X, reset=True)
         self.predictor_ = MMSAPredictor.from_pretrained(self.model, self.device)
         self.failures_ = []
         return self
@@ -100,7 +100,7 @@ class MMSATransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Molecul
             unreadable molecules.
         """
         check_is_fitted(self)
-        molecules = self._molecules(X)
+        molecules = self._molecules(X, reset=False)
         read = self.predictor_.features if self.features else self.predictor_.embed
         values, reasons = read(molecules, self.batch_size, self.n_jobs)
         self._warn(reasons, molecules, "cannot be embedded and got NaN")

@@ -147,7 +147,7 @@ def test_a_run_goes_on_with_what_it_began_with(mmsa, labelled, tmp_path):
     for more, word in (
         (["--split", "random"], "--split (scaffold, not random)"),
         (["--label", "part2"], "no column 'part2'"),
-        (["--learning-rate", "0.1"], "learning_rate (0.0005, not 0.1)"),
+        (["--learning-rate", "0.1"], "--learning-rate (0.0005, not 0.1)"),
         (["--set=graph_dropout=0.5"], "graph_dropout"),
         (["--patience", "3"], "--patience (10, not 3)"),
         (["--valid", "0.2"], "--valid"),
