@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem, DataStructs
 from rdkit.Chem import AllChem
-from scipy.stats import spearmanr
+from scipy.stats import bootstrap, spearmanr
 
 from deepchem_mmsa.applicability import ApplicabilityDomain, error_ordering, tanimoto_distance
 from deepchem_mmsa.ensemble import over_batches
 from deepchem_mmsa.layers.hypergraph import cosine_similarity
+from deepchem_mmsa.layers.memory_bank import MemoryBank
 from tests.fixtures import SMILES
 from tests.test_ensemble import predictor
 
@@ -191,6 +192,17 @@ def test_an_interval_holds_nineteen_of_twenty():
     assert 0.87 <= np.mean([one.low <= 0 <= one.high for one in found]) <= 1
 
 
+def test_an_interval_is_the_percentile_bootstraps():
+    x, y = np.random.default_rng(0).normal(size=(2, 100))
+    found = error_ordering(x, x + y, n_resamples=4000)
+    naive = bootstrap(
+        (x, x + y), lambda a, b: spearmanr(a, b).statistic, paired=True, vectorized=False,
+        method="percentile", n_resamples=2000, rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    assert found.high - found.low == pytest.approx(naive.high - naive.low, rel=0.07)
+    assert found.low == pytest.approx(naive.low, abs=0.02)
+
+
 def test_as_far_out_as_a_training_molecule_is_no_farther(remembering, monkeypatch):
     domain = ApplicabilityDomain(remembering)
     domain.training_distance = np.array([0.1, 0.2, 0.2, 0.4])
@@ -201,6 +213,39 @@ def test_as_far_out_as_a_training_molecule_is_no_farther(remembering, monkeypatc
 def test_the_yardstick_has_no_share_in_its_own_anchors(remembering):
     domain = ApplicabilityDomain(remembering, "training").fit(CHAINS)
     assert domain.training_distance.mean() > 1.05 * domain.distance(CHAINS).mean()
+
+
+def test_each_fifth_is_measured_by_the_anchors_of_the_others(remembering):
+    codes, _ = over_batches(
+        remembering, CHAINS, lambda n, b: n.fusion.fuse(n.codes(b), b.available)
+    )
+    codes, expected = torch.from_numpy(codes).float(), []
+    for k in range(5):
+        bank = MemoryBank(remembering.config.n_anchors, codes.shape[1], warmup=10**6)
+        bank.update(codes[np.arange(len(codes)) % 5 != k])
+        bank.start()
+        similarity = cosine_similarity(codes[k::5], bank.active_anchors())
+        expected += (1 - similarity.max(1).values).tolist()
+    domain = ApplicabilityDomain(remembering, "training").fit(CHAINS)
+    np.testing.assert_allclose(domain.training_distance, sorted(expected), atol=1e-6)
+
+
+def test_as_many_molecules_as_are_needed_are_enough(remembering):
+    assert len(ApplicabilityDomain(remembering).fit(["CCO"]).training_distance) == 1
+    enough = ApplicabilityDomain(remembering, "training").fit(CHAINS[:16])
+    assert len(enough.training_distance) == 16
+
+
+def test_processes_are_those_asked_for(remembering, monkeypatch):
+    asked, records = [], remembering.records
+
+    def watched(molecules, n_jobs=1):
+        asked.append(n_jobs)
+        return records(molecules)
+
+    monkeypatch.setattr(remembering, "records", watched)
+    ApplicabilityDomain(remembering, n_jobs=2).distance(["CCO"])
+    assert asked[0] == 2
 
 
 def test_a_random_order_that_does_as_well_counts_against_the_order_found():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss
 
@@ -97,6 +98,8 @@ def test_errors_name_row_value_and_remedy(method):
         method().fit(np.stack([p, p], axis=1), [[0, 0], [0, 2], [1, 1]])
     with pytest.raises(ValueError, match="no label with a prediction"):
         method().fit(p, [np.nan] * 3)
+    with pytest.raises(ValueError, match="task 1 has no label"):
+        method().fit(np.stack([p, p], axis=1), [[0, np.nan], [1, np.nan], [1, np.nan]])
     with pytest.raises(ValueError, match=r"shape \(3, 2\) and labels \(2,\)"):
         method().fit(p, [0, 1])
 
@@ -136,6 +139,18 @@ def test_picture_is_drawn(tmp_path):
     plot_reliability(curves, tmp_path / "reliability.svg")
     drawn = (tmp_path / "reliability.svg").read_text()
     assert drawn.count("<path") > 20
+
+
+def test_each_curve_is_drawn_where_it_lies_and_named_with_its_error(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure))
+    y, p, honest = classes(4)
+    curves = {"raw": reliability(y, p[:, 1]), "true": reliability(y, honest[:, 1])}
+    plot_reliability(curves, tmp_path / "reliability.svg")
+    (axes,) = figures[0].axes
+    for line, (name, curve) in zip(axes.lines[1:], curves.items(), strict=True):
+        np.testing.assert_array_equal(line.get_xydata().T, [curve.predicted, curve.observed])
+        assert line.get_label() == f"{name}: calibration error {curve.error:.3f}"
 
 
 @pytest.mark.parametrize("method", [TemperatureScaling, IsotonicCalibration])

@@ -265,3 +265,18 @@ def test_rows_that_say_nothing_do_not_count_as_covered():
     gaps = [np.insert(y, 3, [0, np.nan]), np.insert(predicted, 3, [np.nan, 0])]
     found = coverage_over_splits(ConformalIntervals(0.8), *gaps, n_splits=5)
     np.testing.assert_array_equal(found, whole)
+
+
+def test_any_more_than_a_rank_is_the_next_one():
+    errors = np.arange(1.0, 100)
+    assert ConformalIntervals(0.550005).fit(errors, np.zeros(99)).quantile[0] == 56
+
+
+def test_a_row_that_lacks_one_probability_is_left_out():
+    random = np.random.default_rng(0)
+    p, y = random.dirichlet([1, 1, 1], 40), random.integers(3, size=40)
+    whole = coverage_over_splits(ConformalSets(0.8), y, p, n_splits=5)
+    found = coverage_over_splits(
+        ConformalSets(0.8), np.insert(y, 3, 0), np.insert(p, 3, [np.nan, 0.5, 0.5], 0), n_splits=5
+    )
+    np.testing.assert_array_equal(found, whole)

@@ -248,3 +248,29 @@ def test_models_that_read_other_views_of_the_same_name_are_not_averaged():
         ensemble_spread(
             [predictor(image_size=32, **small), predictor(image_size=64, **small)], ["C"]
         )
+
+
+def test_models_of_other_classes_are_not_averaged():
+    members = [predictor(mode="classification", n_tasks=1) for _ in range(2)]
+    for member, classes in zip(members, (["inactive", "active"], ["active", "inactive"])):
+        member.classes = classes
+    with pytest.raises(ValueError, match="model 2 has the classes active, inactive, model 1"):
+        ensemble_spread(members, ["CCO"])
+
+
+def test_an_ensemble_works_in_the_batches_and_processes_asked_for(monkeypatch):
+    one, jobs, sizes = predictor(), [], []
+    records, predict = one.records, one.predict
+
+    def watched_records(given, n_jobs=1):
+        jobs.append(n_jobs)
+        return records(given, n_jobs)
+
+    def watched_predict(given, batch_size=256):
+        sizes.append(batch_size)
+        return predict(given, batch_size)
+
+    monkeypatch.setattr(one, "records", watched_records)
+    monkeypatch.setattr(one, "predict", watched_predict)
+    ensemble_spread([one, one], ["CCO", "CCN", "CCC"], batch_size=2, n_jobs=2)
+    assert (jobs[0], sizes) == (2, [2, 2])

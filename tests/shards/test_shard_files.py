@@ -34,6 +34,13 @@ def test_molecules_are_told_apart_by_what_is_read_of_them():
     noted.SetProp("_Name", "ethanol")
     noted.GetAtomWithIdx(0).SetProp("note", "methyl")
     assert file.digest_of_rows([plain]) == file.digest_of_rows([noted])
+    before = Chem.GetDefaultPickleProperties()
+    Chem.SetDefaultPickleProperties(Chem.PropertyPickleOptions.AllProps)
+    try:
+        assert file.digest_of_rows([plain]) == file.digest_of_rows([noted])
+    finally:
+        Chem.SetDefaultPickleProperties(before)
+    assert file.digest_of_rows(["None"]) != file.digest_of_rows([None])
     records = MoleculeViews("CCO"), MoleculeViews("CCO", reasons={"graph": "no"})
     assert file.digest_of_rows(records[:1]) != file.digest_of_rows(records[1:])
 
@@ -101,6 +108,21 @@ def test_a_shard_of_other_rows_than_the_manifest_says_is_refused(tmp_path):
     with pytest.raises(ShardError, match=r"is not the file that manifest\.json describes"):
         ShardSet.open(tmp_path).records(0)
     assert len(shards.records(0)) == 2
+
+
+def test_a_shard_of_other_molecules_of_the_same_size_is_refused(tmp_path):
+    featurize(tmp_path / "one", ["CCO", "CCN"])
+    featurize(tmp_path / "two", ["CCN", "CCO"])
+    one, two = (tmp_path / name / "shard-00000.mmsa" for name in ("one", "two"))
+    assert one.stat().st_size == two.stat().st_size
+    one.write_bytes(two.read_bytes())
+    with pytest.raises(ShardError, match=r"is not the file that manifest\.json describes"):
+        ShardSet.open(tmp_path / "one").records(0)
+
+
+def test_a_manifest_counts_molecules(tmp_path):
+    featurize(tmp_path)
+    assert json.loads((tmp_path / "manifest.json").read_text())["rows"] == len(ROWS)
 
 
 @pytest.mark.parametrize("changes", [{"complete": None}, {"shards": None}, {"shards": [{}]}])

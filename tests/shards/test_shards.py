@@ -255,6 +255,7 @@ def test_settings_are_known_even_without_the_manifest(made, tmp_path):
     "arguments, error, message",
     [
         ({"shard_size": 0}, ValueError, "shard_size must be 1 to 100000, got 0"),
+        ({"shard_size": 100_001}, ValueError, "shard_size must be 1 to 100000, got 100001"),
         ({"molecules": "CCO"}, TypeError, "not one text"),
     ],
 )
@@ -389,6 +390,8 @@ def test_names_cannot_leave_the_folder(made, tmp_path, name):
         {"shards": "all"},
         {"shards": [{"name": "shard-00000.mmsa", "rows": 10**9, "bytes": 1, "sha256": ""}]},
         {"shards": [{"name": "shard-00000.mmsa", "rows": -1, "bytes": 1, "sha256": ""}]},
+        {"shards": [{"name": "shard-00000.mmsa", "rows": 0, "bytes": 1, "sha256": ""}]},
+        {"shards": [{"name": "shard-00000.mmsa", "rows": 1, "bytes": "1", "sha256": ""}]},
         {"shards": [{"name": "shard-00000.mmsa"}]},
         {"shards": [["shard-00000.mmsa", 1, 1, ""]]},
     ],
