@@ -77,7 +77,7 @@ def predict(
     if domain == "-":
         raise typer.BadParameter("--domain must be a file; standard input is for IN")
     if domain is not None and Path(domain).is_dir():
-        _train_rows(_rows_of(domain))  # or says what is wrong
+        _trained_on(domain)  # or says what is wrong
     model = each_model(model)
     if masks and len(model) > 1:
         raise typer.BadParameter(
@@ -172,20 +172,21 @@ def _domain(
     from deepchem_mmsa.applicability import ApplicabilityDomain
     from deepchem_mmsa.cli.rows import column_of_other, other_records
     from deepchem_mmsa.tables import count_rows
+    from deepchem_mmsa.views import many_views
 
     molecules: list[object] = []
-    path, trained_on = _rows_of(training), None
-    if path != training:
-        trained_on = _train_rows(path)
-        columns = ("smiles", None)
-    column = column_of_other(path, *columns)
-    with console.progress("domain", count_rows(path, column)) as progress:
-        for _, records in other_records(
-            path, column, "--domain-column", predictor.settings, jobs, progress
-        ):
-            molecules += records
-    if trained_on is not None:
-        molecules = [molecules[row] for row in trained_on]
+    settings = predictor.settings
+    if Path(training).is_dir():
+        smiles = _trained_on(training)
+        with console.progress("domain", len(smiles)) as progress:
+            molecules += many_views(smiles, settings, jobs, progress, contained=True)
+    else:
+        column = column_of_other(training, *columns)
+        with console.progress("domain", count_rows(training, column)) as progress:
+            for _, records in other_records(
+                training, column, "--domain-column", settings, jobs, progress
+            ):
+                molecules += records
     try:
         return ApplicabilityDomain(predictor, "training", batch_size).fit(molecules)
     except ValueError as error:
@@ -197,18 +198,19 @@ def _rows_of(domain: str) -> str:
     return str(Path(domain) / "rows.csv") if Path(domain).is_dir() else domain
 
 
-def _train_rows(path: str) -> list[int]:
-    """Return the rows of a run's table that were trained on."""
+def _trained_on(run: str) -> list[str]:
+    """Return the SMILES of the rows that a run was trained on."""
     import pandas as pd
 
-    told = pd.read_csv(path, keep_default_na=False, dtype=str) if Path(path).is_file() else None
+    path = Path(_rows_of(run))
+    told = pd.read_csv(path, keep_default_na=False, dtype=str) if path.is_file() else None
     if told is None or "split" not in told:
         raise Failure(
-            f"--domain {Path(path).parent}: not the folder of mmsa finetune (no rows.csv with a "
-            "column split); give it, or a table of the training molecules",
+            f"--domain {run}: not the folder of mmsa finetune (no rows.csv with a column split); "
+            "give it, or a table of the training molecules",
             ExitCode.INPUT,
         )
-    return [row for row, part in enumerate(told["split"]) if part == "train"]
+    return told.loc[told["split"] == "train", "smiles"].tolist()
 
 
 def prediction_columns(
