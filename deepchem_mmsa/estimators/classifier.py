@@ -74,6 +74,8 @@ class MMSAClassifier(ClassifierMixin, FineTunedEstimator):
                 f"row {missing[0]}: y is {column[missing[0]]}, a missing class; leave such "
                 f"molecules out ({len(missing)} in all)"
             )
+        if column.dtype == object:  # numbers of pandas' nullable types
+            column = pd.Series(column).infer_objects().to_numpy()
         check_classification_targets(column)
         self.classes_, numbers = np.unique(column, return_inverse=True)
         if len(self.classes_) < 2:

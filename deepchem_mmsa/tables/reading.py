@@ -303,14 +303,16 @@ def _parquet_chunks(
     raw: BinaryIO, name: str, size: int, smiles_column: str | None
 ) -> Iterator[tuple[pd.DataFrame, list[object], str]]:
     """Yield the chunks of :func:`_chunks_of` with the types of the file."""
+    import pyarrow
+
     file = _parquet(raw, name)
     columns = unique(file.schema_arrow.names)
     column = _smiles_column(columns, smiles_column, name)
     with _parquet_errors(name):
         for batch in file.iter_batches(batch_size=size):
             # Without pandas' metadata, an index is a column like any other.
-            frame = batch.to_pandas(ignore_metadata=True, types_mapper=pd.ArrowDtype)
-            frame = frame.set_axis(columns, axis=1)
+            named = pyarrow.RecordBatch.from_arrays(batch.columns, columns)
+            frame = named.to_pandas(types_mapper=pd.ArrowDtype)
             texts = frame[column].astype(object)
             yield frame, texts.where(texts.notna(), "").tolist(), column
 

@@ -141,13 +141,17 @@ def test_a_result_of_weights_with_other_settings_is_refused(weights, oxygen_spli
 
 def test_the_best_epoch_by_validation_is_kept(energy_split, oxygen_split):
     for split in (energy_split, oxygen_split):
-        few, many = (
-            MMSA("mlp", {**MLP, **TINY}, epochs=epochs, patience=1).run(split, 0)
-            for epochs in (1, 8)
+        first, early, late = (
+            MMSA("mlp", {**MLP, **TINY}, epochs=epochs, patience=patience).run(split, 0)
+            for epochs, patience in ((1, 1), (8, 1), (30, 30))
         )
-        first, best = (score(split.valid, one.valid, split.metric)[0] for one in (few, many))
-        assert best < first if split.minimize else best > first
-        assert many.details["epochs"] in (8, many.details["best_epoch"] + 1)
+        assert early.details["epochs"] in (8, early.details["best_epoch"] + 1)
+        assert late.details["epochs"] == 30
+        one, few, many = (
+            score(split.valid, run.valid, split.metric)[0] for run in (first, early, late)
+        )
+        assert many <= few <= one if split.minimize else many >= few >= one
+        assert many != one
 
 
 def test_a_forest_reads_what_pretraining_has_learnt(weights, oxygen_split):

@@ -156,7 +156,7 @@ def test_a_run_goes_on_with_what_it_began_with(mmsa, labelled, tmp_path):
         done = finetune("--resume", *more)
         assert done.exit_code in (2, 3), done.output
         assert word in done.stderr.replace("\n", " ")
-    frame = pd.read_csv(labelled)
+    frame = pd.read_csv(labelled, float_precision="round_trip")
     frame["name"] = "other"
     frame.to_csv(labelled, index=False)
     assert finetune("--resume", "--epochs", 2).exit_code == 0
