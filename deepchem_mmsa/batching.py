@@ -118,9 +118,12 @@ class Collator:
                     "them, flagged, by featurize_all"
                 )
             if not isinstance(record, MoleculeViews):
+                remedy = "featurize the data with dc.feat.MMSAFeaturizer()"
+                if isinstance(record, np.ndarray) and isinstance(record.flat[0], MoleculeViews):
+                    remedy = f"X has {record.ndim + 1} dimensions: give the records as [N], X[:, 0]"
                 raise TypeError(
                     f"row {row} of the batch holds {type(record).__name__}, not MoleculeViews; "
-                    "featurize the data with dc.feat.MMSAFeaturizer()"
+                    f"{remedy}"
                 )
         available = np.array(
             [[m in record.available for m in self.modalities] for record in records], dtype=bool

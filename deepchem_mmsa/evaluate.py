@@ -15,7 +15,7 @@ from deepchem.trans import undo_transforms
 from deepchem.utils.evaluate import _process_metric_input
 
 from deepchem_mmsa.epochs import check_dataset
-from deepchem_mmsa.labels import column_of
+from deepchem_mmsa.labels import check_task_order, column_of
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +189,8 @@ def evaluate(
     TypeError
         If it is not a DeepChem dataset.
     ValueError
-        If the dataset is empty or has no labels, or has more or fewer tasks than the model.
+        If the dataset is empty or has no labels, or has more or fewer tasks than the model, or
+        the same in another order.
     """
     check_dataset(dataset)
     if len(dataset) == 0:
@@ -197,6 +198,7 @@ def evaluate(
     labels = column_of(dataset, "y")
     if labels is None:
         raise ValueError("the dataset has no labels (y is None); load it with its tasks")
+    check_task_order(dataset, getattr(model, "tasks", None))
     output_transformers = [t for t in transformers if t.transform_y]
     y = undo_transforms(labels, output_transformers)
     predictions = model.predict(dataset, output_transformers)

@@ -54,7 +54,14 @@ def check_labels(dataset: Any, config: MMSAConfig) -> tuple[np.ndarray, np.ndarr
     try:
         y = np.asarray(given, dtype=float).reshape(n, -1)
     except ValueError:
-        label_array(given)  # names row and value
+        absent = np.isnan(label_array(given).reshape(n, -1))  # which names what is no number
+        cells = np.asarray(given, dtype=object).reshape(n, -1)
+        for row, task in np.argwhere(absent):
+            if isinstance(cells[row, task], str):
+                raise ValueError(
+                    f"the label of row {row}, task {task} is the text {cells[row, task]!r}: give "
+                    "a missing label as NaN, or as 0 with weight 0"
+                ) from None
         raise
     if y.shape[1] != config.n_tasks:
         raise ValueError(
@@ -86,6 +93,24 @@ def check_labels(dataset: Any, config: MMSAConfig) -> tuple[np.ndarray, np.ndarr
             f"({name}), task {task}: {remedy}"
         )
     return y, w
+
+
+def check_task_order(dataset: Any, tasks: Sequence[str] | None) -> None:
+    """Check that a dataset with the tasks of a model has them in the model's order.
+
+    Labels are matched by column: in another order they would be those of other tasks.
+
+    Raises
+    ------
+    ValueError
+        If the names are the same in another order.
+    """
+    names = [str(name) for name in dataset.get_task_names()]
+    if tasks and names != list(tasks) and sorted(names) == sorted(tasks):
+        raise ValueError(
+            f"the tasks of the dataset are {names}, those of the model {list(tasks)}: put the "
+            "columns in the model's order (tasks= of the loader)"
+        )
 
 
 def tell_unlabelled(w: np.ndarray, tasks: Sequence[str]) -> None:

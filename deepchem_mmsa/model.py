@@ -13,7 +13,7 @@ import torch
 from deepchem.models.optimizers import AdamW, LearningRateSchedule, Optimizer
 from torch import Tensor, nn
 
-from deepchem_mmsa import distributed, labels, saving, training
+from deepchem_mmsa import distributed, labels, training
 from deepchem_mmsa.batch_norm import PreciseBatchNorm
 from deepchem_mmsa.batching import Collator, MoleculeBatch
 from deepchem_mmsa.config import CUSTOM, MMSAConfig
@@ -21,6 +21,7 @@ from deepchem_mmsa.epochs import batch_bounds, check_dataset, epoch_batches, kee
 from deepchem_mmsa.loading import Preparation, PreparedBatch, prepared, prepared_by_workers
 from deepchem_mmsa.molecule import MODALITIES
 from deepchem_mmsa.network import MMSANetwork
+from deepchem_mmsa.optimizers import load_optimizer, new_optimizer
 from deepchem_mmsa.prediction import OUTPUT_TYPES, PredictingModel
 from deepchem_mmsa.pretraining import total_loss
 from deepchem_mmsa.randomness import seeded
@@ -163,7 +164,9 @@ class MMSAModel(PredictingModel):
             return
         if not self._built:
             self._built, self._global_step = True, 0
-        self._pytorch_optimizer, self._lr_schedule = self._new_optimizer(self._apart(parameters))
+        self._pytorch_optimizer, self._lr_schedule = new_optimizer(
+            self.optimizer, self._apart(parameters), self.device
+        )
 
     def _apart(self, parameters: Sequence[Tensor]) -> list[dict[str, Any]]:
         of_encoders = {id(p) for p in self.model.encoders.parameters()}
@@ -172,21 +175,6 @@ class MMSAModel(PredictingModel):
             first["lr"] = self.config.encoder_learning_rate
         rest = {"params": [p for p in parameters if id(p) not in of_encoders]}
         return [group for group in (first, rest) if group["params"]]
-
-    def _new_optimizer(
-        self, groups: Sequence[dict[str, Any] | Tensor]
-    ) -> tuple[torch.optim.Optimizer, Any]:
-        optimizer = self.optimizer._create_pytorch_optimizer(list(groups))
-        for group in optimizer.param_groups:
-            group.setdefault("initial_lr", group["lr"])
-            # One pass over each tensor instead of ten. It reads gradients in the memory layout of
-            # the weights, which autograd uses as well.
-            if self.device.type == "cpu" and "fused" in group:
-                group["fused"] = True
-        rate = self.optimizer.learning_rate
-        if isinstance(rate, LearningRateSchedule):
-            return optimizer, rate._create_pytorch_schedule(optimizer)
-        return optimizer, None
 
     def optimizer_for(
         self, variables: Sequence[Tensor] | None
@@ -198,7 +186,7 @@ class MMSAModel(PredictingModel):
         if key not in self._optimizer_for_vars:
             alike = self.config.encoder_learning_rate is None
             groups = variables if alike else self._apart(variables)
-            self._optimizer_for_vars[key] = self._new_optimizer(groups)
+            self._optimizer_for_vars[key] = new_optimizer(self.optimizer, groups, self.device)
         return self._optimizer_for_vars[key]
 
     def fit(
@@ -336,7 +324,8 @@ class MMSAModel(PredictingModel):
         distributed.start(self.device)
         self._ensure_built()
         chosen = [callbacks] if callable(callbacks) else list(callbacks)
-        return training.Run(loss or self._loss_fn, variables, chosen, *others)
+        trained = None if variables is None else list(variables)  # an iterator is read once
+        return training.Run(loss or self._loss_fn, trained, chosen, *others)
 
     def _begin(self, restore: bool, run: training.Run) -> None:
         """Restore the newest checkpoint, or record where a new run starts."""
@@ -351,7 +340,7 @@ class MMSAModel(PredictingModel):
                     callback.load_state_dict(state)
             of_variables = saved.get("of_variables")  # older checkpoints lack them
             if run.variables is not None and of_variables is not None:
-                saving.load_optimizer(*self.optimizer_for(run.variables), *of_variables)
+                load_optimizer(*self.optimizer_for(run.variables), *of_variables)
         else:
             self._start()
             self._state.logged, self._state.skipped = [], 0
@@ -391,6 +380,7 @@ class MMSAModel(PredictingModel):
         if self.tasks is None:
             names = dataset.get_task_names()  # numbers where it has none
             self.tasks = [str(t) if isinstance(t, str) else f"task {t}" for t in names]
+        labels.check_task_order(dataset, self.tasks)
         labels.tell_unlabelled(w, self.tasks)
         if not self._labels_seen:
             self._labels_seen = True

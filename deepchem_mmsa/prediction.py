@@ -65,7 +65,8 @@ class PredictingModel(SavableModel):
         index = OUTPUT_TYPES[self.config.mode].index(kind)
 
         (values,) = self._over_batches(generator, lambda batch: (self.model(batch)[index],))
-        return undo_transforms(values, list(transformers))
+        # Transformers of labels: undone on an embedding they would scale it.
+        return undo_transforms(values, list(transformers)) if kind == "prediction" else values
 
     def _over_batches(
         self, generator: Iterable[Any], compute: Callable[[MoleculeBatch], tuple[Tensor, ...]]
@@ -250,15 +251,18 @@ class PredictingModel(SavableModel):
         Raises
         ------
         ValueError
-            If the generator is empty, or its labels have another number of tasks than the model.
+            If the generator is empty or yields no labels, or labels of another number of tasks
+            than the model's.
         """
         y: list[np.ndarray] = []
         w: list[np.ndarray] = []
 
         def passing() -> Iterable[tuple[Any, Any, Any]]:
             for inputs, labels, weights, *_ in generator:
+                check_batch((inputs, labels, weights), labelled=True)
                 y.append(np.asarray(labels[0], dtype=float).reshape(len(labels[0]), -1))
-                given = np.ones(1) if not len(weights) else np.asarray(weights[0], dtype=float)
+                given = weights[0] if weights else None
+                given = np.ones(1) if given is None else np.asarray(given, dtype=float)
                 given = given.reshape(len(given), -1)
                 w.append(np.broadcast_to(given, y[-1].shape))
                 yield inputs, labels, weights

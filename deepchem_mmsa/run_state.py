@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from deepchem_mmsa.epochs import batch_bounds
+
 
 class Averages:
     """Running means of named figures since they were last read.
@@ -88,6 +90,12 @@ class RunState:
         self.first_epoch, self.first_step, self.batch = self.epoch, step, 0
         self.since_log, self.of_epoch = Averages(), Averages()
         self.ended = False
+
+    @property
+    def is_epoch_over(self) -> bool:
+        """Whether the current epoch has had all its batches, and is not closed yet."""
+        n_molecules, batch_size = (int(size or 0) for size in (self.sizes or [0, 1])[:2])
+        return 0 < self.batch == len(batch_bounds(n_molecules, batch_size))
 
     @property
     def last_logged(self) -> float:

@@ -20,6 +20,7 @@ from deepchem_mmsa import distributed, exports
 from deepchem_mmsa.config import ARCHITECTURE, OF_THE_HEAD, MMSAConfig
 from deepchem_mmsa.molecule import MODALITIES
 from deepchem_mmsa.network import MMSANetwork
+from deepchem_mmsa.optimizers import load_optimizer
 from deepchem_mmsa.run_state import RunState
 from deepchem_mmsa.training import Run
 
@@ -27,22 +28,6 @@ logger = logging.getLogger(__name__)
 
 TOP = ("head", "atom_head", "descriptor_head")
 """Components that belong to a task, not to the representation."""
-
-
-def load_optimizer(optimizer: Any, schedule: Any, of_optimizer: Any, of_schedule: Any) -> None:
-    """Load the states of an optimizer and its schedule, keeping current rates and weight decay."""
-    mine = [(group["initial_lr"], group.get("weight_decay")) for group in optimizer.param_groups]
-    optimizer.load_state_dict(of_optimizer)
-    if schedule is not None and of_schedule is not None:
-        schedule.load_state_dict(of_schedule)
-    for number, (group, (rate, decay)) in enumerate(zip(optimizer.param_groups, mine)):
-        if group.get("initial_lr", rate) != rate:
-            group["lr"] *= rate / group["initial_lr"]
-            group["initial_lr"] = rate
-            if schedule is not None:
-                schedule.base_lrs[number] = rate
-        if decay is not None:
-            group["weight_decay"] = decay
 
 
 class SavableModel(TorchModel):

@@ -181,6 +181,9 @@ def train(
     distributed.equalize(model.model)
     model._run_now = run
     state = model._state
+    if state.is_epoch_over:  # a callback wrote the checkpoint, at the last step of an epoch
+        _close_epoch(model, run, state.epoch)
+        model.model.train()
     served = int(state.batch > 0)  # an epoch being resumed was served before
     batch: Any = None
     with (
@@ -202,6 +205,8 @@ def train(
                 bar.update(1)
                 if isinstance(batch, EpochBatch):
                     state.epoch, state.batch = batch.epoch, batch.position + 1
+                if (step + 1) % model.log_frequency == 0:
+                    _log(model, run)
                 for callback in run.callbacks:
                     callback(model, step + 1)
                 if isinstance(batch, EpochBatch) and batch.last:
@@ -211,8 +216,6 @@ def train(
                     bar.set_postfix_str(
                         f"epoch {batch.epoch + 1} loss {model.history[-1]['loss']:.4g}"
                     )
-                if (step + 1) % model.log_frequency == 0:
-                    _log(model, run)
                 model.model.train()  # a callback may have predicted
                 if run.callbacks and distributed.is_shared():  # the first process decides
                     model.stop_training = distributed.gather_values(model.stop_training)[0]

@@ -1,5 +1,6 @@
 """Batches: nothing lost, nothing mixed up, whatever is missing."""
 
+import deepchem as dc
 import numpy as np
 import pytest
 import torch
@@ -81,6 +82,15 @@ def test_a_row_that_the_featurizer_could_not_read_is_told():
 
     with pytest.raises(TypeError, match=r"row 1 .*is empty.*could not read.*by featurize_all"):
         Collator(("graph",))(MMSAFeaturizer("graph").featurize(["CCO", "C1CC", "CCN"]))
+
+
+def test_a_column_of_records_is_told_apart_from_other_arrays(graph_dataset):
+    frame = dc.data.NumpyDataset(graph_dataset.X[:3]).to_dataframe()
+    column = dc.data.NumpyDataset.from_dataframe(frame).X  # [3, 1]
+    with pytest.raises(TypeError, match=r"row 0 .*2 dimensions: give .*as \[N\], X\[:, 0\]"):
+        Collator(("graph",))(column)
+    with pytest.raises(TypeError, match="featurize the data"):
+        Collator(("graph",))(np.zeros((3, 1)))
 
 
 def test_moves_between_devices(molecules):

@@ -32,12 +32,19 @@ VALUES = MMSAConfig(mode="regression")
         ([[1.0], [1e200]], VALUES, r"1e\+200 in row 1 \(mol1\).*below 3e38"),
         ([[1.0, 2.0]], VALUES, r"has 2 task\(s\), the model n_tasks=1; build it with n_tasks=2"),
         ([[np.nan], [np.nan]], VALUES, "every label of the dataset is missing"),
+        ([["1"], [""]], VALUES, "row 1, task 0 is the text ''.*as NaN, or as 0 with weight 0"),
         ([["1"], ["<10"]], VALUES, "row 1, column 0: '<10' is not a number; a limit"),
     ],
 )
 def test_errors_name_row_value_and_remedy(y, config, message):
     with pytest.raises(ValueError, match=message):
         check_labels(dataset(y), config)
+
+
+def test_an_empty_text_among_other_gaps_is_named():
+    y = np.array([[None, 1.0], [2.0, "NA"]], dtype=object)
+    with pytest.raises(ValueError, match="row 1, task 1 is the text 'NA'"):
+        check_labels(dataset(y), MMSAConfig(mode="regression", n_tasks=2))
 
 
 def test_all_weights_zero_is_no_label():

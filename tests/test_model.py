@@ -298,10 +298,12 @@ def test_tensorboard_logs_every_term_by_name(make_model, graph_dataset, tmp_path
     assert {*LOSS_TERMS, "loss", "code_std"} <= set(events.Tags()["scalars"])
 
 
-def test_variables_choose_what_is_trained(make_model, graph_dataset):
+@pytest.mark.parametrize("iterator", [False, True])
+def test_variables_choose_what_is_trained(make_model, graph_dataset, iterator):
     model = make_model(mode="regression", weight_decay=0)
     before = {k: v.clone() for k, v in model.model.named_parameters()}
-    model.fit(graph_dataset, nb_epoch=1, variables=list(model.model.head.parameters()))
+    chosen = model.model.head.parameters() if iterator else list(model.model.head.parameters())
+    model.fit(graph_dataset, nb_epoch=1, variables=chosen)
     moved = {k for k, v in model.model.named_parameters() if not torch.equal(v, before[k])}
     assert moved
     assert all(name.startswith("head") for name in moved)
@@ -467,6 +469,22 @@ def test_tasks_without_names_are_numbered(make_model, graph_dataset):
     model = make_model(mode="regression", scale_labels=False)
     model.fit(dc.data.NumpyDataset(graph_dataset.X, graph_dataset.y), nb_epoch=1)
     assert model.tasks == ["task 0"] == MMSAPredictor(model.model).tasks
+
+
+def test_tasks_in_another_order_are_refused(make_model, graph_dataset):
+    """They are matched by column: the scores would be those of other tasks."""
+    y = np.random.default_rng(0).normal(size=(len(graph_dataset), 2))
+    given, other, turned = (
+        dc.data.DiskDataset.from_numpy(graph_dataset.X, labels, tasks=names)
+        for labels, names in ((y, ["a", "b"]), (y, ["c", "d"]), (y[:, ::-1], ["b", "a"]))
+    )
+    model = make_model(mode="regression", n_tasks=2)
+    model.fit(given, nb_epoch=1, checkpoint_interval=0)
+    assert np.isfinite(model.evaluate(given, RMSE)["rmse"])
+    assert np.isfinite(model.evaluate(other, RMSE)["rmse"])
+    for use in (lambda: model.evaluate(turned, RMSE), lambda: model.fit(turned)):
+        with pytest.raises(ValueError, match=r"\['b', 'a'\], those of the model \['a', 'b'\]"):
+            use()
 
 
 def test_a_head_of_ones_own_is_trained(make_model, graph_dataset, tmp_path):

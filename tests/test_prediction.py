@@ -49,6 +49,19 @@ def test_a_generator_is_scored_as_its_dataset(make_model, graph_dataset):
         model.evaluate_generator([], [RMSE])
 
 
+def test_a_generator_to_score_may_leave_out_weights_but_not_labels(make_model, graph_dataset):
+    model, (X, y) = make_model(mode="regression"), (graph_dataset.X, graph_dataset.y)
+    expected = model.evaluate(graph_dataset, [RMSE])
+    for weights in ([], None, [None], [np.ones((1, 1))]):
+        found = model.evaluate_generator([([X], [y], weights)], [RMSE])
+        assert found == pytest.approx(expected)
+    for labels in ([], None, [None]):
+        with pytest.raises(ValueError, match="has no labels: yield"):
+            model.evaluate_generator([([X], labels, [])], [RMSE])
+    with pytest.raises(ValueError, match="40 molecules, but 39 rows of labels"):
+        model.evaluate_generator([([X], [y[1:]], [])], [RMSE])
+
+
 def test_any_default_type_of_torch_will_do(make_model, dataset):
     expected = make_model(modalities=MODALITIES, mode="regression").predict(dataset)
     torch.set_default_dtype(torch.float64)
@@ -80,6 +93,14 @@ def test_embedding_is_one_array(make_model, graph_dataset):
     assert isinstance(e, np.ndarray)
     assert e.shape == (len(graph_dataset), 16)
     assert np.isfinite(e).all()
+
+
+def test_an_embedding_is_not_scaled_by_transformers_of_labels(make_model, graph_dataset):
+    normal = dc.trans.NormalizationTransformer(transform_y=True, dataset=graph_dataset)
+    model = make_model(mode="regression")
+    for kind in ("embedding", ["embedding"]):
+        found = model.predict(graph_dataset, [normal], output_types=kind)
+        np.testing.assert_array_equal(found, model.predict_embedding(graph_dataset))
 
 
 def test_codes_of_each_view(make_model, dataset):

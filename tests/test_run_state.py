@@ -72,3 +72,10 @@ def test_a_state_without_a_seed_is_of_an_older_checkpoint_and_fits():
     state = RunState(batch=3, sizes=[100, 10])
     state.check_sizes([100, 10, 4], "runs/a")
     assert state.sizes == [100, 10, 4]
+
+
+def test_an_epoch_is_over_after_its_last_batch():
+    """A checkpoint of a callback may lie between its last step and its end."""
+    for batch, over in ((0, False), (4, False), (5, True)):
+        assert RunState(batch=batch, sizes=[41, 8, 0]).is_epoch_over is over  # the last has 9
+    assert not RunState(batch=5).is_epoch_over  # of a generator

@@ -131,6 +131,33 @@ def test_interrupted_and_resumed_equals_uninterrupted(
         assert resumed.model.memory.exemplars == whole.model.memory.exemplars
 
 
+@pytest.mark.parametrize("step", [5, 10])  # 5 steps an epoch
+def test_a_checkpoint_of_a_callback_ends_its_epoch(make_model, graph_dataset, tmp_path, step):
+    """As ValidationCallback(save_dir=...) writes it: after a step, before the end of its epoch."""
+
+    def fit(folder, save=None):
+        model = make_model(mode="regression", model_dir=str(tmp_path / folder), log_frequency=5)
+        stopping, losses = EarlyStopping(graph_dataset, patience=50, averaging=0.9), []
+        others = [] if save is None else [save]
+        model.fit(
+            graph_dataset, 2, restore=save is None, callbacks=[stopping, *others],
+            all_losses=losses, checkpoint_interval=0,
+        )  # fmt: skip
+        return model, stopping, losses
+
+    def save(model, current):
+        if current == step:
+            model.save_checkpoint(model_dir=str(tmp_path / "best"))
+
+    whole, stopping, losses = fit("whole", save)
+    resumed, its_stopping, its_losses = fit("best")
+    assert resumed.history == whole.history
+    assert its_losses == losses
+    assert its_stopping.best_score == stopping.best_score
+    a, b = weights_of(whole), weights_of(resumed)
+    assert [k for k in a if not torch.equal(a[k], b[k])] == []
+
+
 def test_a_loss_that_is_not_finite_names_the_molecules(make_model, graph_dataset):
     model = make_model(mode="regression", scale_labels=False)
     bad = dc.data.NumpyDataset(
