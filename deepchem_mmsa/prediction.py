@@ -17,6 +17,7 @@ from torch import Tensor
 from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.evaluate import evaluate, mean_scores
 from deepchem_mmsa.inference import evaluating, has_dropout, missing_reason, sample_dropout
+from deepchem_mmsa.labels import check_task_order
 from deepchem_mmsa.loading import check_batch
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.prefetching import prefetched
@@ -137,8 +138,10 @@ class PredictingModel(SavableModel):
         Raises
         ------
         ValueError
-            If a supervised model is given no labels.
+            If a supervised model is given no labels, or its tasks in another order.
         """
+        if self.config.mode != "pretraining":
+            check_task_order(dataset, self.tasks)
         loss = self._loss_fn if self._run_now is None else self._run_now.loss
         total, count = 0.0, 0.0
         with evaluating(self.model), seeded(self.config.seed, self.device), _whole(self.model):

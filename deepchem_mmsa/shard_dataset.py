@@ -241,7 +241,8 @@ class ShardDataset(Dataset):
         """
         if transformer.transform_X:
             raise ValueError(
-                f"{type(transformer).__name__} changes X, but molecules stay as they are"
+                f"{type(transformer).__name__} changes X, but molecules stay as they are: use one "
+                "of labels or weights, such as NormalizationTransformer or BalancingTransformer"
             )
         nothing = np.zeros(len(self))
         _, y, w, _ = transformer.transform_array(nothing, self._y, self._w, nothing)

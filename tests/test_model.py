@@ -482,7 +482,11 @@ def test_tasks_in_another_order_are_refused(make_model, graph_dataset):
     model.fit(given, nb_epoch=1, checkpoint_interval=0)
     assert np.isfinite(model.evaluate(given, RMSE)["rmse"])
     assert np.isfinite(model.evaluate(other, RMSE)["rmse"])
-    for use in (lambda: model.evaluate(turned, RMSE), lambda: model.fit(turned)):
+    for use in (
+        lambda: model.evaluate(turned, RMSE),
+        lambda: model.fit(turned),
+        lambda: model.validation_loss(turned),
+    ):
         with pytest.raises(ValueError, match=r"\['b', 'a'\], those of the model \['a', 'b'\]"):
             use()
 
