@@ -57,7 +57,7 @@ def rate_factor(rate: LearningRateSchedule, step: int) -> float:
     """
     if isinstance(rate, PiecewiseConstantSchedule):
         scales = rate.boundaries_and_scales or {}
-        return math.prod(scale for border, scale in scales.items() if border < step)
+        return math.prod((s for border, s in scales.items() if border < step), start=1.0)
     share = min(step, rate.decay_steps) / rate.decay_steps
     if isinstance(rate, PolynomialDecay):
         final = rate.final_rate / rate.initial_rate
