@@ -22,7 +22,22 @@ from torch.optim.lr_scheduler import LambdaLR
 def new_optimizer(
     optimizer: Optimizer, groups: Sequence[dict[str, Any] | Tensor], device: torch.device
 ) -> tuple[torch.optim.Optimizer, Any]:
-    """Return torch's optimizer for parameters or groups of them, and its schedule or None."""
+    """Return torch's optimizer for one of DeepChem's, and its schedule.
+
+    Parameters
+    ----------
+    optimizer : deepchem.models.optimizers.Optimizer
+    groups : sequence of dict or Tensor
+        The parameters, or groups of them with their own rates.
+    device : torch.device
+        Of the parameters.
+
+    Returns
+    -------
+    torch.optim.Optimizer
+    torch.optim.lr_scheduler.LRScheduler or None
+        None where the rate is constant.
+    """
     made = optimizer._create_pytorch_optimizer(list(groups))
     for group in made.param_groups:
         group.setdefault("initial_lr", group["lr"])
@@ -47,6 +62,13 @@ def new_schedule(rate: LearningRateSchedule, optimizer: torch.optim.Optimizer) -
 
 def rate_factor(rate: LearningRateSchedule, step: int) -> float:
     """Return the learning rate after so many steps, as a multiple of the initial rate.
+
+    Parameters
+    ----------
+    rate : PolynomialDecay, LinearCosineDecay or PiecewiseConstantSchedule
+        DeepChem's docstrings define them.
+    step : int
+        Steps taken.
 
     Examples
     --------
