@@ -11,7 +11,8 @@ BatchNorm", arXiv 2105.07576, who call it PreciseBN).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,7 +30,11 @@ MOLECULES = 2048
 
 
 @torch.no_grad()
-def precise_batch_norm(network: MMSANetwork, batches: Iterable[MoleculeBatch]) -> None:
+def precise_batch_norm(
+    network: MMSANetwork,
+    batches: Iterable[MoleculeBatch],
+    read: Callable[[MoleculeBatch], Any] | None = None,
+) -> None:
     """Replace running statistics by the plain average over `batches`.
 
     Frozen components keep theirs. Nothing else in the network changes.
@@ -39,6 +44,8 @@ def precise_batch_norm(network: MMSANetwork, batches: Iterable[MoleculeBatch]) -
     network : MMSANetwork
     batches : iterable of MoleculeBatch
         Unaugmented batches of training molecules.
+    read : callable, optional
+        What encodes a batch; ``network.modality_embeddings`` by default.
 
     Examples
     --------
@@ -55,13 +62,7 @@ def precise_batch_norm(network: MMSANetwork, batches: Iterable[MoleculeBatch]) -
     ...                                                             batch.inputs["graph"]))
     (True, False)
     """
-    norms = [
-        part
-        for name, encoder in network.encoders.items()
-        if name not in network.frozen
-        for part in encoder.modules()
-        if isinstance(part, _BatchNorm) and part.track_running_stats
-    ]
+    norms = _learning_norms(network)
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
@@ -74,7 +75,7 @@ def precise_batch_norm(network: MMSANetwork, batches: Iterable[MoleculeBatch]) -
         norm.train()
     try:
         for batch in batches:
-            network.modality_embeddings(batch)
+            (read or network.modality_embeddings)(batch)
     finally:
         for norm, momentum, kept in zip(norms, momenta, before):
             norm.momentum = momentum
@@ -82,6 +83,16 @@ def precise_batch_norm(network: MMSANetwork, batches: Iterable[MoleculeBatch]) -
                 for buffer, value in zip(norm.buffers(), kept):
                     buffer.copy_(value)
         network.train(was_training)
+
+
+def _learning_norms(network: MMSANetwork) -> list[_BatchNorm]:
+    return [
+        part
+        for name, encoder in network.encoders.items()
+        if name not in network.frozen
+        for part in encoder.modules()
+        if isinstance(part, _BatchNorm) and part.track_running_stats
+    ]
 
 
 class PreciseBatchNorm:
@@ -106,10 +117,28 @@ class PreciseBatchNorm:
 
     def on_fit_end(self, model: MMSAModel) -> None:
         """Estimate the statistics with the final weights."""
+        self._estimate(model)
+
+    @contextmanager
+    def lent(self, model: MMSAModel, read: Callable[[MoleculeBatch], Any]) -> Iterator[None]:
+        """Estimate the statistics as `read` encodes batches, for the duration of a block."""
+        norms = _learning_norms(model.model)
+        kept = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
+        try:
+            self._estimate(model, read)
+            yield
+        finally:
+            for buffer, value in kept:
+                buffer.copy_(value)
+
+    def _estimate(
+        self, model: MMSAModel, read: Callable[[MoleculeBatch], Any] | None = None
+    ) -> None:
         size = model.batch_size
         rows = epoch_batches(self.dataset, size, [0], model.config.seed)
         some = itertools.islice(rows, max(1, MOLECULES // size))
-        precise_batch_norm(model.model, (model._prepare_batch(batch)[0] for batch in some))
+        batches = (model._prepare_batch(batch)[0] for batch in some)
+        precise_batch_norm(model.model, batches, read)
 
 
 Recalibration = PreciseBatchNorm

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from dataclasses import replace as dataclass_replace
 from typing import Any
@@ -78,7 +78,7 @@ class MMSAConfig:
     hypergraph_dropout : float
         Dropout inside the hypergraph convolution.
     n_anchors : int
-        K, the maximum number of anchors in the memory.
+        K, the maximum number of anchors in the memory; at most one per 8 molecules of the warm-up.
     memory_update : {"ema", "gradient"}
         How the anchors are updated.
     update_memory : bool
@@ -127,7 +127,7 @@ class MMSAConfig:
         Number of epochs at the start of fine-tuning in which the encoders are frozen.
     precision : {"auto", "fp32", "bf16"}
         Precision of the encoders in training; "auto" is bf16 where the hardware supports it
-        natively. Inference is fp32 unless "bf16" is set.
+        natively, but fp32 for custom modules. Inference is fp32 unless "bf16" is set.
     seed : int
 
     Raises
@@ -226,8 +226,9 @@ class MMSAConfig:
         if isinstance(self.modalities, str):
             object.__setattr__(self, "modalities", (self.modalities,))
         if not isinstance(self.class_weights, (str, type(None))):
-            object.__setattr__(self, "class_weights", tuple(float(w) for w in self.class_weights))
-        given = tuple(self.modalities)
+            object.__setattr__(self, "class_weights", _numbers("class_weights", self.class_weights))
+        several = isinstance(self.modalities, Iterable)
+        given = tuple(self.modalities) if several else (self.modalities,)
         unknown = [m for m in given if m not in MODALITIES]
         if unknown or not given or len(set(given)) != len(given):
             raise ValueError(
@@ -270,6 +271,8 @@ class MMSAConfig:
         self._whole("image_width", least=8)  # torch's convolutions, see ResNet18
         for name in ("n_exemplars", "freeze_epochs", "seed"):
             self._whole(name, least=0)
+        if self.seed >= 1 << 64:
+            raise ValueError(f"seed={self.seed}: must be below 2**64, as torch's are")
         for name in ("graph_dropout", "fingerprint_dropout", "fusion_dropout", "mask_rate",
                      "hypergraph_dropout", "head_dropout", "memory_decay"):  # fmt: skip
             self._below(name, 1.0)
@@ -313,21 +316,29 @@ class MMSAConfig:
         if getattr(self, name) not in allowed:
             raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {tuple(allowed)}")
 
-    def _whole(self, name: str, least: int) -> None:
+    def _number(self, name: str, allowed: str) -> float:
         value = getattr(self, name)
-        finite = not isinstance(value, float) or math.isfinite(value)
-        if isinstance(value, bool) or not finite or int(value) != value or value < least:
-            raise ValueError(f"{name}={value!r}: must be a whole number of at least {least}")
+        try:
+            return float(value)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"{name}={value!r}: must be {allowed}") from None
+
+    def _whole(self, name: str, least: int) -> None:
+        value, allowed = getattr(self, name), f"a whole number of at least {least}"
+        number = self._number(name, allowed)
+        if isinstance(value, (bool, str)) or not (number >= least and number.is_integer()):
+            raise ValueError(f"{name}={value!r}: must be {allowed}")
         object.__setattr__(self, name, int(value))  # numpy integers would not be JSON
 
     def _below(self, name: str, limit: float) -> None:
-        value = float(getattr(self, name))
+        allowed = f"in [0, {limit:g})"
+        value = self._number(name, allowed)
         if not 0 <= value < limit:
-            raise ValueError(f"{name}={value!r}: must be in [0, {limit:g})")
+            raise ValueError(f"{name}={value!r}: must be {allowed}")
         object.__setattr__(self, name, value)
 
     def _positive(self, name: str) -> None:
-        value = float(getattr(self, name))
+        value = self._number(name, "a positive number")
         if not (value > 0 and math.isfinite(value)):
             raise ValueError(f"{name}={value!r}: must be a positive number")
         object.__setattr__(self, name, value)
@@ -391,6 +402,13 @@ class MMSAConfig:
             for name in chosen
             if getattr(self, name) != getattr(other, name)
         ]
+
+
+def _numbers(name: str, values: Any) -> tuple[float, ...]:
+    try:
+        return tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}={values!r}: must be a sequence of numbers") from None
 
 
 ARCHITECTURE = (

@@ -22,7 +22,9 @@ class EarlyStopping:
     """Stop when the validation score no longer improves, and keep the best weights.
 
     A callback for ``fit``, evaluated once per epoch. In a further ``fit`` of the same model it
-    continues; with another model it is reset.
+    continues; with another model it is reset. The first stage of ``schedule="staged"`` is scored,
+    but neither kept nor stopped: its weights have no memory yet. In pre-training, up to 2,048
+    training molecules are read before each scoring, for the statistics of batch norm.
 
     Parameters
     ----------
@@ -150,6 +152,8 @@ class EarlyStopping:
             name = f"valid_{self.metric.name}"
             score = model.evaluate(self.dataset, [self.metric], self.transformers)[self.metric.name]
         model.history[-1][name] = score
+        if not model.model.structure_on:
+            return
         better = self.best_score is None or (
             score < self.best_score if self.minimize else score > self.best_score
         )

@@ -281,6 +281,7 @@ class MMSAModel(PredictingModel):
                 run.callbacks = [*run.callbacks, PreciseBatchNorm(dataset)]
             if self.model.update_memory and self.model.memory is not None:
                 self.model.memory.warmup = min(self.config.memory_warmup, n)
+                training.tell_anchors(self.model)
             numbers = range(state.epoch, last)
             batches = partial(epoch_batches, dataset, self.batch_size, numbers, order, state.batch)
             if n_workers:

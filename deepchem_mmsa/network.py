@@ -6,7 +6,7 @@ model.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from deepchem_mmsa import distributed, losses
 from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.config import CUSTOM, MMSAConfig
-from deepchem_mmsa.layers.encoders import make_encoder
+from deepchem_mmsa.layers.encoders import ENCODER_OPTIONS, check_output, make_encoder
 from deepchem_mmsa.layers.fusion import Fusion
-from deepchem_mmsa.layers.heads import Head, atom_width
+from deepchem_mmsa.layers.heads import Head, atom_width, shows_atoms
 from deepchem_mmsa.layers.hypergraph import (
     Hypergraph,
     HypergraphConv,
@@ -29,24 +29,6 @@ from deepchem_mmsa.layers.memory_bank import MemoryBank, MemoryReadout
 from deepchem_mmsa.layers.message_passing import BatchedGraph, pool
 from deepchem_mmsa.molecule import FINGERPRINT_SIZE, N_DESCRIPTORS
 from deepchem_mmsa.pretraining import LOSS_TERMS, MASK_TOKEN, pretraining_terms
-
-_ENCODER_OPTIONS: dict[str, Callable[[MMSAConfig], dict[str, Any]]] = {
-    "image": lambda c: {"width": c.image_width},
-    "graph": lambda c: {
-        "features": c.features, "width": c.graph_width, "n_layers": c.graph_layers,
-        "dropout": c.graph_dropout,
-        # Options that an encoder does not have must be at their defaults.
-        **({} if c.graph_readout == "mean" else {"readout": c.graph_readout}),
-        **({} if c.graph_jk == "last" else {"jk": c.graph_jk}),
-    },
-    "geometry": lambda c: {
-        "cutoff": c.cutoff, "width": c.geometry_width, "n_layers": c.geometry_layers
-    },
-    "fingerprint": lambda c: {
-        "width": c.fingerprint_width, "n_layers": c.fingerprint_layers,
-        "dropout": c.fingerprint_dropout,
-    },
-}  # fmt: skip
 
 
 class MMSANetwork(nn.Module):
@@ -62,7 +44,8 @@ class MMSANetwork(nn.Module):
     Raises
     ------
     ValueError
-        For an unknown encoder name, a missing custom encoder, or a module without ``out_dim``.
+        For an unknown encoder name, a missing custom encoder, a module without ``out_dim``, or
+        one for a modality that the network does not read.
 
     Examples
     --------
@@ -79,6 +62,11 @@ class MMSANetwork(nn.Module):
     def __init__(self, config: MMSAConfig, encoders: Mapping[str, nn.Module] | None = None) -> None:
         super().__init__()
         self.config = config
+        if unread := sorted(set(encoders or {}) - set(config.modalities)):
+            raise ValueError(
+                f"{', '.join(unread)}: given as an encoder, but this network reads modalities="
+                f"{config.modalities}; add it there, or leave it out"
+            )
         made: dict[str, Any] = {m: self._encoder(m, encoders or {}) for m in config.modalities}
         self.encoders = nn.ModuleDict(made)
         self.fusion = Fusion(
@@ -128,10 +116,9 @@ class MMSANetwork(nn.Module):
         self.shared_seed: int | None = None
 
         # The masked-atom task needs a graph encoder that exposes its atom embeddings.
-        shows_atoms = hasattr(made.get("graph"), "atom_embeddings")
         self.atom_head = (
             nn.Linear(made["graph"].atom_dim, MASK_TOKEN)
-            if config.mode == "pretraining" and shows_atoms
+            if config.mode == "pretraining" and shows_atoms(made.get("graph"))
             else None
         )
         # Predicted from the other views, if there are any.
@@ -163,9 +150,9 @@ class MMSANetwork(nn.Module):
             if name == CUSTOM:
                 raise ValueError(
                     f"the {modality} encoder of this configuration is a custom module: pass it "
-                    f"again, {modality}=<nn.Module>"
+                    f"again, {modality}=<nn.Module> (in Python; the command line has no such model)"
                 )
-            options = _ENCODER_OPTIONS[modality](self.config)
+            options = ENCODER_OPTIONS[modality](self.config)
             return make_encoder(modality, name, **options)
         encoder = given[modality]
         if not isinstance(getattr(encoder, "out_dim", None), int):
@@ -209,6 +196,8 @@ class MMSANetwork(nn.Module):
         """
         with self._encoding(modality, batch.available.device):
             h = self.read(modality, inputs, atoms)
+        n, sums = len(batch.rows[modality]), modality == "graph" and self.sums_atoms
+        check_output(modality, self.encoders[modality], h, n, sums)
         return self._in_batch(h, batch.rows[modality], len(batch))
 
     def read(self, modality: str, inputs: Any, atoms: Tensor | None = None) -> Tensor:
@@ -230,7 +219,8 @@ class MMSANetwork(nn.Module):
     def _encoding(self, modality: str, device: torch.device) -> Iterator[None]:
         """Set the encoder's precision, and disable gradients if it is frozen."""
         dtype = torch.bfloat16 if self.config.precision == "bf16" else None
-        if self.training:
+        # A custom module may not know bf16, as DGL's kernels do not: only if it is asked for.
+        if self.training and getattr(self.config, modality) != CUSTOM:
             dtype = self.training_dtype
         learning = torch.is_grad_enabled() and modality not in self.frozen
         with (

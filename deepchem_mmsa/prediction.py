@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from deepchem.models.torch_models.torch_model import _StandardLoss
 from deepchem.trans import undo_transforms
 from torch import Tensor
 
+from deepchem_mmsa.batch_norm import PreciseBatchNorm
 from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.evaluate import evaluate, mean_scores
 from deepchem_mmsa.inference import evaluating, has_dropout, missing_reason, sample_dropout
@@ -133,7 +135,9 @@ class PredictingModel(SavableModel):
         ``fit``, that of the run) and the pre-training loss are averaged over batches, weighted by
         their number of molecules. In pre-training the random parts (masks, subsets) are the same
         at every call, and the terms those of the second stage of ``schedule="staged"``: otherwise
-        its additional ones would look like a loss that grows.
+        its additional ones would look like a loss that grows. During ``fit`` batch norm then uses
+        statistics of training molecules with the present weights: its running ones are of earlier
+        weights and of augmented images, and the loss would rise and fall with them.
 
         Raises
         ------
@@ -144,7 +148,13 @@ class PredictingModel(SavableModel):
             check_task_order(dataset, self.tasks)
         loss = self._loss_fn if self._run_now is None else self._run_now.loss
         total, count = 0.0, 0.0
-        with evaluating(self.model), seeded(self.config.seed, self.device), _whole(self.model):
+        with (
+            evaluating(self.model),
+            seeded(self.config.seed, self.device),
+            self._present_statistics(),
+            seeded(self.config.seed, self.device),
+            _whole(self.model),
+        ):
             for batch in self.default_generator(dataset, mode="predict"):
                 inputs, labels, weights = self._prepare_batch(batch)
                 share = float(len(inputs))
@@ -162,6 +172,14 @@ class PredictingModel(SavableModel):
                 value = loss(self._outputs_for(loss, outputs), labels, weights)
                 total, count = total + share * float(value), count + share
         return total / count if count else float("nan")
+
+    def _present_statistics(self) -> AbstractContextManager[None]:
+        """Lend batch norm the statistics of the present weights, in a run of pre-training."""
+        run = self._run_now if self.config.mode == "pretraining" else None
+        for callback in [] if run is None else run.callbacks:
+            if isinstance(callback, PreciseBatchNorm):
+                return callback.lent(self, partial(pretraining_terms, self.model))
+        return nullcontext()
 
     def predict_codes(self, dataset: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return the code of each view separately, for retrieval between views.

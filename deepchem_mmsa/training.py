@@ -26,6 +26,7 @@ from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.config import MMSAConfig
 from deepchem_mmsa.epochs import EpochBatch, step_seed
 from deepchem_mmsa.interruption import Interruption, exception_of
+from deepchem_mmsa.layers.memory_bank import MOLECULES_PER_ANCHOR
 from deepchem_mmsa.loading import PreparedBatch
 from deepchem_mmsa.prefetching import prefetched
 from deepchem_mmsa.pretraining import LOSS_TERMS
@@ -40,6 +41,12 @@ logger = logging.getLogger(__name__)
 
 WARMUP_SHARE = 0.05
 """Share of the steps in the linear warm-up of the cosine schedule."""
+
+_NO_GRADIENT = (
+    "the gradient is 0, so nothing is learnt: no term of the loss applies and has a weight; "
+    "con takes two views, mask a graph encoder that shows its atoms, desc the "
+    "fingerprint and another view, and con and align two molecules"
+)
 
 
 def training_precision(config: MMSAConfig, device: torch.device) -> torch.dtype | None:
@@ -71,6 +78,18 @@ def cosine_factor(step: int, total: int) -> float:
         return (step + 1) / rise
     progress = (step - rise + 1) / max(1, total - rise)
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def tell_anchors(network: MMSANetwork) -> None:
+    """Warn where the warm-up of the memory is too short for all of its anchors."""
+    config, memory = network.config, network.memory
+    needed, least = config.n_anchors * MOLECULES_PER_ANCHOR, config.memory_warmup
+    if memory is not None and not memory.is_active and least < needed:
+        logger.warning(
+            "n_anchors=%d, but the memory starts with at most %d anchors: one per %d molecules of "
+            "memory_warmup=%d; raise memory_warmup to %d to have them all",
+            config.n_anchors, least // MOLECULES_PER_ANCHOR, MOLECULES_PER_ANCHOR, least, needed,
+        )  # fmt: skip
 
 
 @dataclass
@@ -317,6 +336,10 @@ def _step(
             f"{', '.join(distributed.gather_lists(inputs.smiles))}; checkpoints written before "
             "are good, and fit(..., skip_bad_batches=True) skips such batches"
         )
+    idle = norm == 0 and config.mode == "pretraining" and bool(inputs.available.any())
+    if idle and _NO_GRADIENT not in model._told:
+        model._told.add(_NO_GRADIENT)
+        logger.warning("step %d: %s", step, _NO_GRADIENT)
     optimizer.step()
     if schedule is not None:
         schedule.step()

@@ -70,6 +70,15 @@ def test_numpy_integers_become_plain():
         ({"graph_readout": "max+max"}, "choose mean, sum or max"),
         ({"atom_sum": True, "modalities": ("image",)}, "atom_sum=True.*has no graph; add it"),
         ({"graph_jk": "sum"}, "graph_jk='sum'"),
+        ({"n_neighbors": "eight"}, "n_neighbors='eight': must be a whole number of at least 1"),
+        ({"n_neighbors": None}, "n_neighbors=None: must be a whole number of at least 1"),
+        ({"seed": [1]}, r"seed=\[1\]: must be a whole number of at least 0"),
+        ({"seed": 2**64}, r"seed=18446744073709551616: must be below 2\*\*64"),
+        ({"w_con": None}, r"w_con=None: must be in \[0, inf\)"),
+        ({"temperature": "low"}, "temperature='low': must be a positive number"),
+        ({"modalities": None}, r"modalities=\(None,\): choose a non-empty subset"),
+        ({"class_weights": 3}, "class_weights=3: must be a sequence of numbers"),
+        ({"class_weights": [1, "a"]}, r"class_weights=\[1, 'a'\]: must be a sequence of numbers"),
     ],
 )
 def test_errors_name_field_and_remedy(arguments, message):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 
 from deepchem_mmsa.cli import app
@@ -49,6 +50,14 @@ def test_python_blocks_parse(page):
             lines = re.findall(r"^(?:>>>|\.\.\.) ?(.*)$", body, re.MULTILINE)
             body = "\n".join(lines) + "\n"
         ast.parse(body)
+
+
+def test_the_page_on_extending_runs():
+    names = {}
+    for body in blocks(ROOT / "docs/extending.md", "python"):
+        exec(body, names)
+    assert {"AtomCounts", "MPNN", "agreement_later"} <= set(names)
+    assert torch.isfinite(names["loss"])
 
 
 @by_page

@@ -355,3 +355,15 @@ def test_other_callbacks_may_watch_a_resumed_run(make_model, graph_dataset):
     stopping = EarlyStopping(graph_dataset)
     model.fit(graph_dataset, nb_epoch=2, callbacks=stopping, restore=True)
     assert stopping.best_epoch == 2
+
+
+def test_the_first_of_two_stages_is_scored_but_neither_kept_nor_stopped(make_model, graph_dataset):
+    """Its weights would be a model whose memory has no anchor."""
+    model = make_model(mode="pretraining", schedule="staged", memory_warmup=16)
+    rising = itertools.count(1.0)
+    model.validation_loss = lambda dataset: next(rising)
+    stopping = EarlyStopping(graph_dataset, patience=1)
+    model.fit(graph_dataset, nb_epoch=8, callbacks=stopping)
+    assert [row["valid_loss"] for row in model.history] == [1, 2, 3, 4, 5, 6]
+    assert stopping.best_epoch == 5
+    assert model.model.memory.is_active

@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from deepchem_mmsa.config import PRESETS, MMSAConfig
+from deepchem_mmsa.layers.memory_bank import MOLECULES_PER_ANCHOR
+from deepchem_mmsa.molecule import MODALITIES
 from tests.conftest import DRUGS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -75,6 +78,16 @@ def test_moleculenet_writes_csv_and_json(tmp_path):
     results = json.loads((tmp_path / "runs" / "bbbp" / "results.json").read_text())
     assert results["sizes"] == [33, 4, 5]
     assert set(results["test"]) == {"MMSA", "random forest, ECFP4", "mean"}
+
+
+def test_no_ablation_has_fewer_anchors_than_it_says(monkeypatch):
+    """At most one per 8 molecules of the warm-up: K=1024 was K=256 in the small preset."""
+    monkeypatch.syspath_prepend(str(EXAMPLES / "benchmarks"))
+    variants = runpy.run_path(str(EXAMPLES / "benchmarks" / "ablations.py"))["variants"]
+    for preset in PRESETS:
+        for name, changes in variants(MODALITIES).items():
+            config = MMSAConfig.preset(preset, **changes)
+            assert config.memory_warmup // MOLECULES_PER_ANCHOR >= config.n_anchors, (preset, name)
 
 
 def test_ablations_share_views_and_resume(tmp_path):

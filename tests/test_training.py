@@ -461,3 +461,32 @@ def test_a_logger_hears_of_every_step_by_its_number(make_model, graph_dataset):
     model.wandb_logger = SimpleNamespace(log_data=log_data)
     model.fit(graph_dataset, nb_epoch=1, checkpoint_interval=0)
     assert heard == [(step, {"train/loss"}) for step in (2, 4, 5)]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"w_con": 0, "w_rec": 0, "w_mask": 0, "w_mem": 0},
+        {"w_rec": 0, "w_mem": 0, "modalities": ("geometry",)},
+    ],
+    ids=str,
+)
+def test_a_pretraining_without_any_term_says_so_once(make_model, dataset, caplog, arguments):
+    make_model(mode="pretraining", **arguments).fit(dataset, nb_epoch=1, checkpoint_interval=0)
+    assert caplog.text.count("the gradient is 0, so nothing is learnt") == 1
+    caplog.clear()
+    X = np.array([MoleculeViews.unreadable("?", "no", ("graph",)), *dataset.X[:8]], dtype=object)
+    model = make_model(mode="pretraining", modalities=("graph",), batch_size=4)
+    model.fit(dc.data.NumpyDataset(X), nb_epoch=1, checkpoint_interval=0)
+    assert "the gradient is 0" not in caplog.text
+
+
+def test_anchors_for_which_the_warmup_is_too_short_are_told(make_model, graph_dataset, caplog):
+    arguments = {"nb_epoch": 1, "checkpoint_interval": 0}
+    make_model(mode="pretraining", memory_warmup=24).fit(graph_dataset, **arguments)
+    assert "n_anchors=8, but the memory starts with at most 3 anchors" in caplog.text
+    assert "raise memory_warmup to 64" in caplog.text
+    caplog.clear()
+    make_model(mode="pretraining", memory_warmup=64).fit(graph_dataset, **arguments)
+    make_model(mode="regression", memory_warmup=24).fit(graph_dataset, **arguments)
+    assert "anchors" not in caplog.text

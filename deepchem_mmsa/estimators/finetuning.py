@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
@@ -186,9 +187,11 @@ class FineTunedEstimator(MoleculeReader):
         # silences DeepChem's warnings about its optional dependencies.
         import deepchem_mmsa
 
+        # A copy: a custom encoder among them would be trained by every model and fit in turn.
         arguments: dict[str, Any] = {
             "batch_size": self.batch_size, "learning_rate": self.learning_rate,
-            **(self.config or {}), "mode": self._mode, "n_tasks": n_tasks, "seed": seed,
+            **copy.deepcopy(dict(self.config or {})),
+            "mode": self._mode, "n_tasks": n_tasks, "seed": seed,
             "device": self.device, "progress": False,
         }  # fmt: skip
         if self._mode == "classification":

@@ -27,7 +27,8 @@ class MMSARegressor(RegressorMixin, FineTunedEstimator):
     modalities : sequence of {"image", "graph", "geometry", "fingerprint"}, optional
         The views to read; by default all views of the model.
     config : mapping, optional
-        Further fields of :class:`~deepchem_mmsa.config.MMSAConfig`.
+        Further fields of :class:`~deepchem_mmsa.config.MMSAConfig`, and custom encoders; each fit
+        trains a copy of these.
     nb_epoch, batch_size, learning_rate
         Maximum number of epochs, molecules per batch, and learning rate of the training.
     validation_fraction : float

@@ -8,16 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Head", "atom_width"]
+__all__ = ["Head", "atom_width", "shows_atoms"]
 
 ATOMS = 20
 """Atoms of an ordinary molecule; scales their sum to the initial size of one atom's term."""
 
 
+def shows_atoms(encoder: Any) -> bool:
+    """Return whether an encoder exposes the embeddings of its atoms, and their readout."""
+    return all(hasattr(encoder, name) for name in ("atom_dim", "atom_embeddings", "readout"))
+
+
 def atom_width(encoder: Any) -> int:
     """Return the width of a graph encoder's atoms; raise ValueError if it does not expose them."""
-    shown = ("atom_dim", "atom_embeddings", "readout")
-    if not all(hasattr(encoder, name) for name in shown):
+    if not shows_atoms(encoder):
         raise ValueError(
             f"atom_sum=True: {type(encoder).__name__} does not expose its atoms by `atom_dim`, "
             "`atom_embeddings(graph)` and `readout(graph, atoms)`"

@@ -8,8 +8,8 @@ from sklearn.exceptions import NotFittedError
 
 from deepchem_mmsa import MMSAPredictor, MMSARegressor
 from deepchem_mmsa.views import FEATURE_VERSION
-from tests.estimators.small import BAD, BIG, CLASSES, Y, classifier, regressor
-from tests.fixtures import SMILES
+from tests.estimators.small import BAD, BIG, CLASSES, TINY, Y, classifier, regressor
+from tests.fixtures import SMILES, AtomCounts
 
 
 @pytest.mark.parametrize(
@@ -156,3 +156,16 @@ def test_models_of_an_earlier_export_are_not_left_among_the_new(fitted, tmp_path
     fitted.save_pretrained(tmp_path / "b")
     with pytest.raises(ValueError, match="holds a model of another"):
         two.save_pretrained(tmp_path / "b")
+
+
+def test_each_model_has_an_encoder_of_its_own():
+    """One module for all would be what the last model has made of it."""
+    given = AtomCounts()
+    before = given.table.weight.detach().clone()
+    alone = regressor(config={**TINY, "graph": given}).fit(SMILES, Y)
+    several = regressor(config={**TINY, "graph": given}, n_models=2).fit(SMILES, Y)
+    assert torch.equal(given.table.weight, before)
+    tables = [p.network.encoders["graph"].table.weight for p in several.predictors_]
+    assert not torch.equal(*tables)
+    again = regressor(config={**TINY, "graph": given}).fit(SMILES, Y)
+    np.testing.assert_array_equal(again.predict(SMILES), alone.predict(SMILES))
