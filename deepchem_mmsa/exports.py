@@ -39,6 +39,7 @@ PREVIOUS = ".previous"
 """Subfolder that keeps an export while it is being replaced."""
 
 _ATTEMPTS = 4
+_IDENTITY = ("package_version", "sha256")  # of an export; metadata once it has been read
 
 
 class _TornError(CheckpointError):
@@ -58,7 +59,7 @@ class Pretrained:
         The memory's exemplars per anchor, ``[(smiles, similarity), ...]``; empty where the
         export left them out.
     metadata : dict
-        Package and feature version, tasks, and whatever the author added.
+        Package and feature version, SHA-256 of the weights, tasks, and whatever the author added.
     """
 
     config: MMSAConfig
@@ -113,6 +114,7 @@ def export(
         }
         tensors = {k: v.bfloat16() if k in matrices else v for k, v in tensors.items()}
     weights = save(tensors)
+    metadata = {k: v for k, v in metadata.items() if k not in _IDENTITY}  # another export's
     described = {
         "format": FORMAT,
         "package_version": __version__,
@@ -231,6 +233,7 @@ def _read_export(folder: Path) -> Pretrained:
     weights = folder / "model.safetensors"
     data = _checked(weights, described["sha256"])
     exemplars = _read_exemplars(folder / "exemplars.json", described)
+    metadata |= {key: described.get(key) for key in _IDENTITY}
     return Pretrained(config, load(data), exemplars, metadata)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,11 @@ from deepchem_mmsa.views.depiction import picture_size
 
 NOT_FINITE = "the model's output is not finite: check that its weights are"
 """The reason for a row whose views were read but whose output is NaN or infinite."""
+
+if hasattr(os, "register_at_fork"):
+    # A child inherits OpenMP's state without its threads, and would wait for them for ever. With
+    # one thread, as in torch's own workers, it can predict: gunicorn --preload, multiprocessing.
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 _evaluated: WeakKeyDictionary[MMSANetwork, tuple[int, bool]] = WeakKeyDictionary()
 _turn = threading.Lock()

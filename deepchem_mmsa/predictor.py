@@ -30,7 +30,7 @@ from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.prefetching import prefetched
 from deepchem_mmsa.user_warning import warn_user
-from deepchem_mmsa.views import ViewSettings, check_sequence, many_views
+from deepchem_mmsa.views import ViewSettings, check_sequence, stream_views
 
 _BLOCK = 1024  # molecules featurized at a time by several processes
 
@@ -171,10 +171,13 @@ class MMSAPredictor:
             If `molecules` is a single string or a table.
         """
         check_sequence(molecules)
-        given = list(molecules)
-        bare = [m for m in given if not isinstance(m, MoleculeViews)]
-        made = iter(many_views(bare, self.settings, n_jobs))
-        return [m if isinstance(m, MoleculeViews) else next(made) for m in given]
+        return list(self._each_record(list(molecules), n_jobs))
+
+    def _each_record(self, given: Sequence[object], n_jobs: int) -> Iterator[MoleculeViews]:
+        bare = (m for m in given if not isinstance(m, MoleculeViews))
+        made = stream_views(bare, self.settings, n_jobs)
+        for m in given:
+            yield m if isinstance(m, MoleculeViews) else next(made)
 
     def predict(
         self,
@@ -297,14 +300,11 @@ class MMSAPredictor:
         def blocks() -> Iterator[list[MoleculeViews]]:
             size = batch_size if n_jobs == 1 else max(batch_size, _BLOCK)
             for chunk in _chunks(molecules, size):
-                if n_jobs != 1:
-                    yield self.records(chunk, n_jobs)
-                    continue
                 block: list[MoleculeViews] = []
-                for molecule in chunk:
+                for record in self._each_record(chunk, n_jobs):
+                    block.append(record)
                     if stopping.is_set():  # the consumer has stopped
                         return
-                    block += self.records([molecule])
                 yield block
 
         def batches() -> Iterator[tuple[list[MoleculeViews], MoleculeBatch]]:

@@ -12,7 +12,6 @@ A row that cannot be read is not an error: its values are null and its reason is
 import argparse
 import asyncio
 import math
-import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import uvicorn
 from fastapi import FastAPI, HTTPException
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from joblib import cpu_count  # of this container, where its processor time is limited
 from pydantic import BaseModel, Field, StringConstraints
 
 from deepchem_mmsa import MMSAPredictor, __version__
@@ -178,11 +178,12 @@ def create_app(predictor: MMSAPredictor, limits: Limits | None = None) -> FastAP
     @app.get("/info")
     async def info() -> dict[str, Any]:
         classes = predictor.classes if predictor.config.mode == "classification" else None
+        told = ("sha256", "package_version", "feature_version")
         return {
             "package": __version__, "mode": predictor.config.mode, "tasks": predictor.tasks,
             "classes": classes, "views": predictor.config.modalities,
             "molecules": limits.molecules, "characters": limits.characters,
-            "seconds": limits.seconds,
+            "seconds": limits.seconds, "model": {key: predictor.metadata.get(key) for key in told},
         }  # fmt: skip
 
     async def serve(what: str, body: Any) -> dict[str, Any]:
@@ -213,7 +214,7 @@ def main() -> None:
     parser.add_argument("--molecules", type=int, default=Limits.molecules)
     parser.add_argument("--characters", type=int, default=Limits.characters)
     parser.add_argument("--seconds", type=float, default=Limits.seconds)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=cpu_count())
     parser.add_argument("--waiting", type=int, default=Limits.waiting)
     parser.add_argument("--device", default="cpu")
     a = parser.parse_args()

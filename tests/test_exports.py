@@ -122,6 +122,18 @@ def test_an_export_that_fails_leaves_the_one_before(
     assert load_pretrained(tmp_path).metadata["rmse"] == 0.5
 
 
+def test_what_identifies_an_export_is_not_taken_over_from_another(make_model, tmp_path):
+    make_model(mode="regression", seed=1).save_pretrained(tmp_path / "a")
+    first = load_pretrained(tmp_path / "a").metadata
+    make_model(mode="regression", seed=2).save_pretrained(tmp_path / "b", metadata=first)
+    second = load_pretrained(tmp_path / "b").metadata
+    for folder, found in (("a", first), ("b", second)):
+        described = json.loads((tmp_path / folder / "config.json").read_text(encoding="utf-8"))
+        assert found["sha256"] == described["sha256"]
+        assert "sha256" not in described["metadata"]
+    assert first["sha256"] != second["sha256"]
+
+
 # ---- exports that are replaced -------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 
 from deepchem_mmsa import MMSAPredictor
 from deepchem_mmsa.config import MMSAConfig
+from deepchem_mmsa.hub import WEIGHTS
 from deepchem_mmsa.network import MMSANetwork
 from tests.conftest import DRUGS
 
@@ -131,6 +132,16 @@ def test_the_classes_are_named_in_the_order_of_their_probabilities(service, pred
     for model, expected in ((named, ["inactive", "active"]), (plain, None)):
         with TestClient(service.create_app(model)) as client:
             assert client.get("/info").json()["classes"] == expected
+
+
+def test_the_model_that_answers_can_be_told(service):
+    exported = MMSAPredictor.from_pretrained("mmsa-small")
+    with TestClient(service.create_app(exported)) as client:
+        told = client.get("/info").json()["model"]
+    config = json.loads((WEIGHTS / "mmsa-small" / "config.json").read_text(encoding="utf-8"))
+    assert told["sha256"] == config["sha256"]
+    assert told["package_version"] == config["package_version"]
+    assert told["feature_version"] == config["metadata"]["feature_version"]
 
 
 def test_late_answers_time_out_and_a_full_queue_refuses(service, predictor):

@@ -76,8 +76,20 @@ def _terminate(number: int, frame: Any) -> None:
     raise SystemExit(128 + number)
 
 
+def _open_closed_streams() -> None:
+    """Put the null device where the caller closed a standard stream (``2>&-``).
+
+    The next file to be opened would get its number, and what C++ code prints would end in it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
 def main() -> None:
     """Run the command line; the entry point of ``mmsa`` and ``python -m deepchem_mmsa``."""
+    _open_closed_streams()
     # SIGTERM, as a scheduler sends it, is handled like Ctrl-C: no partial files, can be resumed.
     signal.signal(signal.SIGTERM, _terminate)
     # OpenMP threads spin while they wait for each other, which is slow on cores shared with other

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from deepchem_mmsa.config import MMSAConfig
@@ -75,9 +75,10 @@ def records_ahead(settings: ViewSettings | None, jobs: int) -> Iterator[Prepare 
 
         def prepare(table: Table, tell: Callable[[int], None]) -> list[object]:
             records: list[object] = []
-            for data in make(table.smiles):
-                records.append(MoleculeViews.from_bytes(data))
-                tell(len(records))
+            with closing(make(table.smiles)) as made:
+                for data in made:
+                    records.append(MoleculeViews.from_bytes(data))
+                    tell(len(records))
             return records
 
         yield prepare

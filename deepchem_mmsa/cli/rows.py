@@ -107,15 +107,17 @@ def other_records(
     progress : callable, optional
         Called with the number of records made.
     """
+    stopping = threading.Event()
 
     def chunks() -> Generator[tuple[list[str], Sequence[object]], None, None]:
         with records_ahead(settings, jobs) as prepare:
             assert prepare is not None  # the settings are known
             for table in _other_table(path, column, option):
-                records = prepare(table, shifted(progress or silent, table.start))
+                tell = until(stopping, shifted(progress or silent, table.start))
+                records = prepare(table, tell)
                 yield table.frame[table.smiles_column].fillna("").astype(str).tolist(), records
 
-    made = chunks() if jobs == 1 else prefetched(chunks())
+    made = chunks() if jobs == 1 else prefetched(chunks(), stopping=stopping)
     with closing(made):
         yield from made
 
@@ -222,20 +224,21 @@ def compute_table(
         stack.enter_context(parts)
         prepare = stack.enter_context(records_ahead(*ahead))
         beside = ahead[1] if prepare and ahead[1] != 1 else 0  # processes in the background
-        all_made = threading.Event()
+        all_made, stopping = threading.Event(), threading.Event()
 
         def chunks() -> Iterator[_Chunk]:
             for index, table in enumerate(read_chunks(source, chunk, smiles_column, format)):
                 frame = parts.read(index)
                 molecules: Sequence[object] = table.smiles
                 if prepare and frame is None:
-                    molecules = prepare(table, silent if beside else shifted(progress, table.start))
+                    tell = silent if beside else shifted(progress, table.start)
+                    molecules = prepare(table, until(stopping, tell))
                 yield index, table, frame, molecules
             all_made.set()
 
         made = chunks()
         if beside:
-            made = stack.enter_context(closing(prefetched(chunks(), depth=4)))
+            made = stack.enter_context(closing(prefetched(chunks(), 4, stopping)))
         compute = load()
         take_all_threads = stack.enter_context(threads_beside(beside))
         progress = stack.enter_context(console.progress(what, total))
@@ -285,6 +288,17 @@ def compute_table(
 
 def silent(done: int) -> None:
     """Show no progress."""
+
+
+def until(stopping: threading.Event, progress: Callable[[int], None]) -> Callable[[int], None]:
+    """Return a progress function that ends the work in the middle of a chunk."""
+
+    def tell(done: int) -> None:
+        if stopping.is_set():
+            raise InterruptedError("the records are no longer wanted")
+        progress(done)
+
+    return tell
 
 
 def shifted(progress: Callable[[int], None], start: int) -> Callable[[int], None]:

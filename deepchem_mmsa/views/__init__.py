@@ -12,8 +12,8 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -214,8 +214,8 @@ def stream_views(
     with record_maker(settings, n_jobs, contained) as make:
         remaining = iter(molecules)
         while block := list(itertools.islice(remaining, _BLOCK)):
-            for data in make(block):
-                yield MoleculeViews.from_bytes(data)
+            with closing(make(block)) as made:
+                yield from map(MoleculeViews.from_bytes, made)
 
 
 @contextmanager
@@ -224,7 +224,7 @@ def record_maker(
     n_jobs: int = 1,
     contained: bool | None = None,
     background: bool = False,
-) -> Iterator[Callable[[Sequence[object]], Iterator[bytes]]]:
+) -> Iterator[Callable[[Sequence[object]], Generator[bytes, None, None]]]:
     """Keep workers ready to make the records of successive blocks of molecules.
 
     Parameters
@@ -260,7 +260,7 @@ def record_maker(
             workers = stack.enter_context(Parallel(n_jobs=n_jobs, batch_size=1, return_as=way))
         sizes = _CHUNKS_OF_GRAPHS if settings.modalities == ("graph",) else _CHUNKS
 
-        def make(block: Sequence[object]) -> Iterator[bytes]:
+        def make(block: Sequence[object]) -> Generator[bytes, None, None]:
             tasks = [_prepare(molecule, settings) for molecule in block]
             if workers is None:
                 yield from _make_chunk(tasks, settings, contain)
@@ -269,8 +269,12 @@ def record_maker(
                 delayed(_made_chunk)(chunk, settings, contain, background, os.getpid())
                 for chunk in _chunks(tasks, workers._effective_n_jobs(), sizes)
             )
-            for part in workers(calls):
-                yield from part
+            made = workers(calls)
+            try:
+                yield from itertools.chain.from_iterable(made)
+            finally:  # it may be left early; if it were closed, joblib would warn
+                with suppress(InterruptedError, AttributeError):  # on Ray it is a list
+                    made.throw(InterruptedError)
 
         yield make
 

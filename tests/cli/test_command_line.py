@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -186,6 +187,17 @@ def test_a_reader_that_has_had_enough_is_no_error(models, tmp_path):
     assert done.stderr == ""
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no numbers of streams to close")
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+def test_streams_that_the_caller_closed_are_not_missed(models, table, tmp_path, closed):
+    command = f"{sys.executable} -m deepchem_mmsa predict {table} -m {models['regression']}"
+    for where in (f"-o {tmp_path / 'out.csv'}", ""):
+        done = subprocess.run(f"{command} {where} {closed}", shell=True, capture_output=True)
+        assert done.returncode == 0
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 6
+    assert len(done.stdout.splitlines()) == (6 if closed == "2>&-" else 0)
+
+
 # ---- info -------------------------------------------------------------------------------
 
 
@@ -197,6 +209,8 @@ def test_info_tells_versions_and_models(mmsa, mmsa_json, models):
     model = mmsa_json("info", models["classification"])
     assert model["config"]["n_tasks"] == 2
     assert model["tasks"] == ["a", "b"]
+    assert model["package_version"] == __version__
+    assert re.fullmatch("[0-9a-f]{64}", model["sha256"])
     shown = mmsa("info", models["classification"])
     assert "graph_width: 16" in shown.stdout
     assert mmsa("info", "nowhere").exit_code == ExitCode.MODEL

@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from deepchem_mmsa.cli import rows
 from deepchem_mmsa.cli.console import Console, Interrupted, _explained
+from deepchem_mmsa.views import ViewSettings
 
 SMILES = ["CCO", "N", "CC", "O", "CCC"]
 
@@ -85,6 +87,24 @@ def test_both_ways_to_stop_a_run_keep_its_rows(count, ended, code):
         count(stop=2, ended=ended)
     assert _explained(stopped.value)[0] == code
     assert count()[0] == SMILES[2:]
+
+
+def test_an_interruption_does_not_wait_for_the_rest_of_a_chunk(count, monkeypatch):
+    @contextmanager
+    def slow(settings, jobs):
+        def prepare(table, tell):
+            for done in range(3000 if table.start else 1):
+                tell(done)
+                time.sleep(0.01)
+            return table.smiles
+
+        yield prepare
+
+    monkeypatch.setattr(rows, "records_ahead", slow)
+    began = time.monotonic()
+    with pytest.raises(Interrupted):
+        count(stop=0, ended=SystemExit(143), ahead=(ViewSettings(("graph",)), 2))
+    assert time.monotonic() - began < 5  # of 30
 
 
 def test_rows_of_standard_input_are_not_kept_for_another(tmp_path, monkeypatch):

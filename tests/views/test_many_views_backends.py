@@ -187,6 +187,13 @@ def test_a_stream_reads_little_ahead(n_jobs, ahead):
     stream.close()
 
 
+def test_a_stream_that_is_left_ends_its_work_without_a_warning(recwarn):
+    stream = stream_views(["CCO"] * 1000, ViewSettings(("graph",)), n_jobs=2)
+    assert next(stream).smiles == "CCO"
+    stream.close()
+    assert [str(told.message) for told in recwarn] == []
+
+
 def test_progress_ends_at_the_number_of_molecules():
     seen = []
     many_views(["C"] * 50, GRAPH, 2, seen.append)
