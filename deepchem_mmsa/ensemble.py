@@ -8,6 +8,7 @@ coverage, see :mod:`deepchem_mmsa.conformal`, which can use such a deviation as 
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from deepchem_mmsa.batching import MoleculeBatch
+from deepchem_mmsa.hub import find_model, members
 from deepchem_mmsa.inference import has_dropout, sample_dropout
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.predictor import MMSAPredictor, check_batch_size
@@ -37,6 +39,41 @@ class Spread(NamedTuple):
     values: np.ndarray
     std: np.ndarray
     reasons: list[str]
+
+
+def load_ensemble(
+    folder_or_name: str | os.PathLike, device: torch.device | str | None = None
+) -> list[MMSAPredictor]:
+    """Read all models of a folder, for :func:`ensemble_spread`; a single model is a list of one.
+
+    Parameters
+    ----------
+    folder_or_name : path-like
+        A folder written by ``mmsa finetune --n-models`` or ``save_pretrained`` of an estimator,
+        or one model as in :meth:`MMSAPredictor.from_pretrained`.
+    device : torch.device or str, optional
+        As there.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder or model, or its run is not finished.
+    CheckpointError
+        If the files of a model are damaged.
+    ValueError
+        If the models differ in more than their weights (:func:`check_alike`).
+
+    Examples
+    --------
+    >>> [model.config.mode for model in load_ensemble("mmsa-small")]
+    ['pretraining']
+    """
+    folders: list[str | os.PathLike] = [*members(find_model(folder_or_name))]
+    predictors = [
+        MMSAPredictor.from_pretrained(folder, device) for folder in folders or [folder_or_name]
+    ]
+    check_alike(predictors)
+    return predictors
 
 
 def check_alike(predictors: Sequence[MMSAPredictor]) -> None:

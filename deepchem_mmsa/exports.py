@@ -190,7 +190,8 @@ def load_pretrained(folder_or_name: str | os.PathLike) -> Pretrained:
     if several := hub.members(folder):
         raise CheckpointError(
             f"{folder} holds {len(several)} models, {several[0].name} to {several[-1].name}: name "
-            f"one of them ({several[0]}); mmsa predict averages them all"
+            f"one of them ({several[0]}); mmsa predict and deepchem_mmsa.ensemble.load_ensemble "
+            "take them all"
         )
     for attempt in range(_ATTEMPTS):
         try:

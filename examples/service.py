@@ -4,7 +4,8 @@
     python examples/service.py --model runs/bbbp --port 8000
     curl -s localhost:8000/predict -H 'content-type: application/json' -d '{"smiles": ["CCO"]}'
 
-One process holds one model, which all threads share. A request is refused, with the reason,
+One process holds one model, or an ensemble (``mmsa finetune --n-models 3``), whose mean and
+standard deviation it answers with; all threads share it. A request is refused, with the reason,
 if it is too large (413, 422), if too many wait already (503), or if it takes too long (504).
 A row that cannot be read is not an error: its values are null and its reason is given.
 """
@@ -12,7 +13,7 @@ A row that cannot be read is not an error: its values are null and its reason is
 import argparse
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -27,6 +28,7 @@ from joblib import cpu_count  # of this container, where its processor time is l
 from pydantic import BaseModel, Field, StringConstraints
 
 from deepchem_mmsa import MMSAPredictor, __version__
+from deepchem_mmsa.ensemble import Spread, ensemble_spread, load_ensemble
 from deepchem_mmsa.predictor import Predictions
 
 
@@ -131,11 +133,13 @@ class BodyLimit:
         await self.app(scope, once, send)
 
 
-def answer(predictions: Predictions, molecules: list[str]) -> list[dict[str, Any]]:
+def answer(predictions: Predictions | Spread, molecules: list[str]) -> list[dict[str, Any]]:
     """Return a row per molecule, with null for NaN, which JSON lacks."""
+    columns = {name: getattr(predictions, name, None) for name in ("values", "std")}
     return [
-        {"smiles": smiles, "values": _plain(values), "reason": reason}
-        for smiles, values, reason in zip(molecules, predictions.values, predictions.reasons)
+        {"smiles": smiles, "reason": reason}
+        | {name: _plain(of_all[row]) for name, of_all in columns.items() if of_all is not None}
+        for row, (smiles, reason) in enumerate(zip(molecules, predictions.reasons))
     ]
 
 
@@ -145,15 +149,20 @@ def _plain(values: np.ndarray) -> Any:
     return [float(v) if math.isfinite(v) else None for v in values]
 
 
-def create_app(predictor: MMSAPredictor, limits: Limits | None = None) -> FastAPI:
+def create_app(
+    predictor: MMSAPredictor, limits: Limits | None = None, others: Sequence[MMSAPredictor] = ()
+) -> FastAPI:
     """Return the service around a model.
 
     Parameters
     ----------
     predictor : MMSAPredictor
     limits : Limits, optional
+    others : sequence of MMSAPredictor
+        The other models of an ensemble. Predictions are the mean of all then, with their standard
+        deviation; embeddings are the first model's.
     """
-    limits = limits or Limits()
+    limits, models = limits or Limits(), [predictor, *others]
     workers = Workers(limits)
     app = FastAPI(title="deepchem_mmsa", version=__version__)
     app.add_middleware(BodyLimit, most=limits.body_bytes)
@@ -183,32 +192,34 @@ def create_app(predictor: MMSAPredictor, limits: Limits | None = None) -> FastAP
             "package": __version__, "mode": predictor.config.mode, "tasks": predictor.tasks,
             "classes": classes, "views": predictor.config.modalities,
             "molecules": limits.molecules, "characters": limits.characters,
-            "seconds": limits.seconds, "model": {key: predictor.metadata.get(key) for key in told},
+            "seconds": limits.seconds,
+            "models": [{key: model.metadata.get(key) for key in told} for model in models],
         }  # fmt: skip
 
-    async def serve(what: str, body: Any) -> dict[str, Any]:
-        method = getattr(predictor, what)
-        rows = await workers(lambda: answer(method(body.smiles), body.smiles))
-        return {"tasks": predictor.tasks if what == "predict" else None, "rows": rows}
+    def averaged(smiles: list[str]) -> Predictions | Spread:
+        return ensemble_spread(models, smiles) if others else predictor.predict(smiles)
+
+    async def serve(method: Callable[[list[str]], Predictions | Spread], body: Any) -> list[Any]:
+        return await workers(lambda: answer(method(body.smiles), body.smiles))
 
     if predictor.config.mode != "pretraining":
 
         @app.post("/predict")
         async def predict(body: Molecules) -> dict[str, Any]:
             """Probabilities of the classes, in the order of /info, or a value, per task."""
-            return await serve("predict", body)
+            return {"tasks": predictor.tasks, "rows": await serve(averaged, body)}
 
     @app.post("/embed")
     async def embed(body: Molecules) -> dict[str, Any]:
         """Embeddings."""
-        return await serve("embed", body)
+        return {"tasks": None, "rows": await serve(predictor.embed, body)}
 
     return app
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--model", required=True, help="folder of save_pretrained")
+    parser.add_argument("--model", required=True, help="folder of a model, or of several")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for the whole network")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--molecules", type=int, default=Limits.molecules)
@@ -219,10 +230,11 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     a = parser.parse_args()
     torch.set_num_threads(1)  # requests run in parallel already
-    predictor = MMSAPredictor.from_pretrained(a.model, a.device)
+    predictor, *others = load_ensemble(a.model, a.device)
     predictor.embed(["C"])  # load now what is loaded on first use
     limits = Limits(a.molecules, a.characters, a.seconds, a.threads, a.waiting)
-    uvicorn.run(create_app(predictor, limits), host=a.host, port=a.port, log_level="warning")
+    app = create_app(predictor, limits, others)
+    uvicorn.run(app, host=a.host, port=a.port, log_level="warning")
 
 
 if __name__ == "__main__":

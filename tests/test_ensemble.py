@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from deepchem_mmsa.config import MMSAConfig
-from deepchem_mmsa.ensemble import Spread, dropout_spread, ensemble_spread, over_batches
+from deepchem_mmsa.ensemble import (
+    Spread,
+    dropout_spread,
+    ensemble_spread,
+    load_ensemble,
+    over_batches,
+)
+from deepchem_mmsa.exports import export
 from deepchem_mmsa.inference import _shared_mask, sample_dropout
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
@@ -44,6 +51,24 @@ def test_equal_models_agree_and_different_ones_spread():
     assert [bool(r) for r in spread.reasons] == (~known).tolist()
     with pytest.raises(ValueError, match="at least one model"):
         ensemble_spread([], GIVEN)
+
+
+def test_a_folder_of_models_is_read_as_they_were_written(tmp_path):
+    written = [predictor(seed) for seed in range(11)]  # model10 comes after model9
+    for number, model in enumerate(written):
+        folder = tmp_path / f"model{number}"
+        export(folder, model.network, model.config, [], model.metadata)
+    read = load_ensemble(tmp_path)
+    assert len(read) == len(written)
+    for one, other in zip(read, written):
+        np.testing.assert_array_equal(one.predict(GIVEN).values, other.predict(GIVEN).values)
+    (single,) = load_ensemble(tmp_path / "model3")
+    np.testing.assert_array_equal(single.predict(GIVEN).values, written[3].predict(GIVEN).values)
+    export(tmp_path / "model4", written[0].network, written[0].config, [], {"tasks": ["b", "a"]})
+    with pytest.raises(ValueError, match="model 5 has the tasks b, a, model 1 a, b"):
+        load_ensemble(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        load_ensemble(tmp_path / "nothing")
 
 
 def test_an_answer_that_is_not_finite_has_its_reason():

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fastapi.testclient import TestClient
 
 from deepchem_mmsa import MMSAPredictor
 from deepchem_mmsa.config import MMSAConfig
+from deepchem_mmsa.ensemble import ensemble_spread
 from deepchem_mmsa.hub import WEIGHTS
 from deepchem_mmsa.network import MMSANetwork
 from tests.conftest import DRUGS
@@ -137,11 +139,27 @@ def test_the_classes_are_named_in_the_order_of_their_probabilities(service, pred
 def test_the_model_that_answers_can_be_told(service):
     exported = MMSAPredictor.from_pretrained("mmsa-small")
     with TestClient(service.create_app(exported)) as client:
-        told = client.get("/info").json()["model"]
+        (told,) = client.get("/info").json()["models"]
     config = json.loads((WEIGHTS / "mmsa-small" / "config.json").read_text(encoding="utf-8"))
     assert told["sha256"] == config["sha256"]
     assert told["package_version"] == config["package_version"]
     assert told["feature_version"] == config["metadata"]["feature_version"]
+
+
+def test_an_ensemble_answers_with_its_mean_and_deviation(service, predictor):
+    torch.manual_seed(1)
+    other = MMSAPredictor(MMSANetwork(predictor.config), predictor.metadata)
+    smiles = [*DRUGS[:3], "C1CC"]
+    expected = ensemble_spread([predictor, other], smiles)
+    with TestClient(service.create_app(predictor, others=[other])) as client:
+        rows = client.post("/predict", json={"smiles": smiles}).json()["rows"]
+        assert len(client.get("/info").json()["models"]) == 2
+    for row, values, std in zip(rows[:3], expected.values, expected.std):
+        np.testing.assert_allclose(row["values"], values, atol=1e-5)
+        np.testing.assert_allclose(row["std"], std, atol=1e-5)
+        assert np.max(row["std"]) > 1e-4
+    assert rows[3]["std"] == rows[3]["values"] == [[None, None]] * 2
+    assert "unreadable" in rows[3]["reason"]
 
 
 def test_late_answers_time_out_and_a_full_queue_refuses(service, predictor):
