@@ -301,7 +301,9 @@ def dataset_from_shards(
     return ShardDataset(shards, np.where(missing, 0, y), (~missing).astype(float), tasks)
 
 
-def shared_rows(smiles: np.ndarray, of: np.ndarray, asked: np.ndarray) -> list[int]:
+def shared_rows(
+    smiles: np.ndarray, of: np.ndarray, asked: np.ndarray, forms: bool = False
+) -> list[int]:
     """Return the rows of `asked` whose molecule, as canonical SMILES, is among those of `of`.
 
     Parameters
@@ -310,6 +312,8 @@ def shared_rows(smiles: np.ndarray, of: np.ndarray, asked: np.ndarray) -> list[i
         ``[N]``; text that RDKit cannot read is compared as it stands.
     of, asked : np.ndarray
         Bool ``[N]``, such as training and test rows.
+    forms : bool
+        Whether other salts, stereoisomers and tautomers of a molecule count as the molecule.
 
     Examples
     --------
@@ -317,11 +321,31 @@ def shared_rows(smiles: np.ndarray, of: np.ndarray, asked: np.ndarray) -> list[i
     >>> shared_rows(smiles, np.array([True, True, False]), np.array([False, False, True]))
     [2]
     """
+    key = _parent if forms else canonical_text
+    known = {key(str(text)) for text in smiles[of]}
+    return [int(row) for row in np.flatnonzero(asked) if key(str(smiles[row])) in known]
 
-    def canonical(text: str) -> str:
-        molecule = Chem.MolFromSmiles(text)
-        return text if molecule is None else Chem.MolToSmiles(molecule)
 
+@lru_cache(maxsize=1 << 18)
+def canonical_text(smiles: str) -> str:
+    """Return the canonical SMILES; text that RDKit cannot read stays as it is.
+
+    Examples
+    --------
+    >>> canonical_text("OCC"), canonical_text("C1CC")
+    ('CCO', 'C1CC')
+    """
     with quiet():
-        known = {canonical(str(text)) for text in smiles[of]}
-        return [int(row) for row in np.flatnonzero(asked) if canonical(str(smiles[row])) in known]
+        molecule = Chem.MolFromSmiles(smiles)
+        return smiles if molecule is None else Chem.MolToSmiles(molecule)
+
+
+def _parent(smiles: str) -> str:
+    """Return the connectivity of the largest component; unreadable text stays as it is."""
+    if "." in smiles:
+        with quiet():
+            molecule = Chem.MolFromSmiles(smiles)
+        if molecule is not None:
+            parts = Chem.GetMolFrags(molecule, asMols=True)
+            smiles = Chem.MolToSmiles(max(parts, key=Chem.Mol.GetNumHeavyAtoms))
+    return connectivity(smiles) or smiles

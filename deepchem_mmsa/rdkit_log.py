@@ -1,4 +1,4 @@
-"""Thread-safe silencing and capturing of RDKit's process-wide log."""
+"""Thread-safe control of RDKit's process-wide state: its log, and how it perceives stereo."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rdkit import rdBase
+from rdkit import Chem, rdBase
 
 _lock = threading.RLock()
 _users = 0
 _block: Any = None
+_legacy = True  # how the program around this package perceives stereochemistry
 
 
 def _forked() -> None:
@@ -30,10 +31,15 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence RDKit's log; the last thread that leaves restores it.
+    """Silence RDKit's log and perceive stereo as records do; the last thread to leave restores it.
 
     ``rdBase.BlockLogs`` alone depends on the order of release, which several threads do not keep:
     the log could then stay off permanently.
+
+    Records hold what RDKit's older perception of stereochemistry (its default) finds. The newer
+    one, ``Chem.SetUseLegacyStereoPerception(False)``, calls Z and E cis and trans, counts other
+    centres and turns drawings; networks were not trained on that, and worker processes would not
+    know of it.
 
     Examples
     --------
@@ -42,11 +48,14 @@ def quiet() -> Iterator[None]:
     ...     Chem.MolFromSmiles("C1CC") is None
     True
     """
-    global _users, _block
+    global _users, _block, _legacy
     with _lock:
         _users += 1
         if _users == 1:
             _block = rdBase.BlockLogs()
+            _legacy = Chem.GetUseLegacyStereoPerception()
+            if not _legacy:
+                Chem.SetUseLegacyStereoPerception(True)
     try:
         yield
     finally:
@@ -55,6 +64,8 @@ def quiet() -> Iterator[None]:
             if _users == 0:
                 _block.__exit__(None, None, None)
                 _block = None
+                if not _legacy:
+                    Chem.SetUseLegacyStereoPerception(False)
 
 
 @contextmanager

@@ -25,6 +25,22 @@ def test_the_last_that_leaves_gives_the_log_back():
     assert is_on() == before
 
 
+@pytest.mark.parametrize("legacy", [True, False])
+def test_the_last_that_leaves_gives_the_perception_of_stereo_back(legacy):
+    before = Chem.GetUseLegacyStereoPerception()
+    Chem.SetUseLegacyStereoPerception(legacy)
+    try:
+        first, second = quiet(), quiet()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert Chem.GetUseLegacyStereoPerception()
+        second.__exit__(None, None, None)
+        assert Chem.GetUseLegacyStereoPerception() == legacy
+    finally:
+        Chem.SetUseLegacyStereoPerception(before)
+
+
 @pytest.mark.skipif(not hasattr(rdBase, "CaptureErrorLog"), reason="this RDKit cannot be asked")
 def test_errors_are_read_where_the_log_is_quiet():
     with quiet(), errors() as lines:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from deepchem_mmsa.datasets import shared_rows
+from deepchem_mmsa.datasets import canonical_text, shared_rows
 
 #: Median absolute deviations, scaled to standard deviations, from which a label is remarkable.
 #: The farthest labels of ESOL, FreeSolv and Lipophilicity have 3 to 7.
@@ -56,8 +56,24 @@ def notes_on(
                 "standard deviations from the median: correct it if it is a mistake, and take "
                 "logarithms of labels that span orders of magnitude"
             )
+    trained = {task: np.where(part == "train", values, np.nan) for task, values in labels.items()}
+    if pairs := contradictions(trained, smiles, kind):
+        task, one, other = pairs[0]
+        values, far = labels[task], " by more than a standard deviation" * (kind == "regression")
+        yield (
+            f"{len(pairs)} label(s) of molecules with several training rows differ{far}; the first "
+            f"is {task}, {values[one]:g} in row {one + 1} and {values[other]:g} in row "
+            f"{other + 1}: correct it if it is a mistake, and give each molecule one row"
+        )
     for name in ("valid", "test"):
         rows = shared_rows(smiles, part == "train", part == name)
+        forms = set(shared_rows(smiles, part == "train", part == name, forms=True)) - set(rows)
+        if forms:
+            yield (
+                f"{len(forms)} of {(part == name).sum()} {name} molecules are in train as another "
+                f"salt, stereoisomer or tautomer (the first is row {min(forms) + 1}): if the label "
+                "does not depend on the form, split by a column that keeps the forms together"
+            )
         if rows:
             yield (
                 f"{len(rows)} of {(part == name).sum()} {name} molecules are in train too (the "
@@ -89,6 +105,40 @@ def outlier(values: np.ndarray) -> tuple[int, float] | None:
     if scale == 0 or distance[row] < FAR * scale:
         return None
     return row, float(distance[row] / scale)
+
+
+def contradictions(
+    labels: Mapping[str, np.ndarray], smiles: np.ndarray, kind: str
+) -> list[tuple[str, int, int]]:
+    """Return where rows of one molecule have labels that contradict each other.
+
+    Classes contradict each other if they differ, and values if they differ by more than the
+    standard deviation of the task's labels: measurements scatter.
+
+    Returns
+    -------
+    list of tuple
+        Task and two rows, for each molecule and task.
+
+    Examples
+    --------
+    >>> known = {"y": np.array([0.0, 1.0, 1.0, np.nan])}
+    >>> contradictions(known, np.array(["CCO", "CCN", "OCC", "CCN"]), "classification")
+    [('y', 0, 2)]
+    """
+    rows_of: dict[str, list[int]] = {}
+    for row, text in enumerate(smiles):
+        rows_of.setdefault(canonical_text(str(text)), []).append(row)
+    repeated = [np.array(rows) for rows in rows_of.values() if len(rows) > 1]
+    found = []
+    for task, values in labels.items():
+        least = float(np.std(values[~np.isnan(values)])) if kind == "regression" else 0.0
+        for rows in repeated:
+            there = rows[~np.isnan(values[rows])]
+            if len(there) > 1 and np.ptp(values[there]) > least:
+                ends = there[values[there].argmin()], there[values[there].argmax()]
+                found.append((task, int(min(ends)), int(max(ends))))
+    return found
 
 
 def _distinct(values: np.ndarray) -> set[float]:

@@ -311,10 +311,16 @@ def _parquet_chunks(
     with _parquet_errors(name):
         for batch in file.iter_batches(batch_size=size):
             # Without pandas' metadata, an index is a column like any other.
-            named = pyarrow.RecordBatch.from_arrays(batch.columns, columns)
+            named = pyarrow.RecordBatch.from_arrays(list(map(_plain, batch.columns)), columns)
             frame = named.to_pandas(types_mapper=pd.ArrowDtype)
             texts = frame[column].astype(object)
             yield frame, texts.where(texts.notna(), "").tolist(), column
+
+
+def _plain(cells: Any) -> Any:
+    """Return an array of Arrow's view types, which has few functions, as one of plain ones."""
+    plain = {"string_view": "large_string", "binary_view": "large_binary"}.get(str(cells.type))
+    return cells if plain is None else cells.cast(plain)
 
 
 def _kind_of(

@@ -22,6 +22,7 @@ from rdkit import Chem
 from rdkit import __version__ as RDKIT_VERSION
 
 from deepchem_mmsa.molecule import UNREADABLE, MoleculeViews
+from deepchem_mmsa.rdkit_log import quiet
 from deepchem_mmsa.user_warning import warn_user
 from deepchem_mmsa.views.conformer import Conformer, ConformerError, supplied_conformer
 from deepchem_mmsa.views.conformer import conformer as make_conformer  # not to shadow its module
@@ -337,7 +338,8 @@ def _prepare(molecule: object, settings: ViewSettings) -> _Task:
         supplied = supplied_conformer(molecule) if "geometry" in settings.modalities else None
     except ValueError as error:
         return _Task(_text_of(molecule), reason=str(error))
-    return _Task(Chem.MolToSmiles(ordered), supplied)
+    with quiet():
+        return _Task(Chem.MolToSmiles(ordered), supplied)
 
 
 def _text_of(molecule: object) -> str:

@@ -17,7 +17,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
 from deepchem_mmsa.rdkit_log import quiet
-from deepchem_mmsa.views.topology import canonical_order, conformer_3d
+from deepchem_mmsa.views.topology import canonical_order, conformer_3d, sanitized_heavy
 
 #: Seconds of processor time per molecule before embedding is abandoned.
 DEFAULT_TIMEOUT = 5.0
@@ -157,7 +157,8 @@ def supplied_conformer(molecule: Chem.Mol) -> Conformer | None:
     -------
     Conformer or None
         ``None`` if the molecule has no three-dimensional conformer, or its atoms cannot be
-        matched. Hydrogens that were not given are placed by geometry.
+        matched. Hydrogens that were not given are placed by geometry, and so are all of them if
+        some lie on another atom: ``Chem.AddHs`` without ``addCoords=True`` puts them at the origin.
 
     Raises
     ------
@@ -170,8 +171,11 @@ def supplied_conformer(molecule: Chem.Mol) -> Conformer | None:
     >>> supplied_conformer(Chem.MolFromSmiles("CCO")) is None
     True
     """
-    if conformer_3d(molecule) is None:
+    given = conformer_3d(molecule)
+    if given is None:
         return None
+    if _hydrogens_coincide(molecule, given):
+        molecule, _ = sanitized_heavy(molecule)
     ordered, order = canonical_order(molecule)
     if order is None:
         return None
@@ -203,6 +207,14 @@ def supplied_conformer(molecule: Chem.Mol) -> Conformer | None:
         points.append(spare[owner].pop(0))
     supplied = Conformer(_numbers(added), positions[points].astype(np.float32))
     return _finished(supplied, len(order))
+
+
+def _hydrogens_coincide(molecule: Chem.Mol, conformer: Chem.Conformer) -> bool:
+    """Return whether a hydrogen lies where another atom does, within a thousandth of an Å."""
+    positions = np.round(conformer.GetPositions(), 3)
+    _, place, count = np.unique(positions, axis=0, return_inverse=True, return_counts=True)
+    shared = count[place.ravel()] > 1
+    return bool(shared.any() and shared[_numbers(molecule) == 1].any())
 
 
 def _finished(points: Conformer, n_atoms: int) -> Conformer:

@@ -157,7 +157,7 @@ def canonical_order(molecule: object) -> tuple[Chem.Mol, list[int] | None]:
         As :func:`canonical`.
     """
     if isinstance(molecule, Chem.Mol):
-        current, start = _sanitized_heavy(molecule)
+        current, start = sanitized_heavy(molecule)
     else:
         current = _read_unmapped(molecule)
         start = list(range(current.GetNumAtoms()))
@@ -202,6 +202,7 @@ def _read_unmapped(smiles: object) -> Chem.Mol:
     return molecule
 
 
+@quiet()
 def _settled(
     current: Chem.Mol, order: list[int] | None, text: str = ""
 ) -> tuple[Chem.Mol, str, list[int] | None]:
@@ -362,11 +363,16 @@ def written(molecule: Chem.Mol) -> str:
         return ""
 
 
-def _sanitized_heavy(molecule: Chem.Mol) -> tuple[Chem.Mol, list[int]]:
+def sanitized_heavy(molecule: Chem.Mol) -> tuple[Chem.Mol, list[int]]:
     """Sanitized copy without spare hydrogens, and the index in `molecule` of each of its atoms."""
     n = molecule.GetNumAtoms()
     if n > MAX_GIVEN:
         raise ValueError(f"a molecule of {n} atoms with its hydrogens; 1 to {MAX_GIVEN} are read")
+    if n > 1 and molecule.GetNumBonds() == 0 and _overlapping(molecule):
+        raise ValueError(
+            "coordinates of a molecule, but no bonds, as read from XYZ: perceive them by "
+            "rdkit.Chem.rdDetermineBonds.DetermineBonds(molecule, charge=0)"
+        )
     copy = Chem.Mol(molecule)
     raw = copy.NeedsUpdatePropertyCache()
     with quiet():
@@ -382,6 +388,17 @@ def _sanitized_heavy(molecule: Chem.Mol) -> tuple[Chem.Mol, list[int]]:
         heavy = Chem.RemoveHs(copy)
     start = [atom.GetIntProp("_mmsa_index") for atom in heavy.GetAtoms()]
     return heavy, start
+
+
+def _overlapping(molecule: Chem.Mol) -> bool:
+    """Return whether two neutral atoms are as close as only bonded ones can be (of the first)."""
+    conformer = conformer_3d(molecule)
+    if conformer is None:
+        return False
+    neutral = [atom.GetFormalCharge() == 0 for atom in molecule.GetAtoms()]
+    positions = conformer.GetPositions()[neutral]
+    distance = np.linalg.norm(positions[:100, None] - positions, axis=-1)
+    return bool(((distance < 1.3) & (distance > 0.3)).any())
 
 
 def _perceive_stereo(molecule: Chem.Mol) -> None:

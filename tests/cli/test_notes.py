@@ -27,6 +27,46 @@ def test_a_molecule_of_two_parts_is_named_however_it_is_written(written):
     assert told[1].startswith("1 of 1 test molecules are in train too (the first is row 5)")
 
 
+@pytest.mark.parametrize(
+    ("trained", "tested"),
+    [
+        ("C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O"),
+        ("CCCCCCCN", "CCCCCCCN.OC(=O)C(F)(F)F"),
+        ("c1ccccc1C(=O)[O-].[Na+]", "c1ccccc1C(=O)O"),
+        ("Oc1ccccn1", "O=c1cccc[nH]1"),
+    ],
+)
+def test_another_form_of_a_training_molecule_is_named(trained, tested):
+    written = np.where(PART == "test", tested, np.where(SMILES == "CCN", trained, SMILES))
+    told = notes([1, 2, 3, 4, 5, 6], written)
+    assert len(told) == 2
+    assert told[1].startswith("1 of 1 test molecules are in train as another salt, stereoisomer")
+    assert "the first is row 5" in told[1]
+
+
+def test_salts_of_different_molecules_are_different_molecules():
+    acid = "CS(=O)(=O)O"  # larger than many counterions
+    written = [f"CCOCCCN.{acid}", *SMILES[1:4], f"{acid}.CCCCCCN", SMILES[5]]
+    assert len(notes([1, 2, 3, 4, 5, 6], np.array(written, dtype=object))) == 1
+
+
+def test_contradicting_labels_of_one_molecule_are_named():
+    written = np.array(["CCO", "OCC", "CCN", "CO", "CCC", "CCN"], dtype=object)
+    told = notes([0, 1, 1, 0, 1, 0], written, kind="classification")  # the last takes no part
+    assert len(told) == 2
+    assert told[1].startswith("1 label(s) of molecules with several training rows differ; the ")
+    assert "first is y, 0 in row 1 and 1 in row 2: correct it" in told[1]
+    assert len(notes([0, 0, 1, 0, 1, 0], written, kind="classification")) == 1
+    assert len(notes([0, np.nan, 1, 0, 1, 0], written, kind="classification")) == 1
+
+
+def test_measurements_of_one_molecule_may_scatter():
+    written = np.array(["CCO", "OCC", "CCN", "CO", "CCC", "CCN"], dtype=object)
+    assert len(notes([1.0, 1.5, 3, 4, 5, 6], written)) == 1
+    told = notes([1.0, 4.5, 3, 4, 5, 6], written)
+    assert "differ by more than a standard deviation; the first is y, 1 in row 1" in told[1]
+
+
 def test_a_remote_label_is_named_by_its_row_in_regression_only():
     values = [1, 2, 1e6, 4, 5, 6]
     told = notes(values)

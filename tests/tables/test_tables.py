@@ -142,6 +142,19 @@ def test_the_format_is_told_by_the_content(stdin, tmp_path, kind, packed):
     assert count_rows(tmp_path / "data", format=format) == 3
 
 
+@pytest.mark.skipif(not hasattr(pa, "string_view"), reason="pyarrow < 16 has no such types")
+def test_view_types_of_parquet_are_read_as_plain_ones(tmp_path):
+    given = {"SMILES": pa.array(["CCO", None], pa.string_view()), "id": [7, 8]}
+    pq.write_table(
+        pa.table({**given, "b": pa.array([b"x", b"y"], pa.binary_view())}), tmp_path / "in.parquet"
+    )
+    table = read_table(tmp_path / "in.parquet")
+    assert table.smiles == ["CCO", ""]
+    chosen = table.frame[table.frame["id"] == 8]  # pandas cannot take rows of views
+    write_table(chosen, tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text() == "SMILES,id,b\n,8,y\n"
+
+
 def test_a_pipe_of_sdf_or_parquet_is_read(stdin, tmp_path):
     text = sdf(("a", "CCO", {"x": "1"}), ("b", "CCN", {"y": "2\n3"}))
     stdin(gzip.compress(text.encode()))

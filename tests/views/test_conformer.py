@@ -166,6 +166,20 @@ def test_missing_hydrogens_are_added_to_supplied_coordinates():
     np.testing.assert_array_equal(record.coordinates, coordinates)
 
 
+@pytest.mark.parametrize("smiles", ["CCO", "C[C@H](N)C(=O)O", "[Na+].CC(=O)[O-]", "[2H]OCC"])
+@pytest.mark.parametrize("raw", [False, True])
+def test_hydrogens_without_coordinates_are_placed_by_geometry(smiles, raw):
+    heavy = Chem.RemoveHs(embedded(smiles))
+    wrong = Chem.AddHs(heavy)  # all at the origin
+    if raw:  # as DeepChem's SDFLoader reads
+        wrong = Chem.MolFromMolBlock(Chem.MolToMolBlock(wrong), sanitize=False, removeHs=False)
+        heavy = Chem.MolFromMolBlock(Chem.MolToMolBlock(heavy))
+    record = molecule_views(wrong, ViewSettings(("graph", "geometry")))
+    assert record == molecule_views(heavy, ViewSettings(("graph", "geometry")))
+    apart = np.linalg.norm(record.coordinates[:, None] - record.coordinates, axis=-1)
+    assert apart[~np.eye(len(apart), dtype=bool)].min() > 0.6  # RDKit packs ions closely
+
+
 def test_flat_or_empty_conformers_are_not_three_dimensional():
     from rdkit.Chem import rdDepictor
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem, rdBase
+from rdkit.Chem import rdDetermineBonds
 
 from deepchem_mmsa.molecule import ATOM_FEATURES, BOND_FEATURES
 from deepchem_mmsa.views import ViewSettings, many_views, molecule_views
@@ -49,6 +50,46 @@ def test_every_writing_gives_the_same_graph(smiles, seed):
     assert Chem.MolToSmiles(one) == Chem.MolToSmiles(other)
     for mine, theirs in zip(topology(one), topology(other)):
         np.testing.assert_array_equal(mine, theirs)
+
+
+def test_coordinates_without_bonds_are_no_molecule():
+    block = "3\n\nO 0 0 0\nH 0 0 0.96\nH 0.93 0 -0.24\n"
+    water = Chem.MolFromXYZBlock(block)
+    record = molecule_views(water, ViewSettings(("graph",)))  # it was O and twice H2
+    assert not record.readable
+    assert "no bonds, as read from XYZ: perceive them" in record.reasons["graph"]
+    rdDetermineBonds.DetermineBonds(water, charge=0)
+    assert molecule_views(water, ViewSettings(("graph",))).smiles == "O"
+
+
+@pytest.mark.parametrize("smiles", ["[Na+].[Cl-]", "[Ar]", "[He].[Ne]", "[NH4+].[Cl-]"])
+def test_ions_and_atoms_need_no_bonds(smiles):
+    molecule = Chem.MolFromSmiles(smiles)
+    points = Chem.Conformer(molecule.GetNumAtoms())
+    for index in range(molecule.GetNumAtoms()):
+        points.SetAtomPosition(index, (3.0 * index, 0.1, 0.2))
+    molecule.AddConformer(points)
+    assert molecule_views(molecule, ViewSettings(("graph",))).readable
+
+
+def test_records_do_not_depend_on_the_perception_of_stereo_that_is_set():
+    wanted = ViewSettings(("image", "graph", "fingerprint"))
+    written = [
+        "C/C(=C\\c1csc(C)n1)[C@@H]1C[C@@H]2O[C@]2(C)CCC[C@H](C)[C@H](O)CC(=O)CC(=O)N1",
+        "CN1C=CC=C/C1=C\\[NH+]=O",
+        "C[C@H]1CC[C@@H](O)CC1",
+        "COC(=O)c1cc(OC)c(OC)cc1NC(=O)CCCC(=O)O",
+    ]
+    expected = [molecule_views(smiles, wanted) for smiles in written]
+    before = Chem.GetUseLegacyStereoPerception()
+    Chem.SetUseLegacyStereoPerception(False)
+    try:
+        assert [molecule_views(smiles, wanted) for smiles in written] == expected
+        objects = [Chem.MolFromSmiles(smiles) for smiles in written]
+        assert [molecule_views(molecule, wanted) for molecule in objects] == expected
+        assert not Chem.GetUseLegacyStereoPerception()
+    finally:
+        Chem.SetUseLegacyStereoPerception(before)
 
 
 @settings(deadline=None, max_examples=40)
