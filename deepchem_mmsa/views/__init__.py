@@ -337,16 +337,9 @@ def _prepare(molecule: object, settings: ViewSettings) -> _Task:
         assert isinstance(molecule, Chem.Mol)
         supplied = supplied_conformer(molecule) if "geometry" in settings.modalities else None
     except ValueError as error:
-        return _Task(_text_of(molecule), reason=str(error))
+        return _Task(written(molecule), reason=str(error))
     with quiet():
         return _Task(Chem.MolToSmiles(ordered), supplied)
-
-
-def _text_of(molecule: object) -> str:
-    """Describe a row that is not a molecule, for reports."""
-    if not isinstance(molecule, Chem.Mol):
-        return "" if molecule is None else str(molecule)
-    return written(molecule)
 
 
 def _make(task: _Task, settings: ViewSettings) -> MoleculeViews:

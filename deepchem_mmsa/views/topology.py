@@ -344,8 +344,10 @@ def _cip_labels(molecule: Chem.Mol, centres: list[int]) -> dict[int, int]:
     }
 
 
-def written(molecule: Chem.Mol) -> str:
+def written(molecule: object) -> str:
     """Return the SMILES of a molecule, sanitized or not; empty if RDKit cannot write one.
+
+    Of what is not a molecule it is the text, for reports; empty for None.
 
     RDKit recurses from neighbour to neighbour, and a molecule of too many atoms would overflow
     the stack (see :data:`MAX_ATOMS`); terminal atoms do not add to the depth.
@@ -355,6 +357,8 @@ def written(molecule: Chem.Mol) -> str:
     >>> written(Chem.MolFromSmiles("OCC"))
     'CCO'
     """
+    if not isinstance(molecule, Chem.Mol):
+        return "" if molecule is None else str(molecule)
     if sum(atom.GetDegree() > 1 for atom in molecule.GetAtoms()) > 2 * MAX_ATOMS:
         return ""
     try:
