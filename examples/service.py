@@ -135,11 +135,12 @@ class BodyLimit:
 
 def answer(predictions: Predictions | Spread, molecules: list[str]) -> list[dict[str, Any]]:
     """Return a row per molecule, with null for NaN, which JSON lacks."""
-    columns = {name: getattr(predictions, name, None) for name in ("values", "std")}
+    columns = predictions._asdict()
+    reasons = columns.pop("reasons")
     return [
         {"smiles": smiles, "reason": reason}
-        | {name: _plain(of_all[row]) for name, of_all in columns.items() if of_all is not None}
-        for row, (smiles, reason) in enumerate(zip(molecules, predictions.reasons))
+        | {name: _plain(values[row]) for name, values in columns.items()}
+        for row, (smiles, reason) in enumerate(zip(molecules, reasons))
     ]
 
 
