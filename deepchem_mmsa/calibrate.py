@@ -23,6 +23,9 @@ from sklearn.isotonic import IsotonicRegression
 _LEAST = 1e-12
 """Lower bound on probabilities before the logarithm is taken."""
 
+_ROUNDED = 0.01
+"""By how much probabilities, which a table may round, may miss 0, 1, or the sum of 1."""
+
 
 def _checked(
     probabilities: ArrayLike, y: ArrayLike, w: ArrayLike | None
@@ -53,7 +56,8 @@ def known_classes(p: np.ndarray, y: ArrayLike, w: np.ndarray | None = None) -> n
     Raises
     ------
     ValueError
-        If the shapes do not belong together, or a label is not one of the classes.
+        If the shapes do not belong together, a label is not one of the classes, or the
+        probabilities of a row do not sum to 1.
 
     Examples
     --------
@@ -65,6 +69,14 @@ def known_classes(p: np.ndarray, y: ArrayLike, w: np.ndarray | None = None) -> n
         raise ValueError(
             f"probabilities have shape {p.shape} and labels {labels.shape}: give [N, C] with [N], "
             "or [N, T, C] with [N, T]"
+        )
+    off = np.argwhere((np.abs(p.sum(-1) - 1) > _ROUNDED) | (p < -_ROUNDED).any(-1))
+    if len(off):
+        place = tuple(off[0])
+        raise ValueError(
+            f"row {place[0]}: {p[place].round(3).tolist()} are not the probabilities of all "
+            "classes, which sum to 1; those of class 1 in several tasks are p: give "
+            "np.stack([1 - p, p], -1)"
         )
     if w is not None:
         labels = np.where(w.reshape(labels.shape) == 0, np.nan, labels)
@@ -272,7 +284,8 @@ def reliability(
     Raises
     ------
     ValueError
-        If no row is left, a label is not 0 or 1, lengths differ, or `strategy` is unknown.
+        If no row is left, a label is not 0 or 1, a probability not between them, lengths differ,
+        or `strategy` is unknown.
 
     Examples
     --------
@@ -290,6 +303,8 @@ def reliability(
             "a reliability curve needs labels 0 and 1 with a probability each; for more classes, "
             "draw one class against the rest"
         )
+    if p.min() < -_ROUNDED or p.max() > 1 + _ROUNDED:
+        raise ValueError(f"probabilities of {p.min():g} to {p.max():g}: must be between 0 and 1")
     if strategy not in ("quantile", "uniform"):
         raise ValueError(f"strategy={strategy!r}: choose 'quantile' or 'uniform'")
     edges = np.linspace(0, 1, n_bins + 1)

@@ -296,17 +296,17 @@ def coverage_over_splits(
     ----------
     method : ConformalIntervals or ConformalSets
     y, predicted : array-like
-        As in ``method.fit``, of one task: ``[N]``, and ``[N]`` or ``[N, C]``. Rows with NaN are
-        left out.
+        As in ``method.fit``, of one task: ``[N]``, and ``[N]`` or ``[N, C]``; or DeepChem's
+        ``[N, 1]``, and ``[N, 1]`` or ``[N, 1, C]``. Rows with NaN are left out.
     scale : array-like, optional
-        For intervals, ``[N]``.
+        For intervals, ``[N]`` or ``[N, 1]``.
     n_splits : int
     seed : int
 
     Raises
     ------
     ValueError
-        If fewer than 4 rows are left.
+        If fewer than 4 rows are left, or there are several tasks.
 
     Examples
     --------
@@ -316,10 +316,13 @@ def coverage_over_splits(
     True
     """
     truth, p = np.asarray(y, dtype=float), np.asarray(predicted, dtype=float)
-    known = ~np.isnan(truth) & ~np.isnan(p.reshape(len(p), -1)).any(1)
-    columns = [truth[known], p[known]]
-    if scale is not None:
-        columns.append(np.asarray(scale, dtype=float)[known])
+    given = [truth, p] if scale is None else [truth, p, np.asarray(scale, dtype=float)]
+    if truth.shape[1:] == (1,):
+        given = [column[:, 0] if column.ndim > 1 else column for column in given]
+    elif truth.ndim != 1:
+        raise ValueError(f"y has shape {truth.shape}: give one task at a time, such as y[:, 0]")
+    known = ~np.isnan(truth.reshape(-1)) & ~np.isnan(p.reshape(len(p), -1)).any(1)
+    columns = [column[known] for column in given]
     n = len(columns[0])
     if n < 4:
         raise ValueError(f"{n} labelled prediction(s): splitting needs at least 4")

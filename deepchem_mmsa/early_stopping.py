@@ -6,6 +6,7 @@ import logging
 import math
 import weakref
 from collections.abc import Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -54,8 +55,8 @@ class EarlyStopping:
     TypeError
         If `dataset` is not a DeepChem dataset, or `metric` not one DeepChem metric.
     ValueError
-        If `averaging` is negative or not below 1, or it cannot be inferred from the metric's name
-        whether lower is better.
+        If `averaging` is negative or not below 1, `patience` no number of epochs, or it cannot be
+        inferred from the metric's name whether lower is better.
 
     Examples
     --------
@@ -75,6 +76,8 @@ class EarlyStopping:
     ) -> None:
         if not 0 <= averaging < 1:
             raise ValueError(f"averaging must be at least 0 and below 1, got {averaging}")
+        if not isinstance(patience, (int, Real)) or not patience >= 0:
+            raise ValueError(f"patience={patience!r}: must be a number of epochs, inf to go on")
         if dataset is not None:
             check_dataset(dataset, "the validation set")
         if not (metric is None or hasattr(metric, "compute_metric")):
@@ -204,6 +207,7 @@ _ERRORS = ("error", "loss", "rms", "mae", "mse", "mape", "brier", "deviance", "d
 _SCORES = (
     "auc", "roc", "score", "accuracy", "precision", "recall", "sensitivity", "specificity", "f1",
     "kappa", "mcc", "corrcoef", "r2", "pearson", "spearman", "jaccard", "bedroc", "enrichment",
+    "concordance",
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ weights are used, and one task with a single class turns the mean over tasks int
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -91,13 +92,16 @@ def masked_scores(
 
     scores = {}
     for metric in _process_metric_input(metrics):
+        # DeepChem applies the mean over tasks to the score of a single one too.
+        single = copy.copy(metric)
+        single.task_averager = _unchanged
         per_task = np.full(n_tasks, np.nan)
         for task in range(n_tasks):
             kept = there[:, task]
             truth = y[kept, task]
             if len(truth) == 0 or (metric.mode == "classification" and len(set(truth)) < 2):
                 continue
-            per_task[task] = metric.compute_metric(
+            per_task[task] = single.compute_metric(
                 truth[:, None],
                 predictions[kept][:, task : task + 1],
                 weights[kept, task : task + 1],
@@ -107,6 +111,10 @@ def masked_scores(
             )
         scores[metric.name] = per_task
     return scores
+
+
+def _unchanged(score: Any) -> Any:
+    return score
 
 
 def mean_scores(

@@ -14,6 +14,7 @@ from deepchem_mmsa.calibrate import (
     plot_reliability,
     reliability,
 )
+from deepchem_mmsa.conformal import ConformalSets
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -102,6 +103,21 @@ def test_errors_name_row_value_and_remedy(method):
         method().fit(np.stack([p, p], axis=1), [[0, np.nan], [1, np.nan], [1, np.nan]])
     with pytest.raises(ValueError, match=r"shape \(3, 2\) and labels \(2,\)"):
         method().fit(p, [0, 1])
+
+
+@pytest.mark.parametrize("method", [TemperatureScaling, IsotonicCalibration, ConformalSets])
+def test_what_is_no_distribution_over_the_classes_is_refused(method):
+    """Such as ``MMSAClassifier.predict_proba`` of two tasks, logits, or percentages."""
+    y = np.array([0, 1, 1, 0])
+    for p in ([0.2, 0.9], [-0.5, 1.5], [20.0, 80.0]):
+        rows = np.tile(p, (4, 1))
+        with pytest.raises(ValueError, match=r"row 0: .* are not the probabilities of all classes"):
+            method().fit(*((y, rows) if method is ConformalSets else (rows, y)))
+    rounded = np.tile([0.334, 0.333, 0.334], (4, 1))
+    rounded[0] = np.nan
+    method().fit(*((y, rounded) if method is ConformalSets else (rounded, y)))
+    with pytest.raises(ValueError, match="20 to 80: must be between 0 and 1"):
+        reliability([0, 1], [20, 80])
 
 
 @settings(max_examples=20, deadline=None)

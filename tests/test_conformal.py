@@ -249,6 +249,24 @@ def test_splitting_needs_two_molecules_on_each_side():
         coverage_over_splits(Halves(), np.arange(3.0), np.arange(3.0), n_splits=1)
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_one_task_may_be_a_column(scaled):
+    random = np.random.default_rng(0)
+    y, value = random.normal(size=40), random.normal(size=40)
+    y[3] = value[5] = np.nan
+    given = [y, value, np.linspace(1, 2, 40)] if scaled else [y, value]
+    flat = coverage_over_splits(ConformalIntervals(), *given)
+    column = coverage_over_splits(ConformalIntervals(), *(a[:, None] for a in given))
+    np.testing.assert_array_equal(flat, column)
+    labels, p = random.integers(0, 3, 40), random.dirichlet(np.ones(3), 40)
+    flat = coverage_over_splits(ConformalSets(), labels, p)
+    np.testing.assert_array_equal(
+        flat, coverage_over_splits(ConformalSets(), labels[:, None], p[:, None])
+    )
+    with pytest.raises(ValueError, match=r"\(40, 2\): give one task at a time"):
+        coverage_over_splits(ConformalIntervals(), np.zeros((40, 2)), np.zeros((40, 2)))
+
+
 def test_splits_are_those_of_the_seed():
     y, drawn = np.arange(20.0), []
     for seed in (0, 0, 1):

@@ -138,6 +138,12 @@ def test_averaging_is_a_decay(averaging):
         EarlyStopping(None, averaging=averaging)
 
 
+@pytest.mark.parametrize("patience", [None, -1, "ten", float("nan")])
+def test_patience_is_a_number_of_epochs(patience):
+    with pytest.raises(ValueError, match="must be a number of epochs"):
+        EarlyStopping(None, patience=patience)
+
+
 def test_another_model_begins_anew_and_the_same_goes_on(make_model, graph_dataset):
     stopping = EarlyStopping(graph_dataset)
     first, second = (make_model(mode="regression", seed=seed) for seed in (0, 1))
@@ -199,6 +205,7 @@ def test_scores_that_are_none_are_told_and_cost_patience(make_model, graph_datas
         (sklearn.metrics.d2_absolute_error_score, None, False),
         (dc.metrics.roc_auc_score, None, False), (dc.metrics.pearson_r2_score, "R2", False),
         (sklearn.metrics.matthews_corrcoef, None, False), (dc.metrics.kappa_score, None, False),
+        (dc.metrics.concordance_index, None, False),
     ],
 )  # fmt: skip
 def test_whether_small_is_good_is_told_by_the_names(function, name, small):

@@ -110,6 +110,14 @@ def test_a_metric_of_ones_own_mean_over_tasks():
     assert mean_scores(y, None, p, worst)["worst"] == pytest.approx(3)
 
 
+@pytest.mark.parametrize("mean", [np.std, sum, lambda scores: scores[1], lambda s: 2 * max(s)])
+def test_a_mean_over_tasks_is_taken_once_and_of_all_tasks(mean):
+    y, p = np.zeros((2, 2)), np.array([[1.0, 3.0], [1.0, 3.0]])
+    metric = dc.metrics.Metric(dc.metrics.rms_score, task_averager=mean, name="score")
+    assert mean_scores(y, None, p, metric)["score"] == pytest.approx(mean([1.0, 3.0]))
+    assert masked_scores(y, None, p, metric)["score"].tolist() == pytest.approx([1, 3])
+
+
 def test_predictions_are_brought_to_label_units():
     data = dc.data.NumpyDataset(np.zeros(3), np.array([[1.0], [5.0], [9.0]]))
     normal = dc.trans.NormalizationTransformer(transform_y=True, dataset=data)

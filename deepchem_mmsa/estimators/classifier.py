@@ -24,8 +24,7 @@ class MMSAClassifier(ClassifierMixin, FineTunedEstimator):
     Attributes
     ----------
     classes_ : np.ndarray
-        The class labels; for several tasks the task indices ``[T]``, scikit-learn's convention
-        where ``predict_proba`` returns ``[N, T]``.
+        The class labels ``[C]``; for several tasks 0 and 1 for each, ``[T, 2]``.
     predictors_, history_, failures_
         See :class:`MMSARegressor`.
 
@@ -63,7 +62,8 @@ class MMSAClassifier(ClassifierMixin, FineTunedEstimator):
                     f"row {row}, task {task}: label {labels[row, task]:g}; labels of several tasks "
                     "must be 0, 1 or NaN; for other classes use one classifier per task"
                 )
-            self.classes_ = np.arange(labels.shape[1])
+            # scikit-learn would take the numbers of two tasks for the classes of a single one.
+            self.classes_ = np.tile([0, 1], (labels.shape[1], 1))
             return labels, 2
         column = column_or_1d(y, warn=True)
         if column.dtype.kind == "f":

@@ -37,11 +37,12 @@ class MoleculeReader(BaseEstimator):
                 f"X={X!r} is not a sequence of molecules; give a list, an array, a Series or a "
                 "table of one column"
             )
-        if isinstance(X, pd.DataFrame) or getattr(X, "ndim", 1) > 1:
-            if len(X.shape) != 2 or X.shape[1] != 1:
-                columns = f" {list(X.columns)}" if isinstance(X, pd.DataFrame) else ""
+        shape = getattr(X, "shape", ())  # of pandas' and Polars' tables, too
+        if len(shape) > 1:
+            if shape[1:] != (1,):
+                columns = f" {list(X.columns)}" if hasattr(X, "columns") else ""
                 raise ValueError(
-                    f"X has the shape {X.shape}{columns}, but must be one column of molecules; "
+                    f"X has the shape {shape}{columns}, but must be one column of molecules; "
                     "choose it, X['smiles'], or use a ColumnTransformer"
                 )
             X = X.iloc[:, 0] if isinstance(X, pd.DataFrame) else np.asarray(X)[:, 0]

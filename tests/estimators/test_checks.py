@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.sparse import csr_array
-from sklearn.model_selection import cross_val_predict
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import KFold, cross_val_predict, cross_val_score
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import validate_data
@@ -127,11 +128,23 @@ def test_a_negative_weight_is_refused_wherever_it_stands(row):
         MMSARegressor(**QUICK).fit(ALCOHOLS, NUMBERS, sample_weight=weights)
 
 
-def test_probabilities_of_several_tasks_go_through_cross_validation():
-    classifier = MMSAClassifier(**QUICK)
-    p = cross_val_predict(classifier, ALCOHOLS, TWO, cv=2, method="predict_proba")
-    assert p.shape == (24, 2)
+THREE = np.column_stack([TWO, TWO[:, 0]])
+
+
+@pytest.mark.parametrize("y", [TWO, THREE], ids=["two tasks", "three tasks"])
+def test_probabilities_of_several_tasks_go_through_cross_validation(y):
+    classifier, folds = MMSAClassifier(**QUICK), KFold(2, shuffle=True, random_state=0)
+    p = cross_val_predict(classifier, ALCOHOLS, y, cv=folds, method="predict_proba")
+    assert p.shape == y.shape
     assert np.isfinite(p).all()
+    scores = cross_val_score(
+        classifier, ALCOHOLS, y, cv=folds, scoring="roc_auc", error_score="raise"
+    )
+    expected = [
+        np.mean([roc_auc_score(y[held, task], p[held, task]) for task in range(y.shape[1])])
+        for _, held in folds.split(ALCOHOLS)
+    ]
+    assert scores.tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("names", [["a", "a std"], ["a std", "a"], ["a", "reason"]], ids=str)

@@ -12,6 +12,23 @@ from tests.estimators.small import BAD, Y, regressor
 from tests.fixtures import SMILES
 
 
+class PolarsLike:
+    """A table as Polars has it: without ``ndim``, and iterated over by column."""
+
+    def __init__(self, **columns):
+        self.columns, self._data = list(columns), list(columns.values())
+        self.shape = (len(self), len(columns))
+
+    def __len__(self):
+        return len(self._data[0])
+
+    def __iter__(self):
+        return iter(self._data)
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self._data, dtype=object).T
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -21,10 +38,11 @@ from tests.fixtures import SMILES
         np.array(SMILES[:5], dtype=object)[:, None],
         pd.Series(SMILES[:5], index=list("abcde")),
         pd.DataFrame({"smiles": SMILES[:5]}),
+        PolarsLike(smiles=SMILES[:5]),
         [Chem.MolFromSmiles(s) for s in SMILES[:5]],
         many_views(SMILES[:5], ViewSettings(("graph",))),
     ],
-    ids=["list", "tuple", "array", "column", "series", "frame", "molecules", "records"],
+    ids=["list", "tuple", "array", "column", "series", "frame", "polars", "molecules", "records"],
 )
 def test_every_form_of_input_gives_the_same(given, fitted, folder):
     np.testing.assert_allclose(fitted.predict(given), fitted.predict(SMILES)[:5], rtol=1e-5)
@@ -40,6 +58,7 @@ def test_every_form_of_input_gives_the_same(given, fitted, folder):
         ("CCO", "'CCO' is not a sequence of molecules"),
         (Chem.MolFromSmiles("CCO"), "is not a sequence of molecules"),
         (pd.DataFrame({"name": ["a"], "smiles": ["C"]}), r"\(1, 2\) \['name', 'smiles'\].*one col"),
+        (PolarsLike(name=["a"], smiles=["C"]), r"\(1, 2\) \['name', 'smiles'\].*one column"),
         (np.zeros((3, 4)), r"\(3, 4\), but must be one column"),
         ({"smiles": ["CCO"]}, "is not a sequence of molecules"),
         ({"CCO", "CCN"}, "is not a sequence of molecules"),
