@@ -114,10 +114,12 @@ def main() -> None:
     summary = {}
     for name in dict.fromkeys(row["model"] for row in rows):
         values = [r["test"] for r in rows if r["model"] == name and r["task"] == "mean"]
-        summary[name] = {"mean": float(np.mean(values)), "std": float(np.std(values))}
+        std = float(np.std(values)) if len(values) > 1 else None  # of one seed, unknown
+        summary[name] = {"mean": float(np.mean(values)), "std": std}
     print(f"\n{benchmark.metric} on the test set, {len(a.seeds)} seed(s)")
     for name, value in summary.items():
-        print(f"{name:24}{value['mean']:8.3f} ± {value['std']:.3f}")
+        spread = "" if value["std"] is None else f" ± {value['std']:.3f}"
+        print(f"{name:24}{value['mean']:8.3f}{spread}")
     results = {
         "dataset": a.dataset,
         "splitter": a.splitter,

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from sklearn.metrics import roc_auc_score
 
 from deepchem_mmsa.config import PRESETS, MMSAConfig
@@ -78,6 +79,22 @@ def test_moleculenet_writes_csv_and_json(tmp_path):
     results = json.loads((tmp_path / "runs" / "bbbp" / "results.json").read_text())
     assert results["sizes"] == [33, 4, 5]
     assert set(results["test"]) == {"MMSA", "random forest, ECFP4", "mean"}
+    told = [float(row["test"]) for row in rows if (row["model"], row["task"]) == ("MMSA", "mean")]
+    assert results["test"]["MMSA"]["std"] == pytest.approx(np.std(told))
+
+
+def test_moleculenet_claims_no_spread_of_one_seed(tmp_path):
+    data = bbbp_of_drugs(tmp_path / "data")
+    printed = run(
+        tmp_path, "moleculenet.py", "--dataset", "bbbp", "--data-dir", str(data),
+        "--modalities", "graph", "--epochs", "1", "--splitter", "random",
+    )  # fmt: skip
+    assert "1 seed(s)" in printed
+    assert "±" not in printed
+    results = json.loads((tmp_path / "runs" / "bbbp" / "results.json").read_text())
+    assert {name: of["std"] for name, of in results["test"].items()} == dict.fromkeys(
+        results["test"]
+    )
 
 
 def test_no_ablation_has_fewer_anchors_than_it_says(monkeypatch):

@@ -63,8 +63,9 @@ def benchmark(
 ) -> None:
     """Compare MMSA with a random forest and a mean baseline on MoleculeNet data sets.
 
-    Each finished (set, model, seed) is kept, so that an interrupted run can be resumed and a
-    larger one adds to it. The tables hold the results that the last command asked for.
+    Each finished (set, model, seed) is kept, so that an interrupted run can be
+    resumed and a larger one adds to it. The tables hold the results that the
+    last command asked for.
     """
     fields = options.network_fields(settings)
     console = Console(quiet, as_json)

@@ -52,8 +52,8 @@ def explain(
 ) -> None:
     """Explain predictions: an HTML page per row, and a table with the share of each view.
 
-    A page shows the contributions of atoms, bonds and views, the memory anchors and the nearest
-    molecules; see docs/explain.md.
+    A page shows the contributions of atoms, bonds and views, the memory anchors
+    and the nearest molecules; see docs/explain.md.
     """
     import pandas as pd
 
@@ -128,15 +128,17 @@ def explain(
                 if svg:
                     why.save(page.with_suffix(".svg"))
                 rows.append(
-                    {"prediction": why.prediction, "output": why.output, "baseline": why.baseline,
+                    {"class": why.class_name, "prediction": why.prediction,
+                     "output": why.output, "baseline": why.baseline,
                      **{f"share_{view.name}": view.share for view in why.views},
                      "page": page.name}
                 )  # fmt: skip
                 reasons.append("")
             progress(index + 1)
+        asked = [] if predictor.config.mode == "regression" else ["class"]
         names = ["prediction", "output", "baseline"]
         names += [f"share_{name}" for name in predictor.config.modalities]
-        frame = pd.DataFrame(rows, columns=[*names, "page"])
+        frame = pd.DataFrame(rows, columns=[*asked, *names, "page"])
         # float32 is the precision of the network's output.
         return frame.astype(dict.fromkeys(names, "float32")), reasons
 

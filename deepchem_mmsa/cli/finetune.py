@@ -131,9 +131,12 @@ def finetune(
     described: dict[str, Any] = {
         "data": table.name, "labels": tasks, "mode": kind, "split": split, "molecules": data.sizes,
     }  # fmt: skip
+    if data.idle:
+        console.note(f"{data.idle} of {len(data.rows)} rows have no label and are left out")
     for note in notes_on(
-        data.labels, data.part, data.ids, kind, split, guessed=mode == "auto", tested=test > 0
-    ):
+        data.labels, data.part, data.ids, kind, split, guessed=mode == "auto", tested=test > 0,
+        classes=classes or (),
+    ):  # fmt: skip
         console.note(note)
 
     metrics = scores.metrics_of(kind)
@@ -192,6 +195,7 @@ class _Parts:
     train: Dataset
     held_out: dict[str, Dataset]
     sizes: dict[str, int]
+    idle: int  # rows that hold a molecule and no label
 
 
 def _in_parts(
@@ -213,15 +217,20 @@ def _in_parts(
 
     shards, rows = records
     data = dataset_from_shards(shards, y, tasks)
-    usable = (rows["status"] == "ok").to_numpy() & ~np.isnan(y).all(axis=1)
-    part = split_rows(table, data.ids, usable, split, valid, test, seed)
+    molecule, labelled = (rows["status"] == "ok").to_numpy(), ~np.isnan(y).all(axis=1)
+    part = split_rows(table, data.ids, molecule & labelled, split, valid, test, seed)
+    idle = molecule & ~labelled
+    rows.loc[idle, "reason"] = [
+        f"{why}; no label" if why else "no label" for why in rows.reason[idle]
+    ]
     rows["split"] = part
     rows = rows.join(pd.DataFrame(y, columns=[f"label {task}" for task in tasks]))
     sets = {name: data.select(np.flatnonzero(part == name)) for name in ("train", "valid", "test")}
     sizes = {name: len(of_part) for name, of_part in sets.items()}
     train = sets.pop("train")
     held_out = {name: of_part for name, of_part in sets.items() if len(of_part)}
-    return _Parts(rows, part, data.ids, dict(zip(tasks, y.T)), train, held_out, sizes)
+    named = dict(zip(tasks, y.T))
+    return _Parts(rows, part, data.ids, named, train, held_out, sizes, int(idle.sum()))
 
 
 def _over(answers: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -265,9 +274,9 @@ def _early_stopping(
 def _tell(console: Console, summary: dict[str, Any], best: str) -> None:
     """Print the scores, the names of undefined ones, and where the model is."""
     lines = []
-    from deepchem_mmsa.cli.scores import untold
+    from deepchem_mmsa.cli.scores import rough, untold
 
-    for note in untold(summary):
+    for note in (*untold(summary), *rough(summary)):
         console.note(note)
     for part, scores in summary["scores"].items():
         lines.append(f"{part}: " + ", ".join(f"{n} {value:.4g}" for n, value in scores.items()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -21,6 +21,7 @@ def notes_on(
     split: str,
     guessed: bool,
     tested: bool,
+    classes: Sequence[str] = (),
 ) -> Iterator[str]:
     """Yield a summary of the training data, and warnings about it.
 
@@ -38,9 +39,15 @@ def notes_on(
         Whether `kind` was inferred.
     tested : bool
         Whether a test set was asked for.
+    classes : sequence of str
+        Names of the classes, where the labels are words.
     """
     sizes = ", ".join(f"{(part == name).sum()} {name}" for name in ("train", "valid", "test"))
     yield f"{kind} of {', '.join(labels)}: {sizes} molecules ({split} split)"
+    if classes:
+        numbered = ", ".join(f"class {i} is {word}" for i, word in enumerate(classes))
+        scored = f"; pr_auc is that of {classes[1]}" if len(classes) == 2 else ""
+        yield f"{numbered} (alphabetical; write 0, 1, ... for another order){scored}"
     for task, values in labels.items():
         if len(_distinct(values[part == "train"])) < 2:
             yield f"the labels of {task} are all the same in training: there is nothing to learn"

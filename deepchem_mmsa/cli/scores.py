@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 Scores = dict[str, dict[str, float]]
 
+#: Molecules of a part below which a note says that their scores are rough.
+FEW = 30
+
 
 def metrics_of(kind: str) -> list[Any]:
     """Return DeepChem's metrics of a classification or regression; the first one is watched."""
@@ -108,6 +111,22 @@ def scores_of(
                 for i, task in enumerate(tasks)
             }
     return {"scores": means, **({"scores_of_tasks": by_task} if len(tasks) > 1 else {})}
+
+
+def rough(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Say which scores are those of few molecules.
+
+    Examples
+    --------
+    >>> list(rough({"molecules": {"train": 9, "valid": 40, "test": 3}, "scores": {"test": {}}}))
+    ['the scores of 3 test molecules are rough: average runs with --split random and other --seed']
+    """
+    sizes = {part: summary["molecules"][part] for part in summary["scores"]}
+    if few := [f"{n} {part}" for part, n in sizes.items() if n < FEW]:
+        yield (
+            f"the scores of {' and '.join(few)} molecules are rough: average runs with --split "
+            "random and other --seed"
+        )
 
 
 def untold(summary: Mapping[str, Any]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image
@@ -43,6 +44,7 @@ def draw_contributions(
     width: int = 420,
     height: int = 340,
     form: str = "svg",
+    numbered: Iterable[int] = (),
 ) -> bytes:
     """Draw a molecule whose atoms and bonds are coloured by their contributions.
 
@@ -59,6 +61,8 @@ def draw_contributions(
     width, height : int
         Pixels.
     form : {"svg", "png"}
+    numbered : iterable of int
+        Atoms, from 0, beside which their number is written, from 1.
 
     Returns
     -------
@@ -90,6 +94,8 @@ def draw_contributions(
     lined = [i for i, v in enumerate(bonds.tolist()) if abs(v) > _FAINT * scale]
     drawer = _drawer(width, height, form)
     prepared = _prepared(molecule)
+    for i in numbered:
+        prepared.GetAtomWithIdx(i).SetProp("atomNote", str(i + 1))
     small, large = _RADIUS
     with quiet():
         drawer.DrawMolecule(
@@ -207,6 +213,7 @@ def _drawer(width: int, height: int, form: str) -> rdMolDraw2D.MolDraw2D:
     options.highlightBondWidthMultiplier = 9
     options.fixedBondLength = width / 8.5
     options.padding = 0.06
+    options.annotationFontScale = 0.65  # numbers of atoms stay legible in large molecules
     options.clearBackground = form == "png"
     return drawer
 

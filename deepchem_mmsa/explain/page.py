@@ -11,6 +11,7 @@ from rdkit import Chem
 from deepchem_mmsa.explain.drawing import (
     LOWERS,
     RAISES,
+    draw_contributions,
     draw_plain,
     draw_saliency,
     signed,
@@ -30,7 +31,6 @@ _NAMES = {
     "fingerprint": "Fingerprint", TOTAL: "All views",
 }  # fmt: skip
 _CAPTIONS = {
-    TOTAL: "Sum over the views; a bond counts half for each of its atoms.",
     "graph": "Atom embeddings as discs, bond embeddings as bands.",
     "image": "Each pixel counts towards the atom that is drawn nearest to it.",
     "geometry": "The element at each point of the conformer.",
@@ -80,7 +80,8 @@ def html_page(why: Explanation) -> str:
     str
         HTML. Everything that came from outside (names, SMILES, reasons) is escaped.
     """
-    title = f"Why {_prediction(why)} for {why.task}?"
+    of_class = "" if why.target is None else f", class {why.class_name}"
+    title = f"Why {_prediction(why)} for {why.task}{of_class}?"
     sections = [_hero(why), _maps(why), _views(why), _memory(why), _references(why), _atoms(why)]
     style = _STYLE.replace("RAISES", _hex(RAISES)).replace("LOWERS", _hex(LOWERS))
     content = f"""<p class="soft"><code>{escape(why.smiles)}</code></p>
@@ -99,6 +100,12 @@ def _hero(why: Explanation) -> str:
     known = [view for view in why.views if np.isfinite(view.contribution)]
     size = max((abs(v.contribution) for v in known), default=0.0)
     largest = max(size, abs(why.baseline), abs(why.output))
+    described = sum(why.descriptors.values())
+    of_descriptors = (
+        "<span class='soft'>of it descriptors</span><span></span>"
+        f"<span class='num soft'>{signed(described, largest)}</span>"
+    )
+    apart = ", without the descriptors, which belong to no atom" if why.descriptors else ""
     rows = [
         f"<span>blank molecule</span><span></span>"
         f"<b class='num'>{signed(why.baseline, largest)}</b>"
@@ -106,6 +113,7 @@ def _hero(why: Explanation) -> str:
     rows += [
         f"<span>{_name(v.name)}</span>{_signed_bar(v.contribution, size)}"
         f"<b class='num'>{signed(v.contribution, largest)}</b>"
+        + (of_descriptors if v.name == "fingerprint" else "")
         for v in known
     ]
     rows.append(
@@ -118,15 +126,17 @@ def _hero(why: Explanation) -> str:
         f"<b class='num'>{signed(total[i], abs(total[first[0]]))}</b>"
         for i in first
     ]
+    drawing = draw_contributions(why.molecule, total, None, why.scale, 560, 400, numbered=first)
     what = (
         "Value in label units." if why.target is None
         else f"Probability of class {why.class_name}. Contributions are in log-odds, "
         "log p / (1 − p): 0 is undecided, +1 makes the odds 2.7 times larger."
     )  # fmt: skip
     return f"""<section class="hero">
-<figure class="card">{why.to_svg(TOTAL, 560, 400)}
-<figcaption>{_legend(why)}{escape(_CAPTIONS[TOTAL])}
-Hover over an atom for its contribution.</figcaption></figure>
+<figure class="card">{drawing.decode("utf-8")}
+<figcaption>{_legend(why)}Sum over the views{apart}; a bond counts half for each of its atoms.
+Numbers are an atom's place in the molecule as it was given. Hover over an atom for its
+contribution.</figcaption></figure>
 <div class="card"><h3>Prediction</h3><div class="big">{escape(_prediction(why))}</div>
 <p class="soft">{escape(what)}</p>
 <h3>How it adds up</h3>
@@ -189,9 +199,9 @@ def _memory(why: Explanation) -> str:
 are no anchors to show.</p></section>"""
     rows = "".join(_anchor_row(anchor) for anchor in why.anchors)
     return f"""<section><h2>Memory anchors</h2>
-<p class="soft">Anchors near this molecule, with the training molecules nearest to each. Read: the
-anchor's weight in the memory readout. Hyperedge: its share of the molecule's hyperedge, of which
-the molecule itself has {100 * why.own_share:.0f} %.</p>
+<p class="soft">Anchors near this molecule, with the pre-training molecules nearest to each. Read:
+the anchor's weight in the memory readout. Hyperedge: its share of the molecule's hyperedge, of
+which the molecule itself has {100 * why.own_share:.0f} %.</p>
 <div class="card scroll" tabindex="0"><table><thead><tr><th>Anchor</th><th class="num">Cosine</th>
 <th class="num">Read</th><th class="num">Hyperedge</th><th>Typical molecules</th></tr></thead>
 <tbody>{rows}</tbody></table></div></section>"""

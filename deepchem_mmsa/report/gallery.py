@@ -28,7 +28,7 @@ def anchors_section(run: Run) -> str:
     seen = run.anchor[run.anchor >= 0]
     counts = np.bincount(seen, minlength=n)
     exemplars = memory.exemplars
-    order = np.lexsort((np.arange(n), -counts))[:_ANCHORS].tolist()
+    order = [j for j in np.lexsort((np.arange(n), -counts))[:_ANCHORS].tolist() if counts[j]]
     cards = "".join(_anchor(run, j, int(counts[j]), exemplars[j]) for j in order)
     idle = int((counts == 0).sum())
     shown = f"the {len(order)} with the most molecules" if n > len(order) else "all of them"
@@ -49,10 +49,10 @@ def _anchor(run: Run, anchor: int, count: int, exemplars: list[tuple[str, float]
         mine = np.flatnonzero(run.anchor == anchor)
         near = mine[np.argsort(-run.anchor_similarity[mine], kind="stable")][:_TYPICAL]
         exemplars = [(run.smiles[i], float(run.anchor_similarity[i])) for i in near.tolist()]
-        note = "<p class='soft'>" + (
-            "No exemplar is kept; these are the nearest of the molecules evaluated."
-            if exemplars else "No exemplar, and nearest to none of the molecules evaluated."
-        ) + "</p>"  # fmt: skip
+        note = (
+            "<p class='soft'>No exemplar is kept; these are the nearest of the molecules "
+            "evaluated.</p>"
+        )
     typical = "".join(
         f"<figure title='{escape(smiles)}'>{as_svg(smiles)}<figcaption>cosine {cosine:.2f}"
         "</figcaption></figure>"

@@ -94,7 +94,7 @@ def _interval(found: Score) -> str:
 
 
 def _mean_rows(run: Run, scores: list[Score], names: list[str]) -> str:
-    rows = ""
+    rows, things = "", "tasks" if len(run.tasks) > 1 else "classes"
     for part in run.part_names:
         inside = [s for s in scores if s.problem.part == part]
         if not inside:
@@ -107,7 +107,7 @@ def _mean_rows(run: Run, scores: list[Score], names: list[str]) -> str:
             lost = f" <span class='soft'>of {len(known)}</span>" if len(known) < len(values) else ""
             cells += f"<td class='num'><b>{mean}</b>{lost}</td>"
         rows += (
-            f"<tr><td><b>mean of the tasks</b></td><td>{part_dot(part, run.part_names)}"
+            f"<tr><td><b>mean of the {things}</b></td><td>{part_dot(part, run.part_names)}"
             f"{escape(part)}</td><td></td>{cells}</tr>"
         )
     return rows

@@ -72,7 +72,8 @@ def data_section(run: Run) -> str:
         what = "Positive" if run.kind == "classification" else "Mean ± spread"
         if len(run.tasks) > 1:
             what += ", first task"
-        head += f"<th class='num'>Labels</th><th class='num'>{what}</th>"
+        head += "<th class='num'>Labels</th>"
+        head += "" if _many_classes(run) else f"<th class='num'>{what}</th>"
     table = (
         f"<div class='card scroll' tabindex='0' role='region' aria-label='Parts of the data'>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
@@ -84,15 +85,21 @@ def data_section(run: Run) -> str:
     )
 
 
+def _many_classes(run: Run) -> bool:
+    """Return whether there are more classes than positive and negative."""
+    return run.kind == "classification" and run.predicted.shape[2] > 2
+
+
 def _labels_of(run: Run, inside: np.ndarray) -> list[str]:
     y = run.y[inside]
     known = ~np.isnan(y)
     first = y[known[:, 0], 0]
+    if _many_classes(run):
+        return [f"{known.sum():,}"]
     if not len(first):
         return [f"{known.sum():,}", "–"]
     if run.kind == "classification":
-        share = f"{100 * (first == 1).mean():.0f} %"
-        return [f"{known.sum():,}", share if run.predicted.shape[2] == 2 else "–"]
+        return [f"{known.sum():,}", f"{100 * (first == 1).mean():.0f} %"]
     return [f"{known.sum():,}", f"{number(first.mean())} ± {number(first.std())}"]
 
 

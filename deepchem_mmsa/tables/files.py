@@ -191,7 +191,7 @@ def as_text(raw: io.BufferedReader, name: str) -> Iterator[io.TextIOWrapper]:
     except UnicodeDecodeError as error:
         raise TableError(
             f"{name} is not UTF-8 text ({error.reason}, byte 0x{error.object[error.start]:02x}); "
-            "save it as UTF-8, for example: iconv -f latin1 -t utf-8 OLD > NEW"
+            "save it as UTF-8 (Excel: CSV UTF-8), or iconv -f latin1 -t utf-8 OLD > NEW"
         ) from error
     finally:
         if not raw.closed:

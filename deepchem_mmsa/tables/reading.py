@@ -381,5 +381,5 @@ def _smiles_column(columns: list[str], wanted: str | None, name: str) -> str:
     raise TableError(
         f"cannot tell which column of {name} holds the SMILES; name it by --smiles-column "
         f"(smiles_column= in Python). Its columns are: {', '.join(columns):.1000}. If these are a "
-        "molecule, add a header line: smiles,name,..."
+        "molecule, add a header line: smiles,name,...; delete what stands above the header line"
     )

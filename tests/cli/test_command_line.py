@@ -1,5 +1,6 @@
 """What all commands have in common: help, configuration files, errors and exit codes."""
 
+import inspect
 import json
 import os
 import re
@@ -21,6 +22,13 @@ def test_help_shows_an_example_that_begins_with_the_command(mmsa, command):
     done = mmsa(command, "--help")
     assert done.exit_code == 0
     assert f"Example: mmsa {command} " in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("command", app.registered_commands, ids=COMMANDS)
+def test_help_is_not_broken_in_mid_sentence_at_80_columns(command):
+    """Typer keeps the line ends of all paragraphs but the first."""
+    _, *others = inspect.getdoc(command.callback).split("\n\n")
+    assert [line for text in others for line in text.splitlines() if len(line) > 78] == []
 
 
 def test_help_loads_nothing_heavy():

@@ -103,6 +103,9 @@ def test_scores_of_classes_are_those_of_the_report(mmsa, mmsa_json, labelled, tm
     shown = page.read_text(encoding="utf-8")
     assert f"{said['scores']['test']['pr_auc']:.3f}" in shown
     assert "mean of 3 classes" in shown
+    assert "mean of the classes" in shown
+    assert "mean of the tasks" not in shown
+    assert "Positive</th>" not in shown
     done = mmsa("report", run, "-o", tmp_path / "nowhere" / "page.html")
     assert (done.exit_code, "there is no folder" in done.stderr) == (5, True)
 
@@ -188,8 +191,25 @@ def test_rows_without_a_label_take_no_part(mmsa_json, labelled, tmp_path):
         "--epochs", 1, *TINY,
     )  # fmt: skip
     assert said["molecules"] == {"train": 22, "valid": 8, "test": 8}
-    parts = pd.read_csv(tmp_path / "run" / "rows.csv", keep_default_na=False)["split"]
-    assert parts[[3, 5, len(frame) - 1]].tolist() == ["", "", ""]
+    rows = pd.read_csv(tmp_path / "run" / "rows.csv", keep_default_na=False)
+    left_out = rows.loc[[3, 5, len(frame) - 1]]
+    assert left_out["split"].tolist() == ["", "", ""]
+    assert left_out["reason"].tolist()[:2] == ["no label", "no label"]
+    assert "unclosed ring" in left_out["reason"].iloc[2]
+    assert set(rows["reason"].drop(left_out.index)) == {""}
+
+
+def test_the_screen_tells_rows_without_a_label_and_scores_of_few_molecules(
+    mmsa, labelled, tmp_path
+):
+    frame = pd.read_csv(labelled)
+    frame.loc[[3, 5], "carbons"] = np.nan
+    frame.to_csv(labelled, index=False)
+    asked = ["finetune", labelled, "--label", "carbons", "--split", "part", "--epochs", 1]
+    done = mmsa(*asked, "-o", tmp_path / "run", *TINY)
+    assert done.exit_code == 0, done.output
+    assert "2 of 41 rows have no label and are left out" in done.stderr
+    assert "the scores of 8 valid and 8 test molecules are rough" in done.stderr
 
 
 def test_workers_are_passed_on(mmsa, labelled, tmp_path, monkeypatch):

@@ -88,6 +88,16 @@ def test_remoteness_does_not_depend_on_unit_and_origin():
     assert outlier(np.array([1.0, 1.0, 1.0, 5.0])) is None  # no spread to compare with
 
 
+def test_words_of_classes_are_told_with_their_numbers():
+    arguments = ({"y": np.array([0, 1, 0, 1, 0, 1.0])}, PART, SMILES, "classification", "random")
+    _, told = notes_on(*arguments, False, True, classes=["active", "inactive"])
+    assert told.startswith("class 0 is active, class 1 is inactive (alphabetical;")
+    assert told.endswith("pr_auc is that of inactive")
+    _, told = notes_on(*arguments, False, True, classes=["high", "low", "medium"])
+    assert "class 2 is medium" in told
+    assert "pr_auc" not in told
+
+
 def test_labels_that_are_the_same_in_training_are_told_whatever_the_others_are():
     told = notes([1, 1, 1, 0, 1, 0], kind="classification")
     assert told[1:] == ["the labels of y are all the same in training: there is nothing to learn"]

@@ -265,6 +265,7 @@ def test_explain_explains_the_asked_class_of_the_asked_task_of_each_row(mmsa, mo
     frame = pd.read_csv(run / "explanations.csv")
     pages = [f"{row + 1:05d}.html" for row in range(len(given)) if row != 11]
     assert frame["page"].dropna().tolist() == pages
+    assert set(frame["class"].dropna()) == {0}
     assert sorted(path.name for path in run.glob("*.html")) == pages
     predictor = MMSAPredictor.from_pretrained(model)
     for row in (0, 10, 12):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from deepchem.data import NumpyDataset
 
-from deepchem_mmsa.cli.scores import can_be_scored, metrics_of, scores_of, untold
+from deepchem_mmsa.cli.scores import can_be_scored, metrics_of, rough, scores_of, untold
 from deepchem_mmsa.config import MMSAConfig
 
 
@@ -48,6 +48,13 @@ def test_it_is_told_of_how_many_tasks_a_score_is_the_mean():
     (told,) = untold(summary(1.0, *[missing] * 6))
     assert "over 1 of 7 tasks" in told
     assert told.endswith("task 1, task 2, task 3, task 4, task 5, ...")
+
+
+def test_scores_of_few_molecules_are_said_to_be_rough():
+    (told,) = rough(summary(1.0))
+    assert told.startswith("the scores of 9 test molecules are rough")
+    assert list(rough({"molecules": {"test": 30}, "scores": {"test": {}}})) == []
+    assert list(rough({"molecules": {"test": 0}, "scores": {}})) == []
 
 
 @pytest.mark.parametrize("n_tasks", [1, 2])

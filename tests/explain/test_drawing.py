@@ -10,10 +10,17 @@ from PIL import Image
 from rdkit import Chem
 
 from deepchem_mmsa.explain import explain
-from deepchem_mmsa.explain.drawing import LOWERS, RAISES, colour, draw_saliency
+from deepchem_mmsa.explain.drawing import (
+    LOWERS,
+    RAISES,
+    colour,
+    draw_contributions,
+    draw_saliency,
+    signed,
+)
 from deepchem_mmsa.explain.page import _signed_bar
 from deepchem_mmsa.predictor import MMSAPredictor
-from tests.explain.small import IBUPROFEN, QUICK
+from tests.explain.small import IBUPROFEN, QUICK, network
 
 
 def test_drawings_are_svg_and_png(net, tmp_path):
@@ -50,6 +57,29 @@ def test_nothing_from_outside_becomes_markup(net):
     links = page.replace("http://www.w3.org/2000/svg", "").replace("http://www.w3.org/1999", "")
     links = links.replace("http://www.rdkit.org/xml", "")
     assert "http" not in links.replace("http-equiv", "")
+
+
+def test_the_atoms_named_beside_the_drawing_are_numbered_in_it():
+    molecule = Chem.MolFromSmiles("CCO")
+    values = np.array([0.0, -0.5, 1.0])
+    plain, numbered = (
+        draw_contributions(molecule, values, numbered=some).decode() for some in ((), (1, 2))
+    )
+    assert "class='note'" not in plain
+    assert numbered.count("class='note'") == 2
+    assert not molecule.GetAtomWithIdx(1).HasProp("atomNote")
+
+
+def test_the_page_tells_what_belongs_to_no_atom():
+    net = network(modalities=("graph", "fingerprint"))
+    why = explain(net, IBUPROFEN, **QUICK)
+    page = why.to_html()
+    size = max(abs(why.baseline), abs(why.output), *(abs(v.contribution) for v in why.views))
+    described = signed(sum(why.descriptors.values()), size)
+    assert f"of it descriptors</span><span></span><span class='num soft'>{described}<" in page
+    assert "without the descriptors, which belong to no atom" in page
+    assert page.count("class='note'") >= 6
+    assert "descriptors" not in explain(network(), "CCO", **QUICK).to_html()
 
 
 def test_what_raises_is_orange_and_what_lowers_purple():

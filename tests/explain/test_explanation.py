@@ -63,6 +63,7 @@ def test_a_class_is_called_by_its_name():
     why = explain(predictor, "CCO", **QUICK)
     assert (why.target, why.class_name, why.unit) == (1, "<b>2</b>", "log-odds of class <b>2</b>")
     assert "Probability of class &lt;b&gt;2&lt;/b&gt;." in why.to_html()
+    assert " % for task 0, class &lt;b&gt;2&lt;/b&gt;?</h1>" in why.to_html()
     assert why.to_dict()["class_name"] == "<b>2</b>"
     assert explain(network(modalities=("graph",)), "CCO", target=0, **QUICK).class_name == "0"
 

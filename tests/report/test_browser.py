@@ -183,6 +183,25 @@ def test_no_sideways_scrolling(visit, kind, width):
     assert small == 0
 
 
+@pytest.mark.parametrize("width", [1280, 900, 390, 360])
+def test_a_number_is_not_broken_in_two(visit, width):
+    lines = visit("regression", width).evaluate(
+        """() => [...document.querySelectorAll('.tile b')].map(e => { e.textContent = '1.72e+05';
+        return e.offsetHeight / parseFloat(getComputedStyle(e).lineHeight); })"""
+    )
+    assert len(lines) > 3
+    assert max(lines) < 1.5
+
+
+def test_the_title_of_a_figure_without_a_picture_stands_over_its_text(visit):
+    places = visit("regression").evaluate(
+        """() => { const figure = document.querySelector('.panels > figure:only-child');
+        figure.innerHTML = '<h3>logS</h3><p>too few labels</p>';
+        return [...figure.children].map(e => e.getBoundingClientRect().left); }"""
+    )
+    assert places[0] == places[1]
+
+
 CONTRAST = """() => {
   const parse = (text) => { const v = text.match(/[\\d.]+/g).map(Number);
     return [v[0], v[1], v[2], v.length > 3 ? v[3] : 1]; };

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from deepchem_mmsa.report.gallery import _nearest_training, errors_section
+from deepchem_mmsa.report.gallery import _nearest_training, anchors_section, errors_section
 from deepchem_mmsa.report.run import from_model
 
 
@@ -30,6 +30,15 @@ def test_labels_more_likely_than_not_are_no_errors(make_model, molecules):
     assert "Every label" in errors_section(run)
     run.predicted[2] = 0.6, 0.4
     assert re.findall(r"<h3>row (\d+)</h3>", errors_section(run)) == ["3"]
+
+
+def test_anchors_without_a_molecule_are_counted_and_not_shown(pretrained, molecules):
+    run = from_model(pretrained, {"train": (list(molecules), None)}, None, "", 100, 0)
+    run.anchor[:] = 3
+    section = anchors_section(run)
+    assert re.findall(r"<h3>Anchor (\d+)</h3>", section) == ["3"]
+    n = int(run.predictor.network.memory.n_active)
+    assert f"{n - 1} anchors of {n} are nearest to none" in section
 
 
 def test_a_training_molecule_is_not_the_nearest_to_itself(make_model, molecules):
