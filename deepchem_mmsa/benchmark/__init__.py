@@ -3,8 +3,8 @@
 =============  ====================================================================
 sets           MoleculeNet data sets, two split protocols, checks for leaked test molecules
 scores         metrics on non-missing labels
-baselines      random forest, mean
-contenders     MMSA pre-trained and from scratch, forest and mean as models of a run
+baselines      random forest, Gaussian process, mean
+contenders     MMSA pre-trained and from scratch, and the baselines, as models of a run
 peers          DeepChem's AttentiveFP, chemprop
 overlap        pre-training molecules that are in a benchmark's held-out sets
 cells          resumable runs, one file per finished (data set, model, seed)
@@ -17,6 +17,7 @@ from deepchem_mmsa.benchmark.baselines import (
     chemical_features,
     ecfp,
     forest_predictions,
+    gaussian_process_predictions,
     mean_predictions,
 )
 from deepchem_mmsa.benchmark.scores import metric_of, score
@@ -45,6 +46,7 @@ __all__ = [
     "chemical_features",
     "ecfp",
     "forest_predictions",
+    "gaussian_process_predictions",
     "held_out_molecules",
     "load_benchmark",
     "load_split",

@@ -7,7 +7,7 @@ epoch, and never those of ``split.test``.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from deepchem_mmsa.atomic import sha256
 from deepchem_mmsa.benchmark.baselines import (
     chemical_features,
     forest_predictions,
+    gaussian_process_predictions,
     mean_predictions,
 )
 from deepchem_mmsa.benchmark.scores import metric_of
@@ -26,6 +27,7 @@ from deepchem_mmsa.early_stopping import EarlyStopping
 from deepchem_mmsa.exports import load_pretrained
 from deepchem_mmsa.hub import find_model
 from deepchem_mmsa.model import MMSAModel
+from deepchem_mmsa.molecule import FINGERPRINT_SIZE
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.predictor import MMSAPredictor
 
@@ -200,8 +202,43 @@ def _keys_in(path: str) -> frozenset[str]:
     return frozenset(pd.read_csv(path, header=None, dtype=str)[0])
 
 
+class _OfFeatures:
+    """What a model on molecular features, among them those of a pre-trained one, has in common."""
+
+    weights: str | None
+    pretrained_on: str | None
+
+    def configuration(self) -> dict[str, Any]:
+        """Return the fields of the network whose features it reads; none without weights."""
+        return {} if self.weights is None else _apart_from_the_run(_config_of(self.weights))
+
+    def _origin(self) -> dict[str, str]:
+        values = {}
+        if self.weights is not None:
+            values["weights"] = _checksum(self.weights)
+        if self.pretrained_on is not None:
+            values["pretrained_on"] = sha256(self.pretrained_on)[:16]
+        return values
+
+    def _learnt(self, split: Split, records: np.ndarray) -> np.ndarray:
+        """Return pre-trained features of records; zeros for a record that cannot be read."""
+        assert self.weights is not None
+        predictor = MMSAPredictor.from_pretrained(self.weights, "auto")
+        _check_weights(self.weights, self.pretrained_on, predictor.network, split)
+        return np.nan_to_num(predictor.features(list(records)).values)
+
+    def _outcome(self, split: Split, features: Sequence[np.ndarray], values: np.ndarray) -> Outcome:
+        n = len(split.valid)
+        details = {"features": features[0].shape[1], "config": self.configuration()}
+        return Outcome(values[:n], values[n:], details)
+
+
+#: Of standardised features: some are nearly constant in training, and not elsewhere.
+_BOUNDS = {"a_min": -8, "a_max": 8}
+
+
 @dataclass(frozen=True)
-class Forest:
+class Forest(_OfFeatures):
     """A random forest on ECFP4 bits, RDKit's descriptors and, if given, pre-trained features.
 
     Parameters
@@ -223,40 +260,64 @@ class Forest:
 
     def settings(self) -> dict[str, Any]:
         """Return name and number of trees, and checksums of the weights and their molecules."""
-        values: dict[str, Any] = {"name": self.name, "n_trees": self.n_trees}
-        if self.weights is not None:
-            values["weights"] = _checksum(self.weights)
-        if self.pretrained_on is not None:
-            values["pretrained_on"] = sha256(self.pretrained_on)[:16]
-        return values
-
-    def configuration(self) -> dict[str, Any]:
-        """Return the fields of the network whose features it reads; none without weights."""
-        return {} if self.weights is None else _apart_from_the_run(_config_of(self.weights))
+        return {"name": self.name, "n_trees": self.n_trees, **self._origin()}
 
     def run(self, split: Split, seed: int) -> Outcome:
         """Fit one forest per task; see :class:`Contender`."""
-        predictor: MMSAPredictor | None = None
+        train, held_out = split.train.X, np.concatenate([split.valid.X, split.test.X])
+        features = chemical_features(train), chemical_features(held_out)
         if self.weights is not None:
-            predictor = MMSAPredictor.from_pretrained(self.weights, "auto")
-            _check_weights(self.weights, self.pretrained_on, predictor.network, split)
-
-        def read(records: np.ndarray) -> np.ndarray:
-            """Return the features of records; zeros for a record that cannot be read."""
-            known = chemical_features(records)
-            if predictor is None:
-                return known
-            learnt = predictor.features(list(records)).values
-            return np.concatenate([known, np.nan_to_num(learnt)], axis=1)
-
-        both = np.concatenate([split.valid.X, split.test.X])
-        features = read(split.train.X), read(both)
+            learnt = self._learnt(split, train), self._learnt(split, held_out)
+            features = np.hstack([features[0], learnt[0]]), np.hstack([features[1], learnt[1]])
         values = forest_predictions(
-            split.train, both, split.mode, seed, self.n_trees, features, self.n_jobs
+            split.train, held_out, split.mode, seed, self.n_trees, features, self.n_jobs
         )
-        n = len(split.valid)
-        details = {"features": features[0].shape[1], "config": self.configuration()}
-        return Outcome(values[:n], values[n:], details)
+        return self._outcome(split, features, values)
+
+
+@dataclass(frozen=True)
+class GaussianProcess(_OfFeatures):
+    """A Gaussian process on RDKit's descriptors or, with weights, on pre-trained features.
+
+    Descriptors are mapped to normal distributions by their quantiles in the training set, learnt
+    features standardised and clipped at 8 standard deviations.
+
+    Parameters
+    ----------
+    name : str
+        In tables.
+    weights, pretrained_on : str, optional
+        See :class:`Forest`.
+    """
+
+    name: str = "gp"
+    weights: str | None = None
+    pretrained_on: str | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return the name, and checksums of the weights and their molecules."""
+        return {"name": self.name, **self._origin()}
+
+    def run(self, split: Split, seed: int) -> Outcome:
+        """Fit one process per task; see :class:`Contender`."""
+        from sklearn.feature_selection import VarianceThreshold
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import FunctionTransformer, QuantileTransformer, StandardScaler
+
+        train, held_out = split.train.X, np.concatenate([split.valid.X, split.test.X])
+        if self.weights is None:
+            n = min(1000, len(train))
+            scaling = [QuantileTransformer(
+                n_quantiles=n, output_distribution="normal", random_state=seed
+            )]  # fmt: skip
+            read = [chemical_features(part)[:, FINGERPRINT_SIZE:] for part in (train, held_out)]
+        else:
+            scaling = [StandardScaler(), FunctionTransformer(np.clip, kw_args=_BOUNDS)]
+            read = [self._learnt(split, part) for part in (train, held_out)]
+        scaled = make_pipeline(VarianceThreshold(), *scaling)
+        features = scaled.fit_transform(read[0].astype(float)), scaled.transform(read[1])
+        values = gaussian_process_predictions(split.train, held_out, split.mode, features, seed)
+        return self._outcome(split, features, values)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from deepchem_mmsa.benchmark.contenders import (
     MMSA,
     Contender,
     Forest,
+    GaussianProcess,
     Mean,
     from_scratch,
 )
@@ -41,8 +42,8 @@ from deepchem_mmsa.benchmark.peers import AttentiveFP, Chemprop
 from deepchem_mmsa.exports import load_pretrained
 
 MODELS = ("mmsa", "mmsa-scratch", "gin", "mlp", "forest", "attentivefp", "chemprop", "mean",
-          "mmsa-forest")  # fmt: skip
-PRETRAINED = ("mmsa", "mmsa-forest")
+          "mmsa-forest", "gp", "mmsa-gp")  # fmt: skip
+PRETRAINED = ("mmsa", "mmsa-forest", "mmsa-gp")
 
 
 def contenders(a: argparse.Namespace) -> list[Contender]:
@@ -79,6 +80,10 @@ def contenders(a: argparse.Namespace) -> list[Contender]:
             made.append(Forest(a.trees, a.jobs))
         elif name == "mmsa-forest":
             made.append(Forest(a.trees, a.jobs, name, a.weights, a.pretraining_keys))
+        elif name == "gp":
+            made.append(GaussianProcess())
+        elif name == "mmsa-gp":
+            made.append(GaussianProcess(name, a.weights, a.pretraining_keys))
         elif name == "attentivefp":
             made.append(AttentiveFP(a.epochs, a.patience, a.batch_size))
         elif name == "chemprop":
@@ -94,9 +99,9 @@ def views_of(a: argparse.Namespace) -> tuple[set[str], int]:
     modalities = {"graph"}
     if {"mmsa", "mmsa-scratch"} & set(a.models):
         modalities |= set(a.modalities or config.modalities)
-    if "mmsa-forest" in a.models:
+    if {"mmsa-forest", "mmsa-gp"} & set(a.models):
         modalities |= set(config.modalities)
-    if {"mlp", "forest", "mmsa-forest"} & set(a.models):
+    if {"mlp", "forest", "mmsa-forest", "gp"} & set(a.models):
         modalities.add("fingerprint")
     return modalities, config.image_size
 

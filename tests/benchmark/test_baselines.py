@@ -3,11 +3,13 @@
 import deepchem as dc
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 
 from deepchem_mmsa.benchmark import (
     chemical_features,
     ecfp,
     forest_predictions,
+    gaussian_process_predictions,
     mean_predictions,
     score,
 )
@@ -70,3 +72,44 @@ def test_features_of_a_record_are_bits_and_descriptors(molecules):
     np.testing.assert_array_equal(features[0, 2048:], molecules[0].descriptors)
     assert (features[3] == 0).all()
     assert np.isfinite(features).all()
+
+
+def test_a_gaussian_process_is_the_formula_at_its_most_likely_kernel():
+    """Against the mean of Rasmussen & Williams, eq. 2.25, and a search over the three numbers."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(len(SMILES), 3))
+    y = np.c_[np.sin(x[:, 0]) + 0.1 * rng.normal(size=len(x)), 5 * x[:, 1] ** 2 + 100]
+    w = (rng.random(y.shape) < 0.8).astype(float)
+    asked = rng.normal(size=(5, 3))
+    found = gaussian_process_predictions(labelled(np.where(w, y, 99.0), w), asked, "regression",
+                                         (x, asked))  # fmt: skip
+
+    def matern(a, b, length):
+        r = np.sqrt(3) * np.linalg.norm(a[:, None] - b[None], axis=2) / length
+        return (1 + r) * np.exp(-r)
+
+    def fitted(rows, t, variance, length, noise):
+        K = variance * matern(x[rows], x[rows], length) + (noise + 1e-6) * np.eye(len(rows))
+        k = variance * matern(asked, x[rows], length)
+        evidence = t @ np.linalg.solve(K, t) + np.linalg.slogdet(K)[1]
+        return 0.5 * evidence, k @ np.linalg.solve(K, t)
+
+    for task in range(2):
+        rows = np.flatnonzero(w[:, task])
+        mean, std = y[rows, task].mean(), y[rows, task].std()
+        t = (y[rows, task] - mean) / std
+        best = minimize(lambda p: fitted(rows, t, *np.exp(p))[0], np.log([1, 1.7, 0.1]),  # noqa: B023
+                        bounds=[(-11.5, 11.5), (-4, 5), (-11.5, 11.5)])  # fmt: skip
+        expected = fitted(rows, t, *np.exp(best.x))[1] * std + mean
+        np.testing.assert_allclose(found[:, task], expected, atol=0.02 * std)
+
+
+def test_rows_beyond_the_limit_count_for_predictions_only():
+    x = np.linspace(0, 6, len(SMILES))[:, None]
+    y = np.sin(x)
+    found = gaussian_process_predictions(labelled(y), x, "regression", (x, x), n_rows=10)
+    np.testing.assert_allclose(found, y, atol=0.02)  # ten rows miss by more
+    ten = np.random.default_rng(0).permutation(len(x))[:10]
+    alone = labelled(np.where(np.isin(np.arange(len(x)), ten)[:, None], y, np.nan))
+    few = gaussian_process_predictions(alone, x, "regression", (x, x), n_rows=10)
+    assert np.abs(few - y).max() > 0.05

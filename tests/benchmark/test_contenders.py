@@ -18,13 +18,14 @@ from deepchem_mmsa.benchmark.contenders import (
     MMSA,
     NO_STRUCTURE,
     Forest,
+    GaussianProcess,
     Mean,
     from_scratch,
 )
 from deepchem_mmsa.benchmark.peers import AttentiveFP, Chemprop
 from deepchem_mmsa.benchmark.scores import score
 from deepchem_mmsa.benchmark.sets import LeakError, Split
-from deepchem_mmsa.molecule import MoleculeViews
+from deepchem_mmsa.molecule import N_DESCRIPTORS, MoleculeViews
 from deepchem_mmsa.predictor import MMSAPredictor
 
 TINY = {
@@ -33,6 +34,7 @@ TINY = {
 }  # fmt: skip
 CONTENDERS = {
     "forest": Forest(n_trees=30, n_jobs=1),
+    "gp": GaussianProcess(),
     "mlp": MMSA("mlp", {**MLP, **TINY}, epochs=20),
     "mmsa": MMSA("mmsa", {"modalities": ("graph", "fingerprint"), **TINY}, epochs=20),
 }
@@ -165,6 +167,18 @@ def test_a_forest_reads_what_pretraining_has_learnt(weights, oxygen_split):
     assert beside.settings()["weights"] not in (None, weights)
 
 
+def test_a_gaussian_process_reads_what_pretraining_has_learnt(weights, energy_split):
+    plain, learnt = GaussianProcess(), GaussianProcess("mmsa-gp", weights)
+    a, b, mean = (model.run(energy_split, 0) for model in (plain, learnt, Mean()))
+    widths = MMSAPredictor.from_pretrained(weights).network.feature_widths
+    assert 0 < a.details["features"] <= N_DESCRIPTORS
+    assert 0 < b.details["features"] <= sum(widths.values()) != a.details["features"]
+    assert (a.details["config"], b.details["config"]["n_neighbors"]) == ({}, 4)
+    scores = [score(energy_split.test, one.test, "rmse")[0] for one in (a, b, mean)]
+    assert max(scores[:2]) < scores[2]
+    assert learnt.settings()["weights"] not in (None, weights)
+
+
 def test_a_leaked_test_molecule_ends_the_run(weights, oxygen_split, tmp_path):
     leaked = Split(
         **{
@@ -172,7 +186,8 @@ def test_a_leaked_test_molecule_ends_the_run(weights, oxygen_split, tmp_path):
             "train": oxygen_split.valid, "test": oxygen_split.train,
         }
     )  # fmt: skip
-    for contender in (MMSA("mmsa", weights=weights, epochs=1), Forest(2, 1, "f", weights)):
+    for contender in (MMSA("mmsa", weights=weights, epochs=1), Forest(2, 1, "f", weights),
+                      GaussianProcess("g", weights)):  # fmt: skip
         with pytest.raises(LeakError, match="memory's exemplars"):
             contender.run(leaked, 0)
     from deepchem_mmsa.datasets import connectivity
@@ -182,6 +197,7 @@ def test_a_leaked_test_molecule_ends_the_run(weights, oxygen_split, tmp_path):
     for contender in (
         MMSA("mmsa", weights=weights, epochs=1, pretrained_on=str(keys)),
         Forest(2, 1, "f", weights, str(keys)),
+        GaussianProcess("g", weights, str(keys)),
     ):
         with pytest.raises(LeakError, match="pre-training set"):
             contender.run(oxygen_split, 0)

@@ -243,7 +243,7 @@ def test_fallbacks_are_reached_in_order(monkeypatch):
 def test_peptides_have_a_conformer(residues):
     """Stopped early, as small molecules are, the embedding of a large one fails."""
     molecule = canonical("N[C@@H](C)C(=O)" * residues + "O")
-    numbers, coordinates = conformer(molecule)
+    numbers, coordinates = conformer(molecule, timeout=60)  # on a busy machine, too
     assert np.isfinite(coordinates).all()
     assert (numbers[: molecule.GetNumAtoms()] > 1).all()
 
