@@ -29,6 +29,7 @@ from deepchem_mmsa.benchmark import (
     metric_of,
     score,
 )
+from deepchem_mmsa.benchmark.baselines import every_row
 from deepchem_mmsa.exports import load_pretrained
 from deepchem_mmsa.hub import starting_model
 
@@ -88,8 +89,11 @@ def main() -> None:
         stopping = EarlyStopping(valid, metric_of(benchmark.metric), patience=a.patience)
         model.fit(train, nb_epoch=a.epochs, callbacks=[stopping])
         epochs[seed] = {"best_epoch": stopping.best_epoch, "valid": stopping.best_score}
+        ours, unread = every_row(train, test, model.predict(test), benchmark.mode)
+        if unread:
+            print(f"{unread} test molecule(s) without these views are scored with the mean")
         predictions = {
-            "MMSA": model.predict(test),
+            "MMSA": ours,
             "random forest, ECFP4": forest_predictions(train, test, benchmark.mode, seed),
             "mean": mean_predictions(train, test, benchmark.mode),
         }

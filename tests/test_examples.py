@@ -97,6 +97,23 @@ def test_moleculenet_claims_no_spread_of_one_seed(tmp_path):
     )
 
 
+def test_moleculenet_scores_the_same_molecules_for_all_models(tmp_path):
+    """The one active of the test set has no conformer, as peptides: it counts for all three."""
+    rows = [(s, i % 2) for i, s in enumerate(DRUGS[:36])] + [(s, 0) for s in DRUGS[36:39]]
+    with open(tmp_path / "BBBP.csv", "w") as file:
+        file.write("num,name,p_np,smiles\n")
+        for i, (smiles, label) in enumerate([*rows, ("C" * 400, 1)]):
+            file.write(f"{i},m{i},{label},{smiles}\n")
+    printed = run(
+        tmp_path, "moleculenet.py", "--dataset", "bbbp", "--data-dir", ".", "--preset", "small",
+        "--modalities", "geometry", "--epochs", "1", "--splitter", "index", "--jobs", "1",
+    )  # fmt: skip
+    assert "1 test molecule(s) without these views are scored with the mean" in printed
+    results = json.loads((tmp_path / "runs" / "bbbp" / "results.json").read_text())
+    assert results["sizes"] == [32, 4, 4]
+    assert all(np.isfinite(of_model["mean"]) for of_model in results["test"].values())
+
+
 def test_no_ablation_has_fewer_anchors_than_it_says(monkeypatch):
     """At most one per 8 molecules of the warm-up: K=1024 was K=256 in the small preset."""
     monkeypatch.syspath_prepend(str(EXAMPLES / "benchmarks"))

@@ -181,3 +181,26 @@ def mean_predictions(train: Any, test: Any, mode: str) -> np.ndarray:
     mean = np.where(there, y, 0).sum(0) / np.maximum(there.sum(0), 1)
     values = np.tile(mean, (len(test), 1))
     return as_classes(values) if mode == "classification" else values
+
+
+def every_row(train: Any, part: Any, values: np.ndarray, mode: str) -> tuple[np.ndarray, int]:
+    """Fill rows that a model cannot read with the training mean: all models score the same rows.
+
+    Parameters
+    ----------
+    train, part : deepchem.data.Dataset
+        The molecules that the mean is of, and those that were predicted.
+    values : np.ndarray
+        Predictions of `part`, ``[N, T, 2]`` or ``[N, T]``; NaN in a row that was not read.
+    mode : {"classification", "regression"}
+
+    Returns
+    -------
+    values : np.ndarray
+    n_filled : int
+    """
+    missing = np.isnan(values).reshape(len(values), -1).any(1)
+    filled = np.where(
+        missing.reshape(-1, *[1] * (values.ndim - 1)), mean_predictions(train, part, mode), values
+    )
+    return filled, int(missing.sum())

@@ -1,10 +1,10 @@
 """Resumable runs: one small file per finished (data set, model, seed).
 
-A cell is finished when its JSON file exists, which is written last and atomically. A run that is
-repeated after it was killed skips the finished cells and loses at most one. The name of a cell's
-file contains a digest of the model's settings, so that other settings never reuse an old result;
-a result from other data, or of a network whose weights or preset now say something else, is
-refused.
+A cell is finished when its two files exist: predictions (NumPy) and scores (JSON), which are
+renamed into place together. A run that is repeated after it was killed skips the finished cells
+and loses at most one. The name of a cell's file contains a digest of the model's settings, so that
+other settings never reuse an old result; a result from other data, or of a network whose weights
+or preset now say something else, is refused.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from deepchem_mmsa._version import __version__
-from deepchem_mmsa.atomic import write_atomically, write_text
+from deepchem_mmsa.atomic import write_together
 from deepchem_mmsa.benchmark.contenders import Contender
 from deepchem_mmsa.benchmark.scores import labels_of, score
 from deepchem_mmsa.benchmark.sets import Split
@@ -75,12 +76,22 @@ class Cell:
 
     @property
     def finished(self) -> bool:
-        """Whether there is a result."""
-        return self.path.is_file()
+        """Whether there is a result, with its predictions."""
+        return self.path.is_file() and self.path.with_suffix(".npz").is_file()
 
     def result(self) -> dict[str, Any]:
-        """Return the stored result."""
-        return json.loads(self.path.read_text(encoding="utf-8"))
+        """Return the stored result; a score that does not exist, null in the file, is NaN.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged; the message names it.
+        """
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{self.path} is damaged ({error}): remove it") from error
+        return found | {k: math.nan for k in ("valid", "test") if found[k] is None}
 
     def check(self) -> None:
         """Check that the result of a finished cell is of the same data and the same network.
@@ -131,9 +142,9 @@ class Cell:
             "seed": self.seed,
             "metric": split.metric,
             "mode": split.mode,
-            "valid": valid,
-            "test": test,
-            "per_task": dict(zip(split.tasks, per_task)),
+            "valid": _number(valid),
+            "test": _number(test),
+            "per_task": dict(zip(split.tasks, map(_number, per_task))),
             "sizes": [len(part) for part in split.parts().values()],
             "seconds": round(seconds, 1),
             "details": outcome.details,
@@ -146,14 +157,24 @@ class Cell:
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         small = {name: np.asarray(a, dtype=np.float32) for name, a in arrays.items()}
-        write_atomically(self.path.with_suffix(".npz"), lambda name: _save_arrays(name, small))
-        write_text(self.path, json.dumps(result, indent=1, default=_plain))
-        return result
+        text = json.dumps(result, indent=1, default=_plain)
+        write_together(
+            {
+                self.path.with_suffix(".npz"): lambda name: _save_arrays(name, small),
+                self.path: lambda name: Path(name).write_text(text, encoding="utf-8"),
+            }
+        )
+        return self.result()
 
 
 def _save_arrays(name: str, arrays: dict[str, np.ndarray]) -> None:
     with open(name, "wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def _number(score: float) -> float | None:
+    """Return a score that JSON can hold: NaN, of a task with one class, is null."""
+    return None if math.isnan(score) else score
 
 
 def _plain(value: Any) -> Any:

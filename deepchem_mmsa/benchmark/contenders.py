@@ -16,6 +16,7 @@ import numpy as np
 from deepchem_mmsa.atomic import sha256
 from deepchem_mmsa.benchmark.baselines import (
     chemical_features,
+    every_row,
     forest_predictions,
     gaussian_process_predictions,
     mean_predictions,
@@ -150,7 +151,8 @@ class MMSA:
             "config": model.config.to_dict(),
         }
         valid, test = (
-            _every_row(split, part, model.predict(part)) for part in (split.valid, split.test)
+            every_row(split.train, part, model.predict(part), split.mode)
+            for part in (split.valid, split.test)
         )
         return Outcome(valid[0], test[0], {**details, "refused": test[1]})
 
@@ -167,15 +169,6 @@ def _check_weights(
     remembered = network.memory.exemplars if network.memory is not None else []
     keys = _keys_in(pretrained_on) if pretrained_on else frozenset()
     check_apart(split, [smiles for row in remembered for smiles, _ in row], keys)
-
-
-def _every_row(split: Split, part: Any, values: np.ndarray) -> tuple[np.ndarray, int]:
-    """Fill rows that a model cannot read with the training mean: all models score the same rows."""
-    missing = np.isnan(values).reshape(len(values), -1).any(1)
-    if missing.any():
-        values = values.copy()
-        values[missing] = mean_predictions(split.train, part, split.mode)[missing]
-    return values, int(missing.sum())
 
 
 @functools.lru_cache(maxsize=8)

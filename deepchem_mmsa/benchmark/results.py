@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from deepchem_mmsa.atomic import write_atomically, write_text
 from deepchem_mmsa.benchmark.cells import Cell
 from deepchem_mmsa.benchmark.scores import metric_of, score
 from deepchem_mmsa.early_stopping import small_is_good
@@ -238,9 +239,9 @@ def plot(frame: pd.DataFrame, path: str | Path) -> None:
             ax.errorbar(
                 part[chosen]["mean"], part[chosen]["model"].map(line),
                 xerr=part[chosen]["std"].fillna(0), fmt=marker, color=colour, label=label,
-                mfc="white" if marker == "D" else colour, ms=4, lw=1,
+                mfc="none" if marker == "D" else colour, ms=6 if marker == "D" else 4, lw=1,
             )  # fmt: skip
-        ax.set_title(f"{name} ({protocol})" if table["protocol"].nunique() > 1 else name)
+        ax.set_title(f"{name}\n{protocol}" if table["protocol"].nunique() > 1 else name)
         ax.set_xlabel(f"{metric}, test")
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)
@@ -251,4 +252,30 @@ def plot(frame: pd.DataFrame, path: str | Path) -> None:
     figure.legend(
         *axes[0].get_legend_handles_labels(), fontsize=8, ncols=2, loc="outside lower center"
     )
-    figure.savefig(str(path))
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))
+
+
+def write_results(frame: pd.DataFrame, folder: str | Path) -> str:
+    """Write ``results.csv``, ``results.md`` and ``results.png``, each atomically.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        From :func:`tidy`.
+    folder : path-like
+
+    Returns
+    -------
+    str
+        The Markdown.
+
+    Raises
+    ------
+    ValueError
+        If no cell is finished.
+    """
+    text = markdown(frame)
+    plot(frame, Path(folder, "results.png"))
+    write_text(Path(folder, "results.csv"), frame.to_csv(index=False, lineterminator="\n"))
+    write_text(Path(folder, "results.md"), text)
+    return text

@@ -132,19 +132,27 @@ def load_benchmark(
     ------
     ValueError
         For an unknown name.
+    OSError
+        If the file is missing and cannot be downloaded, or cannot be read; the message names it.
     """
     load = _loader(name)
     file = _file(name, data_dir)
     if save_dir is not None and file.is_file():
         save_dir = str(Path(save_dir) / _checksum(file))
-    tasks, splits, _ = load(
-        featurizer=featurizer,
-        splitter=splitter,
-        transformers=[],
-        data_dir=data_dir,
-        save_dir=save_dir,
-        reload=save_dir is not None,
-    )
+    try:
+        tasks, splits, _ = load(
+            featurizer=featurizer,
+            splitter=splitter,
+            transformers=[],
+            data_dir=data_dir,
+            save_dir=save_dir,
+            reload=save_dir is not None,
+        )
+    except OSError as error:
+        raise OSError(
+            f"{name} cannot be loaded ({error}): it is read from {file}, and downloaded if it is "
+            "missing; put it there, or name its folder (data_dir=, --data-dir)"
+        ) from error
     return list(tasks), splits
 
 

@@ -72,12 +72,11 @@ def benchmark(
     from deepchem_mmsa.benchmark import BENCHMARKS, PROTOCOLS, Split, Whole
     from deepchem_mmsa.benchmark.cells import cells_of, run_cells
     from deepchem_mmsa.benchmark.contenders import MMSA, Contender, Forest, Mean
-    from deepchem_mmsa.benchmark.results import markdown, plot, tidy
+    from deepchem_mmsa.benchmark.results import tidy, write_results
     from deepchem_mmsa.benchmark.sets import data_identity
     from deepchem_mmsa.cli.training import first_weights, network_config, views_of
     from deepchem_mmsa.featurizer import MMSAFeaturizer
     from deepchem_mmsa.molecule import MODALITIES
-    from deepchem_mmsa.tables import write_table
 
     protocols = protocol or ["deepchem"]
     for given, known in ((datasets, list(BENCHMARKS)), (protocols, list(PROTOCOLS))):
@@ -116,17 +115,15 @@ def benchmark(
     except OSError as error:
         raise Failure(f"cannot write to {output}: {error.strerror}", ExitCode.OUTPUT) from error
 
-    def load(dataset: str, split: str) -> Split:
+    @functools.lru_cache(maxsize=1)  # the views of a set are used by both protocols
+    def whole(dataset: str) -> Whole:
         try:
-            whole = Whole.load(dataset, featurizer, data_dir, None, max_molecules)
+            return Whole.load(dataset, featurizer, data_dir, None, max_molecules)
         except OSError as error:
-            raise Failure(
-                f"{dataset} cannot be loaded ({error}): it is read from "
-                f"{BENCHMARKS[dataset].file} in {data_dir or 'the data folder of DeepChem'}, and "
-                "downloaded if it is missing; put it there, or give its folder with --data-dir",
-                ExitCode.INPUT,
-            ) from error
-        return whole.split(split)
+            raise Failure(str(error), ExitCode.INPUT) from error
+
+    def load(dataset: str, split: str) -> Split:
+        return whole(dataset).split(split)
 
     cells = cells_of(
         output, protocols, datasets, contenders, range(seed, seed + seeds), max_molecules,
@@ -140,10 +137,7 @@ def benchmark(
             f"Finished cells are kept in {output}; run the same command again to resume."
         ) from error
     frame = tidy(cells)
-    write_table(frame, output / "results.csv")
-    text = markdown(frame)
-    (output / "results.md").write_text(text, encoding="utf-8")
-    plot(frame, output / "results.png")
+    text = write_results(frame, output)
     console.result(
         {"output": str(output), "results": frame.to_dict("records")},
         f"{text}\nresults.csv, results.md and results.png are in {output}",

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from deepchem_mmsa import MMSAFeaturizer
-from deepchem_mmsa.benchmark import BENCHMARKS, PROTOCOLS, Split, Whole
+from deepchem_mmsa.benchmark import BENCHMARKS, PROTOCOLS, Split, Whole, results
 from deepchem_mmsa.benchmark.cells import Cell, cells_of
 from deepchem_mmsa.benchmark.contenders import Contender
-from deepchem_mmsa.benchmark.results import markdown, plot, tidy
 from deepchem_mmsa.benchmark.sets import data_identity
 from deepchem_mmsa.molecule import MODALITIES
 
@@ -109,11 +108,6 @@ def cells_asked_for(arguments: argparse.Namespace, contenders: Sequence[Contende
 
 def write_results(cells: Sequence[Cell], output: Path) -> None:
     """Write ``results.csv``, ``results.md`` and ``results.png`` of the finished cells."""
-    frame = tidy(cells)
-    if not len(frame):
-        return
-    frame.to_csv(output / "results.csv", index=False)
-    text = markdown(frame)
-    (output / "results.md").write_text(text, encoding="utf-8")
-    plot(frame, output / "results.png")
-    print(text)
+    frame = results.tidy(cells)
+    if len(frame):
+        print(results.write_results(frame, output))

@@ -1,16 +1,20 @@
 """Cells: nothing is run twice, nothing half done is believed, nothing old is taken for new."""
 
+import itertools
 import json
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+import deepchem as dc
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from deepchem_mmsa.benchmark.baselines import mean_predictions
 from deepchem_mmsa.benchmark.cells import cells_of, run_cells
 from deepchem_mmsa.benchmark.contenders import Mean, Outcome
-from deepchem_mmsa.benchmark.results import ENSEMBLE, markdown, plot, summary, tidy
+from deepchem_mmsa.benchmark.results import ENSEMBLE, markdown, plot, summary, tidy, write_results
 from deepchem_mmsa.benchmark.scores import score
 from deepchem_mmsa.benchmark.sets import Split
 
@@ -100,6 +104,38 @@ def test_a_half_written_cell_is_not_finished(tmp_path, load):
     assert cell.predictions()["test"].shape == cell.predictions()["test_y"].shape
 
 
+def test_a_cell_without_its_predictions_is_run_again(tmp_path, load):
+    noisy = Noisy()
+    cells = cells_of(tmp_path, ["hu"], ["energy"], [noisy], [0, 1])
+    run_cells(cells, load, report=lambda line: None)
+    before = tidy(cells).drop(columns="seconds")
+    cells[0].path.with_suffix(".npz").unlink()
+    run_cells(cells, load, report=lambda line: None)
+    assert [seed for _, _, seed in noisy.runs] == [0, 1, 0]
+    pd.testing.assert_frame_equal(tidy(cells).drop(columns="seconds"), before)
+
+
+def test_a_damaged_cell_is_named(tmp_path, load):
+    (cell,) = cells_of(tmp_path, ["hu"], ["energy"], [Mean()], [0])
+    run_cells([cell], load, report=lambda line: None)
+    cell.path.write_text(cell.path.read_text()[:50])
+    with pytest.raises(ValueError, match=rf"{cell.path.name} is damaged .*: remove it"):
+        run_cells([cell], load)
+
+
+def test_a_task_without_a_score_is_null(tmp_path, oxygen_split):
+    """As MUV's tasks that have one class in the test set: JSON has no NaN."""
+    y = np.zeros_like(oxygen_split.test.y)
+    blank = dc.data.NumpyDataset(oxygen_split.test.X, y, ids=oxygen_split.test.ids)
+    (cell,) = cells_of(tmp_path, ["hu"], ["oxygen"], [Mean()], [0])
+    run_cells([cell], lambda *_: replace(oxygen_split, test=blank), report=lambda line: None)
+    stored = json.loads(cell.path.read_text(), parse_constant=pytest.fail)
+    assert stored["test"] is None
+    assert set(stored["per_task"].values()) == {None}
+    assert np.isnan(cell.result()["test"])
+    assert np.isnan(tidy([cell])["test"].item())
+
+
 def test_a_failure_is_told_and_left_to_be_done(tmp_path, load):
     class Broken(Noisy):
         def run(self, split, seed):
@@ -163,6 +199,40 @@ def test_the_table_is_mean_and_deviation_over_seeds(finished, tmp_path):
     assert (tmp_path / "r.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match="no finished cell"):
         plot(tidy([]), tmp_path / "none.png")
+
+
+def test_a_full_disk_leaves_the_results_that_were_there(finished, tmp_path, monkeypatch):
+    frame = tidy(finished)
+    assert (
+        write_results(frame, tmp_path) == (tmp_path / "results.md").read_text() == markdown(frame)
+    )
+    names = [f"results.{ending}" for ending in ("csv", "md", "png")]
+    before = [(tmp_path / name).read_bytes() for name in names]
+    assert len(pd.read_csv(tmp_path / names[0])) == len(frame)
+
+    def half(figure, file, **options):
+        Path(file).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", half)
+    with pytest.raises(OSError, match="No space left on device: could not write this file"):
+        write_results(frame[:3], tmp_path)
+    assert [(tmp_path / name).read_bytes() for name in names] == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cells", *names]
+
+
+def test_titles_of_panels_stand_apart(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: drawn.append(figure))
+    sets = ("freesolv", "esol", "lipophilicity")
+    rows = [(p, d, "m", 0, "rmse", 1.0, 2.0) for p in ("deepchem", "hu") for d in sets]
+    names = ["protocol", "dataset", "model", "seed", "metric", "valid", "test"]
+    plot(pd.DataFrame(rows, columns=names), tmp_path / "r.png")
+    drawn[0].canvas.draw()
+    places = [ax.title.get_window_extent() for ax in drawn[0].axes]
+    assert len(places) == 6
+    gaps = [right.x0 - left.x1 for left, right in itertools.pairwise(places)]
+    assert min(gaps) > 10  # pixels
 
 
 def test_the_mean_over_data_sets_needs_all_of_them():

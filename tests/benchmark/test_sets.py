@@ -1,5 +1,8 @@
 """Splits: scaffolds stay together, nothing is random, no test molecule stands elsewhere."""
 
+import urllib.request
+from urllib.error import URLError
+
 import deepchem as dc
 import numpy as np
 import pytest
@@ -96,6 +99,16 @@ def test_unknown_names():
         load_split("bbbp", "scaffold", MMSAFeaturizer())
     with pytest.raises(ValueError, match="cannot read the SMILES 'C1CC'"):
         scaffold_split(["C1CC"])
+
+
+def test_a_file_that_is_missing_is_named(tmp_path, monkeypatch):
+    def offline(*a, **k):
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
+    monkeypatch.setattr(urllib.request, "urlretrieve", offline)
+    with pytest.raises(OSError, match=rf"esol cannot be loaded .*: it is read from {tmp_path}/del"):
+        load_benchmark("esol", dc.feat.RawFeaturizer(), str(tmp_path))
 
 
 def part(smiles):

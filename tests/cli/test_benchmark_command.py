@@ -3,6 +3,8 @@
 import pandas as pd
 import pytest
 
+from deepchem_mmsa.benchmark import Whole
+
 
 def test_an_unknown_set_is_refused(mmsa, tmp_path):
     done = mmsa("benchmark", "bbpb", "-o", tmp_path / "run")
@@ -24,3 +26,17 @@ def test_models_stand_side_by_side_and_finished_cells_stay(mmsa_json, moleculene
     assert mmsa_json(*command)["results"] == first
     assert cells
     assert {p: p.stat().st_mtime_ns for p in cells} == cells
+
+
+@pytest.mark.slow
+def test_a_set_is_featurized_once_for_both_protocols(mmsa_json, moleculenet, tmp_path, monkeypatch):
+    loaded, load = [], Whole.load
+    monkeypatch.setattr(Whole, "load", lambda *a: loaded.append(a[0]) or load(*a))
+    found = mmsa_json(
+        "benchmark", "esol", "freesolv", "-o", tmp_path / "run", "--data-dir", moleculenet,
+        "--max-molecules", 60, "--epochs", 1, "--protocol", "deepchem", "--protocol", "hu",
+    )["results"]  # fmt: skip
+    assert loaded == ["esol", "freesolv"]
+    assert {(row["protocol"], row["dataset"]) for row in found} == {
+        (protocol, name) for protocol in ("deepchem", "hu") for name in loaded
+    }
