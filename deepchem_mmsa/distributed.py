@@ -15,6 +15,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -57,6 +58,8 @@ def start(device: torch.device) -> None:
 
 def _leave() -> None:
     if dist.is_initialized():
+        # Older torch (2.1, 2.6) joins a thread that may need the GIL to free its last tensor.
+        time.sleep(0.1)
         dist.destroy_process_group()
 
 

@@ -192,6 +192,21 @@ def silent(folder):
     lost(folder, "silent")
 
 
+def leaving(folder):
+    """Thirty groups that are left as soon as their last tensor has been gathered."""
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    for i in range(30):
+        dist.init_process_group(
+            "gloo", init_method=f"file://{folder}/group-{i}", rank=rank, world_size=size,
+            timeout=timedelta(seconds=60),
+        )  # fmt: skip
+        one, all_of_them = torch.ones(1000), [torch.empty(1000) for _ in range(size)]
+        for _ in range(3):
+            dist.all_gather(all_of_them, one)
+        del one, all_of_them
+        distributed._leave()
+
+
 def everything(folder):
     """All but that, in the one start that the quick tests can afford."""
     if os.environ["RANK"] == "0":  # alone first, while the others wait for the group
@@ -204,4 +219,4 @@ def everything(folder):
 
 
 if __name__ == "__main__":
-    {"everything": everything, "silent": silent}[sys.argv[1]](Path(sys.argv[2]))
+    {"everything": everything, "silent": silent, "leaving": leaving}[sys.argv[1]](Path(sys.argv[2]))

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 N = 2
 
 
-def launch(scenario, folder):
+def launch(scenario, folder, timeout=1200):
     """Run a scenario of tests/processes.py in N processes, as torchrun would start them."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -43,7 +43,7 @@ def launch(scenario, folder):
                 )
             )
     try:
-        status = started[0].wait(timeout=1200)
+        status = started[0].wait(timeout)
     finally:
         for process in started:  # a silent one would stay
             process.kill()
@@ -141,6 +141,11 @@ def test_a_dead_process_ends_the_run(results):
 def test_a_silent_process_ends_the_run_after_the_time_out(tmp_path):
     launch("silent", tmp_path)
     assert 8 <= lost(tmp_path, "silent") < 300
+
+
+def test_a_process_does_not_wait_for_itself_when_it_leaves(tmp_path):
+    """Seen with torch 2.1 and 2.6 (and not with 2.13): the run was over, and never ended."""
+    launch("leaving", tmp_path, timeout=120)
 
 
 def test_torchrun_runs_the_example(tmp_path):
