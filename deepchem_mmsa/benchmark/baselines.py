@@ -140,7 +140,7 @@ def gaussian_process_predictions(
     width = np.sqrt(known.shape[1])  # of the order of the distances between rows
 
     def fit(process: Any, x: np.ndarray, y: np.ndarray) -> Any:
-        with warnings.catch_warnings():  # about a number that its limits hold
+        with warnings.catch_warnings():  # a variance or noise that stops at its bound is used
             warnings.simplefilter("ignore", ConvergenceWarning)
             return process.fit(x, y)
 
