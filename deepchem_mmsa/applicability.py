@@ -24,7 +24,7 @@ from deepchem_mmsa.ensemble import over_batches
 from deepchem_mmsa.layers.memory_bank import MOLECULES_PER_ANCHOR, MemoryBank
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.predictor import MMSAPredictor
-from deepchem_mmsa.rdkit_log import quiet
+from deepchem_mmsa.rdkit_state import quiet_legacy
 from deepchem_mmsa.views import check_sequence
 
 N_FOLDS = 5
@@ -224,7 +224,7 @@ def tanimoto_distance(
 
     def fingerprint(molecule: object) -> DataStructs.ExplicitBitVect | None:
         if not isinstance(molecule, Chem.Mol):
-            with quiet():
+            with quiet_legacy():
                 molecule = Chem.MolFromSmiles(molecule) if isinstance(molecule, str) else None
         readable = molecule is not None and molecule.GetNumAtoms() > 0
         return generator.GetFingerprint(molecule) if readable else None

@@ -7,7 +7,7 @@ the batch. Adding a modality means adding one function here (docs/extending.md).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -58,13 +58,9 @@ class MoleculeBatch:
 
     def to(self, device: torch.device | str) -> MoleculeBatch:
         """Return the batch on another device."""
-        return MoleculeBatch(
-            self.smiles,
-            self.modalities,
-            self.available.to(device),
-            {m: r.to(device) for m, r in self.rows.items()},
-            {m: x.to(device) for m, x in self.inputs.items()},
-        )
+        rows = {m: r.to(device) for m, r in self.rows.items()}
+        inputs = {m: x.to(device) for m, x in self.inputs.items()}
+        return replace(self, available=self.available.to(device), rows=rows, inputs=inputs)
 
 
 @dataclass(frozen=True)
@@ -152,11 +148,9 @@ def collate_images(options: Collator, records: Sequence[MoleculeViews]) -> Tenso
     return torch.from_numpy(pictures)
 
 
-def _joined(arrays: list[np.ndarray], width: int) -> Tensor:
-    """Return [n, width] int64; stays well-formed for an empty list."""
-    if not arrays:
-        return torch.zeros(0, width, dtype=torch.int64)
-    return torch.from_numpy(np.concatenate(arrays).astype(np.int64))
+def _joined(arrays: list[np.ndarray], *width: int, dtype: type = np.int64) -> Tensor:
+    """Return [n, *width]; stays well-formed for an empty list."""
+    return torch.from_numpy(np.concatenate([np.zeros((0, *width), dtype), *arrays]))
 
 
 def collate_graphs(options: Collator, records: Sequence[MoleculeViews]) -> BatchedGraph:
@@ -206,15 +200,8 @@ def collate_conformers(options: Collator, records: Sequence[MoleculeViews]) -> B
         numbers.append(record.atomic_numbers[keep])
         points.append(record.coordinates[keep])
     n_atoms = np.array([len(n) for n in numbers], dtype=np.int64)
-    return BatchedConformers(
-        atomic_numbers=torch.from_numpy(
-            np.concatenate(numbers).astype(np.int64) if numbers else np.zeros(0, np.int64)
-        ),
-        coordinates=torch.from_numpy(
-            np.concatenate(points).astype(np.float32) if points else np.zeros((0, 3), np.float32)
-        ),
-        n_atoms=torch.from_numpy(n_atoms),
-    )
+    coordinates = _joined(points, 3, dtype=np.float32)
+    return BatchedConformers(_joined(numbers), coordinates, torch.from_numpy(n_atoms))
 
 
 def collate_fingerprints(

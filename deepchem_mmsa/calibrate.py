@@ -8,6 +8,7 @@ prediction is NaN is ignored in fitting and stays NaN.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,8 +35,8 @@ def _checked(
     p = np.asarray(probabilities, dtype=float)
     weights = None if w is None else np.asarray(w, dtype=float)
     labels = known_classes(p, y, weights)
-    n, n_classes = p.shape[0], p.shape[-1]
-    p, labels = p.reshape(n, -1, n_classes), labels.reshape(n, -1)
+    shape = len(p), math.prod(p.shape[1:-1])
+    p, labels = p.reshape(*shape, p.shape[-1]), labels.reshape(shape)
     known = ~np.isnan(labels) & ~np.isnan(p).any(-1)
     _refuse_empty(known)
     return p, labels, known
@@ -343,7 +344,8 @@ def plot_reliability(curves: Mapping[str, Reliability], path: str | Path) -> Non
     figure = Figure(figsize=(4.8, 4.8), dpi=120, layout="constrained")
     ax = figure.subplots()
     ax.plot([0, 1], [0, 1], color="#999999", linewidth=1, zorder=0)
-    for colour, (name, c) in zip(("#0b5fa5", "#d1495b", "#2e8b57", "#8a5fbf"), curves.items()):
+    colours = itertools.cycle(("#0b5fa5", "#d1495b", "#2e8b57", "#8a5fbf"))
+    for colour, (name, c) in zip(colours, curves.items()):
         ax.vlines(c.predicted, c.low, c.high, color=colour, alpha=0.35)
         ax.plot(
             c.predicted, c.observed, color=colour, marker="o", markersize=4,

@@ -29,6 +29,11 @@ def _quantile(scores: np.ndarray, coverage: float) -> float:
     return float(np.partition(scores, rank - 1)[rank - 1]) if rank <= len(scores) else math.inf
 
 
+def _by_task(values: np.ndarray) -> np.ndarray:
+    """Return ``[N]`` or ``[N, T]`` as ``[N, T]``, also of no rows."""
+    return values.reshape(len(values), math.prod(values.shape[1:]))
+
+
 def _check_coverage(coverage: float) -> float:
     if not 0 < coverage < 1:
         raise ValueError(
@@ -94,7 +99,7 @@ class ConformalIntervals:
             raise ValueError(
                 f"y has shape {truth.shape}, predicted {values.shape}: give the same shape"
             )
-        scores = (np.abs(truth - values) / widths).reshape(len(truth), -1)
+        scores = _by_task(np.abs(truth - values) / widths)
         self.quantile = np.array([_quantile(c[~np.isnan(c)], self.coverage) for c in scores.T])
         self._scaled = scale is not None
         return self
@@ -119,9 +124,7 @@ class ConformalIntervals:
                 f"these intervals were fit with{'' if self._scaled else 'out'} a scale: give "
                 f"{'it' if self._scaled else 'none'} here too, or fit again"
             )
-        half = (widths.reshape(len(values), len(self.quantile)) * self.quantile).reshape(
-            values.shape
-        )
+        half = (_by_task(widths) * self.quantile).reshape(values.shape)
         # A margin for rounding, so that an error equal to the quantile (a tie) is covered.
         half = half + 4 * np.finfo(float).eps * (np.abs(values) + half)
         half = np.where(np.isfinite(values), half, np.inf)
@@ -231,9 +234,8 @@ class ConformalSets:
         truth = known_classes(p, y)
         n_classes = p.shape[-1]
         miss = 1 - _of_true_class(p, truth)
-        miss, labels = miss.reshape(len(p), -1), truth.reshape(len(p), -1)
         rows = []
-        for scores, own in zip(miss.T, labels.T):
+        for scores, own in zip(_by_task(miss).T, _by_task(truth).T):
             known = ~np.isnan(scores)
             groups = [known & (own == c) if self.per_class else known for c in range(n_classes)]
             rows.append([_quantile(scores[g], self.coverage) for g in groups])

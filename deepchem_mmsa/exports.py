@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -193,18 +194,14 @@ def load_pretrained(folder_or_name: str | os.PathLike) -> Pretrained:
             f"one of them ({several[0]}); mmsa predict and deepchem_mmsa.ensemble.load_ensemble "
             "take them all"
         )
-    for attempt in range(_ATTEMPTS):
+    for _ in range(_ATTEMPTS):
         try:
             return _read_export(folder)
         except _TornError as error:
             # An export is being replaced, or was when its process died: read the previous one.
-            if (folder / PREVIOUS).is_dir():
-                try:
-                    return _read_export(folder / PREVIOUS)
-                except _MALFORMED:
-                    pass
-            if attempt + 1 == _ATTEMPTS:
-                raise CheckpointError(str(error)) from None
+            with suppress(*_MALFORMED):
+                return _read_export(folder / PREVIOUS)
+            torn = CheckpointError(str(error))
             time.sleep(0.05)
         except CheckpointError:
             raise
@@ -215,7 +212,7 @@ def load_pretrained(folder_or_name: str | os.PathLike) -> Pretrained:
                 f"{folder} is not an exported MMSA model ({type(error).__name__}: {error})"
                 + ("; its run is not finished: resume it with --resume" if begun else "")
             ) from error
-    raise AssertionError("the last attempt returns or raises")
+    raise torn
 
 
 def _read_export(folder: Path) -> Pretrained:

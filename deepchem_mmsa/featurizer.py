@@ -208,9 +208,7 @@ class MMSAFeaturizer(Featurizer):
         if failures:
             warn_user(_describe(failures, len(made)))
         records = np.empty(len(made), dtype=object)
-        # Element by element, so that numpy does not look inside a record.
-        for index, record in enumerate(made):
-            records[index] = record
+        records[:] = made
         return records
 
     def views(self, molecule: str | Chem.Mol) -> MoleculeViews:

@@ -139,6 +139,17 @@ def has_dropout(module: nn.Module) -> bool:
     return any(isinstance(part, _DropoutNd) and part.p > 0 for part in module.modules())
 
 
+def check_dropout(network: MMSANetwork, masks: int) -> None:
+    """Raise a ValueError if a deviation over so many dropout masks has no meaning."""
+    if masks < 2:
+        raise ValueError(f"masks={masks}: a deviation needs at least 2; 50 is usual")
+    if network.config.mode == "pretraining" or not has_dropout(network):
+        raise ValueError(
+            "this model has no dropout to sample; train several models with other seeds, or a "
+            "supervised one with head_dropout, graph_dropout or hypergraph_dropout above 0"
+        )
+
+
 def _shared_mask(
     generator: torch.Generator, dropout: nn.Dropout, given: tuple[Tensor], dropped: Tensor
 ) -> Tensor:
@@ -182,16 +193,16 @@ def sample_dropout(
     squares: Tensor | None = None
     device = batch.available.device
     # One each: a layer with nothing to drop in a batch must not shift the others' masks.
+    seeds = ((seed * 1_000_003 + place) % 2**63 for place in range(len(dropouts)))
     hooks = [
-        part.register_forward_hook(
-            partial(_shared_mask, torch.Generator(device).manual_seed(seed * 1_000_003 + place))
-        )
-        for place, part in enumerate(dropouts)
+        part.register_forward_hook(partial(_shared_mask, torch.Generator(device).manual_seed(own)))
+        for own, part in zip(seeds, dropouts)
         if isinstance(part, nn.Dropout)
     ]
     try:
         with seeded(seed, device):
             for part in dropouts:
+                part.inplace = False  # the hook needs what was given
                 part.train()
             for _ in range(masks):
                 h = {**known, **network.modality_embeddings(batch, only=stochastic)}

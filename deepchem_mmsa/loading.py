@@ -7,6 +7,7 @@ torch's ``DataLoader`` take turns, and the order of the batches is the same for 
 from __future__ import annotations
 
 import gc
+import math
 import os
 import signal
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -89,15 +90,18 @@ class Preparation:
         drawn, unasked = drawn_size(records, read), unasked_views(records, read)
         if not labels or labels[0] is None or not self.labelled:
             return PreparedBatch(molecules, [], [], drawn, unasked)
-        y = np.asarray(labels[0], dtype=np.float32)
-        y = y if y.ndim == 2 else y.reshape(len(molecules), -1)
+        y = _columns(labels[0])
         w = weights[0] if weights else None
-        w = np.ones_like(y) if w is None else np.asarray(w, dtype=np.float32)
-        w = np.broadcast_to(w if w.ndim == 2 else w.reshape(len(y), -1), y.shape)
+        w = np.ones_like(y) if w is None else _columns(w)
         there = ~np.isnan(y) & molecules.available.any(1).numpy()[:, None]
-        y, w = np.where(there, y, 0), np.where(there, w, 0)
-        label, weight = torch.from_numpy(y), torch.from_numpy(w.astype(np.float32))
+        label, weight = (torch.from_numpy(np.where(there, part, 0)) for part in (y, w))
         return PreparedBatch(molecules, [label], [weight], drawn, unasked)
+
+
+def _columns(rows: Any) -> np.ndarray:
+    """Return labels or weights as float32, ``[N, T]``, also of no rows."""
+    rows = np.asarray(rows, dtype=np.float32)
+    return rows.reshape(len(rows), math.prod(rows.shape[1:]))
 
 
 def prepared(

@@ -288,8 +288,6 @@ class MMSANetwork(nn.Module):
         if self.hypergraph is not None and len(c) and not warming_up:
             k = self.config.n_neighbors
             nodes = torch.cat([c, anchors])
-            if between is None and len(anchors):
-                between = self.between_anchors()
             z = self.hypergraph(nodes, nearest_nodes_hypergraph(c, anchors, k, between))[: len(c)]
             if len(anchors):
                 convolved = self.hypergraph.convolve_anchors(anchors, k, between)

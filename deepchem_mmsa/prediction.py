@@ -18,7 +18,7 @@ from torch import Tensor
 from deepchem_mmsa.batch_norm import PreciseBatchNorm
 from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.evaluate import evaluate, mean_scores
-from deepchem_mmsa.inference import evaluating, has_dropout, missing_reason, sample_dropout
+from deepchem_mmsa.inference import check_dropout, evaluating, missing_reason, sample_dropout
 from deepchem_mmsa.labels import check_task_order
 from deepchem_mmsa.loading import check_batch
 from deepchem_mmsa.network import MMSANetwork
@@ -86,12 +86,10 @@ class PredictingModel(SavableModel):
 
         with evaluating(self.model):
             for records, inputs in prefetched(prepared()):
-                missing = ~inputs.available.any(1)
-                outputs = [
-                    t.float().masked_fill(_like(missing, t), np.nan) for t in compute(inputs)
-                ]
+                missing = (~inputs.available.any(1)).nonzero()[:, 0]
+                outputs = [t.float().index_fill(0, missing, np.nan) for t in compute(inputs)]
                 results.append([t.cpu().numpy() for t in outputs])
-                for i in missing.nonzero()[:, 0].tolist():
+                for i in missing.tolist():
                     reason = missing_reason(records[i], self.config.modalities)
                     self.failures.append((n + i, records[i].smiles, reason))
                 n += len(inputs)
@@ -157,20 +155,20 @@ class PredictingModel(SavableModel):
         ):
             for batch in self.default_generator(dataset, mode="predict"):
                 inputs, labels, weights = self._prepare_batch(batch)
-                share = float(len(inputs))
                 if self.config.mode == "pretraining":
                     if len(inputs) < 2:
                         continue
                     embedding, terms = pretraining_terms(self.model, inputs)
                     outputs = [embedding, torch.stack([terms[name] for name in LOSS_TERMS])]
-                else:
-                    if not labels:
-                        raise ValueError("the validation set has no labels; load it with its tasks")
+                elif labels:
                     outputs = self.model(inputs)
-                    if loss == self._default_loss:  # which is a mean over the labels that count
-                        share = self.model.share(labels[0], weights[0])
-                value = loss(self._outputs_for(loss, outputs), labels, weights)
-                total, count = total + share * float(value), count + share
+                else:
+                    raise ValueError("the validation set has no labels; load it with its tasks")
+                value = float(loss(self._outputs_for(loss, outputs), labels, weights))
+                share = float(len(inputs))
+                if labels and loss == self._default_loss:  # a mean over the labels that count
+                    share = self.model.share(labels[0], weights[0])
+                total, count = total + share * value, count + share
         return total / count if count else float("nan")
 
     def _present_statistics(self) -> AbstractContextManager[None]:
@@ -223,13 +221,7 @@ class PredictingModel(SavableModel):
         ValueError
             If the model has no head or no dropout, or `masks` is below 2.
         """
-        if masks < 2:
-            raise ValueError(f"masks={masks}: a deviation needs at least 2; 50 is usual")
-        if self.config.mode == "pretraining" or not has_dropout(self.model):
-            raise ValueError(
-                "this model has no dropout to sample; build a supervised one with "
-                "head_dropout, graph_dropout or hypergraph_dropout above 0"
-            )
+        check_dropout(self.model, masks)
         # A copy: dropout is switched inside it, while others may be predicting with the original.
         network = copy.deepcopy(self.model).eval()
         mean, std = self._over_batches(
@@ -320,8 +312,3 @@ def _whole(network: MMSANetwork) -> Iterator[None]:
         yield
     finally:
         network.structure_on = before
-
-
-def _like(rows: Tensor, values: Tensor) -> Tensor:
-    """Return a mask of rows in the shape of `values`."""
-    return rows.view(-1, *[1] * (values.dim() - 1)).expand_as(values)

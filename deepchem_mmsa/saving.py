@@ -397,18 +397,17 @@ class SavableModel(TorchModel):
                 "leave the head out"
             )
         self._from_labels |= source.from_labels
-        if components is None:
-            prefixes = [""]
-        else:
+        prefixes = [""]
+        if components is not None:
             self._components(components)
             prefixes = [
                 f"encoders.{c}." if c in self.config.modalities else f"{c}." for c in components
             ]
-        if components is not None and "image" in components:
-            prefixes.append("picture_size")
-        if components is not None and "head" in components and self.config.mode == "regression":
-            prefixes += ["label_mean", "label_scale"]
-            self._labels_seen = bool(source.metadata.get("labels_seen"))
+            if "image" in components:
+                prefixes.append("picture_size")
+            if "head" in components and self.config.mode == "regression":
+                prefixes += ["label_mean", "label_scale"]
+                self._labels_seen = bool(source.metadata.get("labels_seen"))
         exports.copy_tensors(self.model, source.tensors, prefixes, name)
         if self.model.memory is not None and (components is None or "memory" in components):
             self.model.memory.exemplars = source.exemplars

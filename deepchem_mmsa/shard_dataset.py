@@ -114,8 +114,7 @@ class ShardDataset(Dataset):
 
     def _records(self, i: int, shard: Shard, rows: np.ndarray) -> np.ndarray:
         X = np.empty(len(rows), dtype=object)
-        for place, row in enumerate((rows - self._firsts[i]).tolist()):
-            X[place] = shard.record(row)  # so that numpy does not look inside a record
+        X[:] = [shard.record(row) for row in (rows - self._firsts[i]).tolist()]
         return X
 
     def itershards(self) -> Iterator[Batch]:
@@ -285,8 +284,5 @@ def _rows_of(batch: Batch, chosen: Any) -> Batch:
 
 
 def _joined(one: Batch, other: Batch) -> Batch:
-    X, y, w, ids = (
-        np.empty(0) if a is None or b is None else np.concatenate([a, b])
-        for a, b in zip(one, other)
-    )
-    return X, y if one[1] is not None else None, w if one[2] is not None else None, ids
+    parts: Any = (None if a is None else np.concatenate([a, b]) for a, b in zip(one, other))
+    return tuple(parts)

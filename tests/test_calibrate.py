@@ -162,6 +162,7 @@ def test_each_curve_is_drawn_where_it_lies_and_named_with_its_error(tmp_path, mo
     monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure))
     y, p, honest = classes(4)
     curves = {"raw": reliability(y, p[:, 1]), "true": reliability(y, honest[:, 1])}
+    curves |= {f"{n} bins": reliability(y, p[:, 1], n) for n in range(3, 8)}
     plot_reliability(curves, tmp_path / "reliability.svg")
     (axes,) = figures[0].axes
     for line, (name, curve) in zip(axes.lines[1:], curves.items(), strict=True):
@@ -183,6 +184,12 @@ def test_a_call_that_does_not_go_with_the_fit_is_refused(method):
         with pytest.raises(ValueError, match="do not match the"):
             fitted(wrong)
     assert fitted(np.zeros((0, 2))).shape == (0, 2)
+
+
+@pytest.mark.parametrize("method", [TemperatureScaling, IsotonicCalibration])
+def test_without_a_molecule_there_is_nothing_to_fit(method):
+    with pytest.raises(ValueError, match="task 0 has no label with a prediction to calibrate on"):
+        method().fit(np.zeros((0, 2)), [])
 
 
 def test_who_is_wholly_sure_and_sometimes_wrong_is_softened():

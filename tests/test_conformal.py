@@ -127,6 +127,14 @@ def test_tasks_stand_alone_and_missing_labels_are_left_out():
     assert not sets.covers(labels, p)[1:20, 1].any()
 
 
+@pytest.mark.parametrize("n_tasks", [(), (1,), (3,)], ids=str)
+def test_no_molecules_say_nothing(n_tasks):
+    nothing, n = np.zeros((0, *n_tasks)), max(n_tasks, default=1)
+    assert ConformalIntervals().fit(nothing, nothing).quantile.tolist() == [np.inf] * n
+    sets = ConformalSets().fit(nothing, np.zeros((0, *n_tasks, 2)))
+    assert sets.quantile.tolist() == [[np.inf, np.inf]] * n
+
+
 def test_errors_name_what_is_wrong():
     for coverage in (0, 1, 90):
         with pytest.raises(ValueError, match="between 0 and 1"):

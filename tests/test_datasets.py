@@ -148,6 +148,15 @@ def test_an_infinite_label_stays_what_it_is_and_is_refused_in_training(make_mode
         make_model(mode="regression").fit(data)
 
 
+def test_molecules_may_come_from_an_iterator_but_not_from_one_text():
+    for y in (None, [1, 2]):
+        data = dataset_from_smiles(iter(["OCC", "CCN"]), MMSAFeaturizer("graph"), y)
+        assert [r.smiles for r in data.X] == ["CCO", "CCN"]
+        assert data.ids.tolist() == ["OCC", "CCN"]
+        with pytest.raises(TypeError, match=r"not one text: \['CCO'\]"):
+            dataset_from_smiles("CCO", MMSAFeaturizer("graph"), y)
+
+
 @pytest.mark.parametrize("y", [[1, 2, 3, 4], [[1, 2, 3]], 1.0])
 def test_labels_that_do_not_fit_are_refused(y):
     with pytest.raises(ValueError, match=r"rows of labels for 2 molecules: give y as \[N\]"):

@@ -95,6 +95,14 @@ def test_a_loss_of_deepchem_is_watched_whatever_the_batches(make_model, graph_da
     assert found == pytest.approx([expected] * 3, rel=1e-5)
 
 
+@pytest.mark.parametrize("weights", [None, "balanced"])
+def test_a_class_that_is_none_is_told(make_model, graph_dataset, weights):
+    data = labelled(graph_dataset, np.full((len(graph_dataset), 1), 2))
+    model = make_model(mode="classification", class_weights=weights)
+    with pytest.raises(ValueError, match=r"row 0, task 0 is 2.0; with 2 classes"):
+        model.validation_loss(data)
+
+
 def test_a_loss_of_pretraining_is_watched(make_model, graph_dataset):
     """Of the terms: one of them alone has the validation loss of that term."""
     term = LOSS_TERMS.index("mask")

@@ -173,6 +173,24 @@ def test_a_column_of_one_is_dropped_row_by_row():
     assert _shared_mask(torch.Generator(), dropout, (torch.ones(1000, 1),), dropped) is dropped
 
 
+def test_dropout_that_works_in_place_is_drawn_once():
+    """As a module of one's own may have it: the mask is drawn of what the layer was given."""
+    spreads = []
+    for inplace in (False, True):
+        one = predictor(head_dropout=0.5)
+        for part in one.network.modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.inplace = inplace
+        spreads.append(dropout_spread(one, GIVEN, masks=10))
+    np.testing.assert_array_equal(spreads[0].std, spreads[1].std)
+
+
+def test_a_large_seed_draws_masks():
+    config = predictor().config.replace(seed=2**64 - 1)
+    spread = dropout_spread(MMSAPredictor(MMSANetwork(config)), GIVEN[:2], 5, config.seed)
+    assert (spread.std > 0).all()
+
+
 def test_others_predict_while_masks_are_drawn(monkeypatch):
     one = predictor()
     before = one.predict(GIVEN).values

@@ -14,8 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepchem_mmsa import EarlyStopping
+from deepchem_mmsa.batching import Collator
 from deepchem_mmsa.datasets import dataset_from_shards
+from deepchem_mmsa.distributed import share
 from deepchem_mmsa.epochs import EpochBatch, epoch_batches
+from deepchem_mmsa.loading import Preparation
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.shard_dataset import ShardDataset
 from deepchem_mmsa.shards import featurize_to_shards
@@ -113,7 +116,9 @@ def test_a_generator_of_another_form_is_refused(make_model, graph_dataset, form,
         model.fit_generator([form(d.X[:8], d.y[:8], d.w[:8])])
 
 
-@pytest.mark.parametrize("weights", [None, [None], [], [np.ones((1, 1))], [np.ones(8)]], ids=str)
+@pytest.mark.parametrize(
+    "weights", [None, [None], [], [np.ones((1, 1))], [np.ones(1)], [np.ones(8)]], ids=str
+)
 def test_weights_of_a_generator_may_be_absent_or_one(make_model, graph_dataset, weights):
     d = graph_dataset
     losses = [
@@ -121,6 +126,19 @@ def test_weights_of_a_generator_may_be_absent_or_one(make_model, graph_dataset, 
         for w in (weights, [np.ones((8, 1))])
     ]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2,)], ids=str)
+@pytest.mark.parametrize("shares", [(2, 2), (3, 0)], ids=str)
+def test_processes_share_labels_of_any_shape(graph_dataset, shape, shares):
+    """Also one row of weights for all; of a batch of three, the second process gets nothing."""
+    n = sum(shares)
+    batch = [graph_dataset.X[:n]], [np.ones((n, *shape))], [np.ones((1, *shape))]
+    prepare = Preparation(Collator(("graph",)), labelled=True)
+    for process, mine in enumerate(shares):
+        ready = prepare(share(batch, (process, 2)))
+        assert ready.labels[0].shape == (mine, shape[0] if shape else 1)
+        assert torch.equal(ready.weights[0], torch.ones_like(ready.labels[0]))
 
 
 def test_a_dataset_that_is_given_for_a_generator_is_refused(make_model, graph_dataset):

@@ -22,7 +22,7 @@ FLOORS = [
     "page",
     "randomness",
     "user_warning",
-    "rdkit_log",
+    "rdkit_state",
     "prefetching",
     "molecule",
     "config",
@@ -169,7 +169,7 @@ def test_each_library_has_its_rooms(path):
             "cli",
         },
         "rdkit": {
-            "rdkit_log",
+            "rdkit_state",
             "views",
             "featurizer",
             "datasets",

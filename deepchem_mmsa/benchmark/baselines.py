@@ -140,8 +140,8 @@ def gaussian_process_predictions(
     width = np.sqrt(known.shape[1])  # of the order of the distances between rows
 
     def fit(process: Any, x: np.ndarray, y: np.ndarray) -> Any:
-        with warnings.catch_warnings():  # a variance or noise that stops at its bound is used
-            warnings.simplefilter("ignore", ConvergenceWarning)
+        # A variance or noise that stops at its bound is used.
+        with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
             return process.fit(x, y)
 
     def predict(rows: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepchem_mmsa.atomic import write_bytes
-from deepchem_mmsa.benchmark.sets import PROTOCOLS, held_out_molecules
+from deepchem_mmsa.benchmark.sets import held_out_molecules
 from deepchem_mmsa.datasets import connectivities
 
 _CHUNK = 2000
@@ -43,15 +43,11 @@ def keys_of(smiles: Sequence[str], n_jobs: int = 1) -> list[frozenset[str]]:
 
 
 def held_out_keys(
-    names: Iterable[str],
-    data_dir: str | None = None,
-    protocols: Iterable[str] = PROTOCOLS,
-    n_jobs: int = 1,
+    names: Iterable[str], data_dir: str | None = None, n_jobs: int = 1
 ) -> dict[str, frozenset[str]]:
     """Return the keys of each benchmark's validation and test molecules under all protocols."""
-    wanted = tuple(protocols)
     return {
-        name: frozenset().union(*keys_of(held_out_molecules(name, data_dir, wanted), n_jobs))
+        name: frozenset().union(*keys_of(held_out_molecules(name, data_dir), n_jobs))
         for name in names
     }
 

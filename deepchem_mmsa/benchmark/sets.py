@@ -25,7 +25,7 @@ from deepchem_mmsa.benchmark.scores import metric_of
 from deepchem_mmsa.datasets import connectivities, shared_rows
 from deepchem_mmsa.early_stopping import small_is_good
 from deepchem_mmsa.featurizer import FEATURE_VERSION
-from deepchem_mmsa.rdkit_log import quiet
+from deepchem_mmsa.rdkit_state import quiet_legacy
 
 PROTOCOLS = ("hu", "deepchem")
 
@@ -252,7 +252,7 @@ def split_rows(smiles: Sequence[str], protocol: str) -> tuple[list[int], list[in
     if protocol == "hu":
         return scaffold_split(smiles)
     data = dc.data.NumpyDataset(np.zeros(len(smiles)), ids=np.asarray(smiles, dtype=object))
-    with quiet():  # RDKit warns of each molecule with a bare hydrogen
+    with quiet_legacy():  # RDKit warns of each molecule with a bare hydrogen
         return dc.splits.ScaffoldSplitter().split(data)
 
 
@@ -269,7 +269,7 @@ def murcko_scaffold(smiles: str) -> str:
     >>> murcko_scaffold("CC(=O)Oc1ccccc1C(=O)O")
     'c1ccccc1'
     """
-    with quiet():
+    with quiet_legacy():
         molecule = Chem.MolFromSmiles(str(smiles))
         if molecule is None:
             raise ValueError(f"cannot read the SMILES {smiles!r}: drop its row before splitting")

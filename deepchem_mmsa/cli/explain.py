@@ -14,6 +14,7 @@ from deepchem_mmsa.cli.console import Console, ExitCode, Failure, keep_input
 if TYPE_CHECKING:
     import pandas as pd
 
+    from deepchem_mmsa.predictor import MMSAPredictor
     from deepchem_mmsa.tables import Table
 
 
@@ -73,23 +74,7 @@ def explain(
     if reference == "-":
         raise typer.BadParameter("--reference must be a file; standard input is for IN")
     predictor = load_model(model, device)
-    if predictor.config.mode == "pretraining":
-        raise Failure(
-            f"the model {model} was pre-trained only and predicts no labels: fine-tune it first",
-            ExitCode.MODEL,
-        )
-    if task is not None and task not in predictor.tasks:
-        raise Failure(
-            f"the model {model} has no task {task!r}; its tasks are: {', '.join(predictor.tasks)}",
-            ExitCode.USAGE,
-        )
-    if target is not None and predictor.config.mode == "regression":
-        raise Failure(f"--target {target}: the model {model} has no classes", ExitCode.USAGE)
-    if target is not None and not 0 <= target < predictor.config.n_classes:
-        raise Failure(
-            f"--target {target}: the classes of {model} are 0 to {predictor.config.n_classes - 1}",
-            ExitCode.USAGE,
-        )
+    _check_question(predictor, model, task, target)
     settings = predictor.settings
     others: list[object] = []
     if reference:
@@ -112,13 +97,8 @@ def explain(
         records = many_views(molecules, settings, contained=True)
         for index, (molecule, record) in enumerate(zip(molecules, records)):
             try:
-                why = explain_molecule(
-                    predictor,
-                    molecule if record.readable else record,
-                    task or 0,
-                    target,
-                    references=known,
-                )
+                given = molecule if record.readable else record
+                why = explain_molecule(predictor, given, task or 0, target, references=known)
             except ValueError as error:  # invalid molecule or no view: the message says which
                 rows.append({})
                 reasons.append(str(error))
@@ -150,3 +130,27 @@ def explain(
          "reference": reference and [file_identity(reference), reference_column]},
         chunk=10,
     )  # fmt: skip
+
+
+def _check_question(
+    predictor: MMSAPredictor, model: str, task: str | None, target: int | None
+) -> None:
+    """Raise a Failure if the model has no labels, no such task, or no such class."""
+    config = predictor.config
+    if config.mode == "pretraining":
+        raise Failure(
+            f"the model {model} was pre-trained only and predicts no labels: fine-tune it first",
+            ExitCode.MODEL,
+        )
+    if task is not None and task not in predictor.tasks:
+        raise Failure(
+            f"the model {model} has no task {task!r}; its tasks are: {', '.join(predictor.tasks)}",
+            ExitCode.USAGE,
+        )
+    if target is not None and config.mode == "regression":
+        raise Failure(f"--target {target}: the model {model} has no classes", ExitCode.USAGE)
+    if target is not None and not 0 <= target < config.n_classes:
+        raise Failure(
+            f"--target {target}: the classes of {model} are 0 to {config.n_classes - 1}",
+            ExitCode.USAGE,
+        )

@@ -205,7 +205,7 @@ def split_rows(
     import deepchem as dc
     import numpy as np
 
-    from deepchem_mmsa.rdkit_log import quiet
+    from deepchem_mmsa.rdkit_state import quiet_legacy
     from deepchem_mmsa.tables import column_named
 
     parts = np.full(len(ids), "", dtype=object)
@@ -217,7 +217,7 @@ def split_rows(
         splitter = (
             dc.splits.ScaffoldSplitter() if split == "scaffold" else dc.splits.RandomSplitter()
         )
-        with quiet():  # RDKit's messages were already reported when the molecules were read
+        with quiet_legacy():  # RDKit's messages were already reported when the molecules were read
             chosen = splitter.split(data, 1 - valid - test, valid, test, seed=seed)
         for part, indices in zip(("train", "valid", "test"), chosen):
             parts[places[np.asarray(indices, dtype=int)]] = part

@@ -64,7 +64,8 @@ def checked_device(device: str) -> str:
         found = chosen_device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise Failure(f"--device {device}: {_first_line(error)}", ExitCode.USAGE) from error
+        told = str(error).partition("\n")[0] or type(error).__name__
+        raise Failure(f"--device {device}: {told}", ExitCode.USAGE) from error
     return str(found)
 
 
@@ -150,10 +151,6 @@ def file_identity(path: str | os.PathLike) -> str:
     """Return a checksum of a file's unpacked content; a missing file is an input error."""
     with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def checked_output(output: str) -> str:
@@ -408,12 +405,11 @@ class _Parts:
 
     def read(self, index: int) -> pd.DataFrame | None:
         """Return a chunk that an earlier run finished, or None."""
-        if self.folder is None or not (self.folder / f"{index:06d}.parquet").is_file():
+        if self.folder is None:
             return None
-        path = self.folder / f"{index:06d}.parquet"
         try:
-            frame = read_part(path)
-        except (OSError, ValueError):  # damaged: compute it again
+            frame = read_part(self.folder / f"{index:06d}.parquet")
+        except (OSError, ValueError):  # not there, or damaged: compute it
             return None
         self.kept += len(frame)
         return frame

@@ -113,34 +113,34 @@ def open_run(folder: Path, resume: bool, asked: Mapping[str, Any], n_models: int
         for each in member_folders(folder, n_models):
             with RunFolder(each / "checkpoints"):
                 pass
-        place = folder / "run.json"
-        if resume and place.is_file():
-            began = _json_of(place)
-            asked = json.loads(json.dumps(asked))
-            for option in {**asked, **began}:
-                if began.get(option) != asked.get(option):
-                    own = NOT_TO_SET.get(option.removeprefix(_SET), "")
-                    name = own if own.startswith("--") else option
-                    short = f"{began.get(option)}, not {asked.get(option)}"
-                    raise Failure(
-                        f"--resume: the run in {folder} was started with another {name}"
-                        + (f" ({short})" if len(short) < 200 else "")
-                        + "; use the original value, or another --output folder",
-                        ExitCode.USAGE,
-                    )
+        if resume and (folder / "run.json").is_file():
+            _check_same(folder, json.loads(json.dumps(asked)))
     except (OSError, RuntimeError) as error:  # not writable, or locked by another run
         raise Failure(f"cannot write to {folder}: {error}", ExitCode.OUTPUT) from error
 
 
-def _json_of(place: Path) -> dict[str, Any]:
+def _check_same(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Raise a Failure if the run of a folder was started with other values than `asked`."""
+    place = folder / "run.json"
     try:
-        return dict(json.loads(place.read_text(encoding="utf-8")))
+        began = dict(json.loads(place.read_text(encoding="utf-8")))
     except ValueError as error:
         raise Failure(
             f"{place} is damaged ({error}), so the settings of the run are unknown; give another "
             "--output folder",
             ExitCode.OUTPUT,
         ) from error
+    for option in {**asked, **began}:
+        if began.get(option) != asked.get(option):
+            own = NOT_TO_SET.get(option.removeprefix(_SET), "")
+            name = own if own.startswith("--") else option
+            short = f"{began.get(option)}, not {asked.get(option)}"
+            raise Failure(
+                f"--resume: the run in {folder} was started with another {name}"
+                + (f" ({short})" if len(short) < 200 else "")
+                + "; use the original value, or another --output folder",
+                ExitCode.USAGE,
+            )
 
 
 def note_run(folder: Path, asked: Mapping[str, Any]) -> None:

@@ -237,10 +237,6 @@ def _fingerprint_path(network: MMSANetwork, inputs: BatchedFingerprints) -> View
     )
 
 
-def _no_path(network: MMSANetwork, inputs: object) -> str:
-    return "no blank molecule is defined for it"
-
-
 _PATHS: dict[str, Callable[..., ViewPath | str]] = {
     "graph": _graph_path,
     "image": _image_path,
@@ -272,8 +268,8 @@ def view_paths(
     for column, view in enumerate(batch.modalities):
         if not bool(batch.available[0, column]):
             continue
-        make = _PATHS.get(view, _no_path)
-        path = make(network, batch.inputs[view])
+        make = _PATHS.get(view)
+        path = make(network, batch.inputs[view]) if make else "no blank molecule is defined for it"
         if isinstance(path, ViewPath):
             paths[view] = path
         else:

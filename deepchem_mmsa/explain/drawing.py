@@ -11,7 +11,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor
 from rdkit.Chem.Draw import rdMolDraw2D
 
-from deepchem_mmsa.rdkit_log import quiet
+from deepchem_mmsa.rdkit_state import quiet_legacy
 
 __all__ = ["LOWERS", "RAISES", "colour", "draw_contributions", "draw_plain", "draw_saliency"]
 
@@ -97,7 +97,7 @@ def draw_contributions(
     for i in numbered:
         prepared.GetAtomWithIdx(i).SetProp("atomNote", str(i + 1))
     small, large = _RADIUS
-    with quiet():
+    with quiet_legacy():
         drawer.DrawMolecule(
             prepared,
             highlightAtoms=marked,
@@ -129,7 +129,7 @@ def draw_contributions(
 def draw_plain(molecule: Chem.Mol, width: int = 170, height: int = 120) -> str:
     """Draw a molecule without contributions, as SVG."""
     drawer = _drawer(width, height, "svg")
-    with quiet():
+    with quiet_legacy():
         drawer.DrawMolecule(_prepared(molecule))
     drawer.FinishDrawing()
     return _bare(drawer)
@@ -226,7 +226,7 @@ def _prepared(molecule: Chem.Mol) -> Chem.Mol:
             part.ClearProp(name)
     for atom in copy.GetAtoms():
         atom.SetAtomMapNum(0)
-    with quiet():
+    with quiet_legacy():
         if copy.NeedsUpdatePropertyCache():
             Chem.SanitizeMol(copy)
         copy.RemoveAllConformers()

@@ -19,7 +19,7 @@ from deepchem_mmsa.explain.drawing import (
 from deepchem_mmsa.explain.explanation import TOTAL, Explanation
 from deepchem_mmsa.explain.structure import Anchor
 from deepchem_mmsa.page import html_document
-from deepchem_mmsa.rdkit_log import quiet
+from deepchem_mmsa.rdkit_state import quiet_legacy
 
 __all__ = ["html_page"]
 
@@ -334,7 +334,7 @@ def _signed_bar(value: float, scale: float) -> str:
 
 
 def _molecule(smiles: str, caption: str) -> str:
-    with quiet():
+    with quiet_legacy():
         molecule = Chem.MolFromSmiles(smiles)
     picture = draw_plain(molecule) if molecule is not None else ""
     return (

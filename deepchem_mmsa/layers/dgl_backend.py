@@ -16,8 +16,6 @@ import os
 import sys
 import types
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +29,6 @@ logger = logging.getLogger(__name__)
 _GRAPHBOLT = "dgl.graphbolt"
 _DGL_REMEDY = "install a working one with: pip install 'dgl>=1.1.3' packaging"
 _DGLLIFE_REMEDY = "install it with: pip install 'dgllife>=0.3.2'"
-
-
-@contextmanager
-def _quiet_import() -> Iterator[None]:
-    """Keep deprecation warnings of third-party imports off the user's console."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _graphbolt_folder() -> Path | None:
@@ -109,7 +99,7 @@ def import_dgl() -> Any:
     folder = _graphbolt_folder()
     if folder is not None and _GRAPHBOLT not in sys.modules and not _graphbolt_is_usable(folder):
         _put_empty_graphbolt()
-    with _quiet_import():
+    with warnings.catch_warnings(action="ignore"):
         try:
             try:
                 dgl = importlib.import_module("dgl")
@@ -151,7 +141,7 @@ def import_dgllife() -> Any:
     'dgllife'
     """
     import_dgl()
-    with _quiet_import():
+    with warnings.catch_warnings(action="ignore"):
         try:
             importlib.import_module("dgllife.model")
         except Exception as error:
@@ -201,8 +191,7 @@ def _dgl_supports(device_type: str) -> bool:
 
 def _first_line(error: BaseException) -> str:
     """First line of an error message, so that the report stays one sentence."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else "no message"
+    return str(error).strip().partition("\n")[0].rstrip(".") or "no message"
 
 
 def run_dgllife(network: nn.Module, graph: Any, *inputs: Tensor) -> Any:

@@ -376,6 +376,10 @@ class MemoryBank(nn.Module):
 
     # --- state --------------------------------------------------------------------------------
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Count the anchors of a copy anew: its tensors have other versions."""
+        super().__setstate__({**state, "_counted": (None, 0, 0)})
+
     def get_extra_state(self) -> dict[str, Any]:
         """Return the state of training and exemplars beside the buffers, in plain types."""
         return {
@@ -409,11 +413,8 @@ class MemoryBank(nn.Module):
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        # Weights without training state (an export) are complete, but torch would report the extra
-        # state as missing.
-        key = prefix + "_extra_state"
-        if key not in state_dict:
-            state_dict = {**state_dict, key: {}}
+        # An export has no extra state, which torch would report as missing.
+        state_dict = {prefix + "_extra_state": {}, **state_dict}
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ _TITLES = {
     "align": "alignment",
     "commit": "commitment",
     "balance": "balance",
+    "desc": "descriptors",
     "valid_loss": "validation",
 }
 
@@ -75,7 +77,7 @@ def plot_comparison(curves: Mapping[str, Sequence[float]], path: str | Path, lab
         What the values are.
     """
     figure, (ax,) = _figure(6, 4)
-    for colour, (name, values) in zip(_COLOURS, curves.items()):
+    for colour, (name, values) in zip(itertools.cycle(_COLOURS), curves.items()):
         ax.plot(range(1, len(values) + 1), values, label=name, color=colour, marker="o", ms=3)
     ax.set(xlabel="epoch", ylabel=label)
     ax.xaxis.get_major_locator().set_params(integer=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from html import escape
 
 import numpy as np
@@ -128,7 +127,7 @@ def curves_section(run: Run) -> str:
         title = "Predicted against measured"
         reading = "Each disc is a molecule; on the dashed line prediction and label agree."
     else:
-        panels = "".join(_roc(run, problem) + _precision(run, problem) for problem in shown)
+        panels = "".join(_ranking(run, problem) for problem in shown)
         title = "ROC and precision–recall curves"
         reading = (
             "True against false positive rate, or precision against recall, as the threshold "
@@ -178,71 +177,40 @@ def _both_classes(problem: Problem) -> bool:
     return 0 < problem.y.sum() < len(problem.y)
 
 
-def _single_class(problem: Problem) -> str:
-    return (
-        f"<figure class='card'><h3>{escape(problem.name)}</h3><p class='soft'>All "
-        f"{counted(len(problem.y), 'label')} of this part are of one class: no curve can be "
-        "drawn.</p></figure>"
-    )
-
-
-def _roc(run: Run, problem: Problem) -> str:
+def _ranking(run: Run, problem: Problem) -> str:
+    """Return the ROC and the precision-recall curve of each part that has both classes."""
+    name = escape(problem.name)
     if not _both_classes(problem):
-        return _single_class(problem)
-    chart = Chart(
-        [0, 1], [0, 1], "false positives", "true positives", f"ROC of {problem.name}", square=True
-    )
-    chart.diagonal()
-    parts = [p for p in run.part_names if p != "train"] or run.part_names
-    parts = _draw_parts(run, problem, parts, chart, lambda y, p: roc_curve(y, p)[:2])
-    return (
-        f"<figure class='card'><h3>{escape(problem.name)}: ROC</h3>{chart.svg()}"
-        f"{parts_legend(run, parts)}<figcaption>Closer to the upper left corner is better."
-        "</figcaption></figure>"
-    )
-
-
-def _precision(run: Run, problem: Problem) -> str:
-    if not _both_classes(problem):
-        return ""
-    chart = Chart(
-        [0, 1],
-        [0, 1],
-        "recall",
-        "precision",
-        f"Precision and recall of {problem.name}",
-        square=True,
-    )
-    base = float(problem.y.mean())
-    chart.line([0, 1], [base, base], "faint", thin=True)
-    parts = [p for p in run.part_names if p != "train"] or run.part_names
-    parts = _draw_parts(
-        run, problem, parts, chart, lambda y, p: precision_recall_curve(y, p)[1::-1]
-    )
-    return (
-        f"<figure class='card'><h3>{escape(problem.name)}: precision–recall</h3>{chart.svg()}"
-        f"{parts_legend(run, parts)}<figcaption>Precision: share of true positives among "
-        f"those predicted positive. {100 * base:.0f} % of the {escape(problem.part)} molecules are "
-        "positive.</figcaption></figure>"
-    )
-
-
-def _draw_parts(
-    run: Run,
-    problem: Problem,
-    parts: list[str],
-    chart: Chart,
-    curve: Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]],
-) -> list[str]:
-    """Draw x and y of a curve for each part that has both classes; return those parts."""
+        return (
+            f"<figure class='card'><h3>{name}</h3><p class='soft'>All "
+            f"{counted(len(problem.y), 'label')} of this part are of one class: no curve can be "
+            "drawn.</p></figure>"
+        )
+    ends, base = [0, 1], float(problem.y.mean())
+    title = f"ROC of {problem.name}"
+    roc = Chart(ends, ends, "false positives", "true positives", title, square=True).diagonal()
+    title = f"Precision and recall of {problem.name}"
+    precision = Chart(ends, ends, "recall", "precision", title, square=True)
+    precision.line(ends, [base, base], "faint", thin=True)
     drawn = []
-    for part in parts:
+    for part in [p for p in run.part_names if p != "train"] or run.part_names:
         same = [p for p in problems(run, part) if p.name == problem.name]
         if same and _both_classes(same[0]):
-            x, y = curve(same[0].y, same[0].answer)
-            chart.line(x, y, kind_of(part, run.part_names))
+            y, p, kind = same[0].y, same[0].answer, kind_of(part, run.part_names)
+            false, true, _ = roc_curve(y, p)
+            roc.line(false, true, kind)
+            exact, recall, _ = precision_recall_curve(y, p)
+            precision.line(recall, exact, kind)
             drawn.append(part)
-    return drawn
+    legend = parts_legend(run, drawn)
+    return (
+        f"<figure class='card'><h3>{name}: ROC</h3>{roc.svg()}{legend}<figcaption>Closer to the "
+        "upper left corner is better.</figcaption></figure>"
+        f"<figure class='card'><h3>{name}: precision–recall</h3>{precision.svg()}{legend}"
+        "<figcaption>Precision: share of true positives among those predicted positive. "
+        f"{100 * base:.0f} % of the {escape(problem.part)} molecules are positive.</figcaption>"
+        "</figure>"
+    )
 
 
 # ---- calibration ------------------------------------------------------------------------------

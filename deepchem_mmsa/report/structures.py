@@ -16,7 +16,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDepictor
 from rdkit.Chem.Draw import rdMolDraw2D
 
-from deepchem_mmsa.rdkit_log import quiet
+from deepchem_mmsa.rdkit_state import quiet_legacy
 
 WIDTH, HEIGHT = 200, 140
 # Colours that stand for classes: a0 is ink, a1 nitrogen, a2 oxygen, a3 sulfur, a4 halogens,
@@ -56,7 +56,7 @@ def draw(smiles: str) -> Drawing | None:
     >>> [text for *_, text in drawing.letters], draw("C1CC") is None
     (['O', 'H'], True)
     """
-    with quiet():
+    with quiet_legacy():
         parameters = Chem.SmilesParserParams()
         parameters.allowCXSMILES = False  # labels are not drawn
         molecule = Chem.MolFromSmiles(smiles.strip().split(" ")[0], parameters)

@@ -10,7 +10,7 @@ from typing import Any
 from rdkit import Chem
 
 from deepchem_mmsa.molecule import MODALITIES, MoleculeViews
-from deepchem_mmsa.rdkit_log import quiet
+from deepchem_mmsa.rdkit_state import quiet_legacy
 from deepchem_mmsa.tables.files import as_text
 from deepchem_mmsa.tables.text import unique
 from deepchem_mmsa.views.topology import written
@@ -69,7 +69,7 @@ def sdf_rows(
 ) -> Iterator[tuple[list[str], object]]:
     """Yield (cells of `columns`, molecule) of each record; explicit hydrogens are kept."""
     for title, block, properties in sdf_records(raw, name):
-        with quiet():
+        with quiet_legacy():
             molecule: Any = Chem.MolFromMolBlock(block, removeHs=False)
             if molecule is None:  # if it can be parsed, the views report what is wrong
                 molecule = Chem.MolFromMolBlock(block, sanitize=False, removeHs=False)

@@ -22,7 +22,7 @@ from rdkit import Chem
 from rdkit import __version__ as RDKIT_VERSION
 
 from deepchem_mmsa.molecule import UNREADABLE, MoleculeViews
-from deepchem_mmsa.rdkit_log import quiet
+from deepchem_mmsa.rdkit_state import quiet_legacy
 from deepchem_mmsa.user_warning import warn_user
 from deepchem_mmsa.views.conformer import Conformer, ConformerError, supplied_conformer
 from deepchem_mmsa.views.conformer import conformer as make_conformer  # not to shadow its module
@@ -338,7 +338,7 @@ def _prepare(molecule: object, settings: ViewSettings) -> _Task:
         supplied = supplied_conformer(molecule) if "geometry" in settings.modalities else None
     except ValueError as error:
         return _Task(written(molecule), reason=str(error))
-    with quiet():
+    with quiet_legacy():
         return _Task(Chem.MolToSmiles(ordered), supplied)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-from deepchem_mmsa.rdkit_log import quiet
+from deepchem_mmsa.rdkit_state import quiet_legacy
 from deepchem_mmsa.views.topology import canonical_order, conformer_3d, sanitized_heavy
 
 #: Seconds of processor time per molecule before embedding is abandoned.
@@ -136,7 +136,7 @@ def conformer(
         )
     # Thread time, not wall time: records must not depend on the load of the machine.
     deadline = time.thread_time() + timeout
-    with quiet():
+    with quiet_legacy():
         indices: list[tuple[int, ...]] = []
         fragments = Chem.GetMolFrags(
             molecule, asMols=True, sanitizeFrags=False, fragsMolAtomMapping=indices
@@ -180,7 +180,7 @@ def supplied_conformer(molecule: Chem.Mol) -> Conformer | None:
     if order is None:
         return None
     whole = Chem.Mol(molecule)
-    with quiet():
+    with quiet_legacy():
         Chem.SanitizeMol(whole)
         whole = Chem.AddHs(whole, addCoords=True)
         added = Chem.AddHs(ordered)
@@ -276,7 +276,7 @@ def _attempt(molecule: Chem.Mol, stage: _Stage, seed: int, remaining: float) -> 
         if rdDistGeom.EmbedMolecule(molecule, parameters) >= 0:
             return ""
     except (RuntimeError, ValueError) as error:
-        return str(error).strip().splitlines()[0] if str(error).strip() else "RDKit error"
+        return str(error).strip().partition("\n")[0] or "RDKit error"
     counts = list(parameters.GetFailureCounts())
     if not any(counts):
         return "no attempt was finished"

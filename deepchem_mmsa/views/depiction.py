@@ -19,7 +19,7 @@ from rdkit.Chem import rdDepictor
 from rdkit.Chem.Draw import rdMolDraw2D
 
 from deepchem_mmsa.molecule import MAX_IMAGE_SIZE
-from deepchem_mmsa.rdkit_log import quiet
+from deepchem_mmsa.rdkit_state import quiet_legacy
 
 if TYPE_CHECKING:
     import torch
@@ -223,7 +223,7 @@ def _drawn(molecule: Chem.Mol, size: int) -> rdMolDraw2D.MolDraw2DCairo:
     options.setBackgroundColour((1.0, 1.0, 1.0))
     options.bondLineWidth = 2
     options.padding = 0.05
-    with quiet():
+    with quiet_legacy():
         try:
             # Not the generator that rdDepictor.SetPreferCoordGen may have chosen.
             rdDepictor.Compute2DCoords(copy, canonOrient=True, forceRDKit=True)

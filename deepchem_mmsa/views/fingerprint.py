@@ -20,7 +20,7 @@ from rdkit import Chem
 from rdkit.Chem import Descriptors, rdFingerprintGenerator
 
 from deepchem_mmsa.molecule import FINGERPRINT_SIZE, N_DESCRIPTORS
-from deepchem_mmsa.rdkit_log import quiet
+from deepchem_mmsa.rdkit_state import quiet_legacy
 
 RADIUS = 2
 MAX_ATOMS = 1000
@@ -179,7 +179,7 @@ def descriptors(molecule: Chem.Mol) -> np.ndarray:
     copy = Chem.Mol(molecule)  # RDKit stores charges and indices on the atoms
     n = copy.GetNumAtoms()
     values = np.full(N_DESCRIPTORS, np.nan)
-    with quiet():
+    with quiet_legacy():
         for column, name in enumerate(DESCRIPTORS):
             function = _FUNCTIONS.get(name)
             if function is None or n > _MAX_ATOMS_OF.get(name, n):

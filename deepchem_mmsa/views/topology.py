@@ -11,7 +11,7 @@ from rdkit import Chem
 from rdkit.Chem import rdCIPLabeler
 
 from deepchem_mmsa.molecule import ATOM_FEATURES, BOND_FEATURES
-from deepchem_mmsa.rdkit_log import errors, quiet
+from deepchem_mmsa.rdkit_state import errors, quiet_legacy
 
 DUMMY_ATOM = 118
 #: Most atoms of one molecule. RDKit's canonical ordering takes quadratic time (some seconds here),
@@ -94,7 +94,7 @@ def read_smiles(smiles: object) -> Chem.Mol:
     if not word.isascii() or not word.isprintable():  # at its ends RDKit would skip them
         strange = next(c for c in word if not c.isascii() or not c.isprintable())
         raise ValueError(f"a SMILES cannot hold the character {strange!a}: {text!a:.60}")
-    with quiet():
+    with quiet_legacy():
         molecule = Chem.MolFromSmiles(text)
     if molecule is None:
         raise ValueError(_why_unreadable(text))
@@ -202,7 +202,7 @@ def _read_unmapped(smiles: object) -> Chem.Mol:
     return molecule
 
 
-@quiet()
+@quiet_legacy()
 def _settled(
     current: Chem.Mol, order: list[int] | None, text: str = ""
 ) -> tuple[Chem.Mol, str, list[int] | None]:
@@ -332,7 +332,7 @@ def _cip_labels(molecule: Chem.Mol, centres: list[int]) -> dict[int, int]:
     for index in centres:
         labelled.GetAtomWithIdx(index).ClearProp("_CIPCode")
     try:
-        with quiet():
+        with quiet_legacy():
             rdCIPLabeler.AssignCIPLabels(labelled, centres, [], maxRecursiveIterations=_CIP_STEPS)
     except RuntimeError:  # the steps ran out
         return {}
@@ -379,7 +379,7 @@ def sanitized_heavy(molecule: Chem.Mol) -> tuple[Chem.Mol, list[int]]:
         )
     copy = Chem.Mol(molecule)
     raw = copy.NeedsUpdatePropertyCache()
-    with quiet():
+    with quiet_legacy():
         try:
             Chem.SanitizeMol(copy)
         except ValueError as error:  # every sanitization error is one
@@ -418,7 +418,7 @@ def _perceive_stereo(molecule: Chem.Mol) -> None:
 
 def _why_unreadable(text: str) -> str:
     """Return RDKit's reason for not reading `text`, which is only in its log or exceptions."""
-    with quiet():
+    with quiet_legacy():
         raw = Chem.MolFromSmiles(text, sanitize=False)
         if raw is not None:
             try:

@@ -51,6 +51,20 @@ def test_resumes_bit_for_bit(break_at, update):
     assert_same(whole, parts)
 
 
+def test_a_copy_that_loads_another_state_counts_its_anchors_anew():
+    """Also where its tensors have got the version at which the original's were counted."""
+    full, few, bank = started(), MemoryBank(8, 16, warmup=16), MemoryBank(8, 16)
+    few.update(clustered(16)[0])
+    for _ in range(4):
+        bank.load_state_dict(full.state_dict())
+        assert len(bank.active_anchors()) == 8
+        for loads in range(1, 4):
+            twin = copy.deepcopy(bank)
+            for _ in range(loads):
+                twin.load_state_dict(few.state_dict())
+            assert len(twin.active_anchors()) == int(few.n_active) == 2
+
+
 def test_a_bank_made_for_inference_knows_its_anchors():
     bank = started()
     with torch.inference_mode():

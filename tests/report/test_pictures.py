@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
+from deepchem_mmsa.pretraining import LOSS_TERMS
 from deepchem_mmsa.report import plot_comparison, plot_history, plot_parity
 
 
@@ -31,3 +33,13 @@ def test_parity_says_what_is_missing(tmp_path):
 def test_comparison(tmp_path, n):
     plot_comparison({"a": [1.0] * n, "b": [2.0] * n}, tmp_path / "a.png", "loss")
     assert inked(tmp_path / "a.png") > 0.01
+
+
+def test_every_run_and_every_term_has_its_line(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure))
+    plot_comparison({f"run {i}": [1.0, 2.0] for i in range(9)}, tmp_path / "a.png", "loss")
+    terms = dict.fromkeys(["loss", *LOSS_TERMS], 0.5)
+    plot_history({"pre-training": [{"epoch": 1, **terms}]}, tmp_path / "a.png")
+    lines = [len(axes.lines) for figure in figures for axes in figure.axes]
+    assert lines == [9, len(terms)]

@@ -1,4 +1,4 @@
-"""RDKit's log: threads do not disturb each other's, and it is given back as it was."""
+"""RDKit's state: threads do not disturb each other's log, and all is given back as it was."""
 
 import subprocess
 import sys
@@ -6,8 +6,8 @@ import sys
 import pytest
 from rdkit import Chem, rdBase
 
-from deepchem_mmsa import rdkit_log
-from deepchem_mmsa.rdkit_log import errors, quiet
+from deepchem_mmsa import rdkit_state
+from deepchem_mmsa.rdkit_state import errors, quiet_legacy
 
 
 def is_on():
@@ -16,7 +16,7 @@ def is_on():
 
 def test_the_last_that_leaves_gives_the_log_back():
     before = is_on()
-    first, second = quiet(), quiet()
+    first, second = quiet_legacy(), quiet_legacy()
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
@@ -30,7 +30,7 @@ def test_the_last_that_leaves_gives_the_perception_of_stereo_back(legacy):
     before = Chem.GetUseLegacyStereoPerception()
     Chem.SetUseLegacyStereoPerception(legacy)
     try:
-        first, second = quiet(), quiet()
+        first, second = quiet_legacy(), quiet_legacy()
         first.__enter__()
         second.__enter__()
         first.__exit__(None, None, None)
@@ -43,7 +43,7 @@ def test_the_last_that_leaves_gives_the_perception_of_stereo_back(legacy):
 
 @pytest.mark.skipif(not hasattr(rdBase, "CaptureErrorLog"), reason="this RDKit cannot be asked")
 def test_errors_are_read_where_the_log_is_quiet():
-    with quiet(), errors() as lines:
+    with quiet_legacy(), errors() as lines:
         Chem.MolFromSmiles("C1CC")
     assert any("unclosed ring" in line for line in lines)
 
@@ -51,13 +51,13 @@ def test_errors_are_read_where_the_log_is_quiet():
 @pytest.mark.skipif(not hasattr(rdBase, "CaptureErrorLog"), reason="this RDKit cannot be asked")
 def test_no_line_of_reading_lets_a_quiet_threads_errors_out(capfd):
     def as_another_thread(frame, event, arg):
-        if frame.f_code.co_filename == rdkit_log.__file__:
+        if frame.f_code.co_filename == rdkit_state.__file__:
             Chem.MolFromSmiles("C1CC")
             return as_another_thread
         return None
 
     before = sys.gettrace()
-    with quiet():
+    with quiet_legacy():
         reading = errors()
         sys.settrace(as_another_thread)
         try:

@@ -30,7 +30,7 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_legacy() -> Iterator[None]:
     """Silence RDKit's log and perceive stereo as records do; the last thread to leave restores it.
 
     ``rdBase.BlockLogs`` alone depends on the order of release, which several threads do not keep:
@@ -44,7 +44,7 @@ def quiet() -> Iterator[None]:
     Examples
     --------
     >>> from rdkit import Chem
-    >>> with quiet():
+    >>> with quiet_legacy():
     ...     Chem.MolFromSmiles("C1CC") is None
     True
     """
@@ -89,7 +89,7 @@ def errors() -> Iterator[list[str]]:
     lines: list[str] = []
     capture = getattr(rdBase, "CaptureErrorLog", None)
     if capture is None:
-        with quiet():
+        with quiet_legacy():
             yield lines
         return
     with _lock, capture() as log:  # which turns the log on, where it is off, and off again
