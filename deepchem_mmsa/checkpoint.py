@@ -103,7 +103,7 @@ def load_newest(paths: Iterable[str]) -> tuple[str, dict[str, Any]]:
     Raises
     ------
     CheckpointError
-        If none can be read; the message lists the fault of each.
+        If none can be read; each was reported, and the message repeats the newest one's fault.
     FileNotFoundError
         If a path does not exist.
     ValueError
@@ -117,7 +117,10 @@ def load_newest(paths: Iterable[str]) -> tuple[str, dict[str, Any]]:
             logger.warning("skipped a damaged checkpoint: %s", error)
             faults.append(str(error))
     if faults:
-        raise CheckpointError("no readable checkpoint: " + "; ".join(faults))
+        raise CheckpointError(
+            f"none of {len(faults)} checkpoint(s) can be read: train anew in another folder, or "
+            f"remove them; the newest: {faults[0]}"
+        )
     raise ValueError("No checkpoint found")
 
 

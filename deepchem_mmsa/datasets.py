@@ -267,7 +267,7 @@ def dataset_from_shards(
     Parameters
     ----------
     shards : ShardSet or path-like
-        The shards, or their folder.
+        The shards, or their folder; or a folder of such folders (:meth:`ShardSet.open`).
     y : array-like, optional
         Labels ``[N]`` or ``[N, T]``; NaN ones get weight 0.
     tasks : sequence of str, optional

@@ -47,13 +47,16 @@ def start(device: torch.device) -> None:
     device : torch.device
         Of the model: the backend is NCCL for CUDA, gloo otherwise.
     """
-    given = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
-    if not dist.is_available() or dist.is_initialized() or not given:
-        return
-    if int(os.environ["WORLD_SIZE"]) > 1:
+    if dist.is_available() and not dist.is_initialized() and is_launched():
         with _together():
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
         atexit.register(_leave)
+
+
+def is_launched() -> bool:
+    """Return whether ``torchrun``, or another launcher, started this process and others."""
+    given = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+    return given and int(os.environ["WORLD_SIZE"]) > 1
 
 
 def _leave() -> None:

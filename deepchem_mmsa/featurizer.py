@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from deepchem.feat import Featurizer
 from rdkit import Chem
-from tqdm import tqdm
 
 from deepchem_mmsa.molecule import DEFAULT_MODALITIES, MoleculeViews
+from deepchem_mmsa.progress import progress_bar
 from deepchem_mmsa.user_warning import warn_user
 from deepchem_mmsa.views import (
     FEATURE_VERSION,
@@ -186,10 +186,8 @@ class MMSAFeaturizer(Featurizer):
         rows = _row_labels(datapoints, len(molecules))
 
         logged = 0
-        with tqdm(
-            total=len(molecules), desc="featurize", unit="mol", disable=not self.progress,
-            dynamic_ncols=True, mininterval=0.5,
-        ) as bar:  # fmt: skip
+        bar = progress_bar(self.progress, total=len(molecules), desc="featurize", unit="mol")
+        with bar:
 
             def show(n_done: int) -> None:
                 nonlocal logged

@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any, Self
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+ONE_REQUEST = 5.0
+"""Seconds in which further SIGTERMs belong to the first: a scheduler sends one to every process of
+a job, and ``torchrun``, which gets one of them, passes it on to its processes."""
 
 
 class Interruption:
     """Context manager that records a request to stop (SIGINT or SIGTERM).
 
     Handlers are set in the main thread only (the only one in which Python handles signals), for
-    signals that are not ignored, and restored on exit. A second signal stops immediately.
+    signals that are not ignored, and restored on exit. A second signal stops immediately, except a
+    SIGTERM within :data:`ONE_REQUEST` of another.
 
     Attributes
     ----------
@@ -32,6 +38,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.signal = 0
+        self._since = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -51,9 +58,11 @@ class Interruption:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal:
+            if number == self.signal == signal.SIGTERM and time.monotonic() < self._since:
+                return
             self.__exit__()
             raise exception_of(number, "stopped immediately, without writing a checkpoint")
-        self.signal = number
+        self.signal, self._since = number, time.monotonic() + ONE_REQUEST
         # Not through logging or print, which may hold a lock when the signal arrives.
         text = "\nfinishing the step, then stopping with a checkpoint; repeat to stop at once\n"
         os.write(2, text.encode())

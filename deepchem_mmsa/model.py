@@ -44,7 +44,8 @@ class MMSAModel(PredictingModel):
     device : torch.device or str, optional
         By default, and with ``"auto"``, the GPU if there is one.
     progress : bool, optional
-        Whether to show a progress bar; by default only in a terminal.
+        Whether to show a progress bar, outside a terminal a line every half minute; by default
+        only in a terminal.
     **overrides
         Fields of :class:`~deepchem_mmsa.config.MMSAConfig`: ``mode``, ``n_tasks``,
         ``modalities``, ``batch_size``, ``learning_rate`` (also a DeepChem

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import signal
-import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -19,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from deepchem_mmsa import distributed
 from deepchem_mmsa.batching import MoleculeBatch
@@ -30,6 +28,7 @@ from deepchem_mmsa.layers.memory_bank import MOLECULES_PER_ANCHOR
 from deepchem_mmsa.loading import PreparedBatch
 from deepchem_mmsa.prefetching import prefetched
 from deepchem_mmsa.pretraining import LOSS_TERMS
+from deepchem_mmsa.progress import progress_bar, show_means
 from deepchem_mmsa.randomness import seeded
 from deepchem_mmsa.run_folder import RunFolder
 
@@ -194,7 +193,7 @@ def train(
         After SIGINT or SIGTERM, when the step is finished and a checkpoint written.
     """
     started = time.time()
-    hidden = None if model.progress is None else not model.progress
+    shown = model.progress if distributed.rank() == 0 else False
     placed = ((batch, model._placed(ready)) for batch, ready in prepared)
     done = model._global_step - first_step
     distributed.equalize(model.model)
@@ -210,9 +209,8 @@ def train(
         # A run that was killed between its last step and its end only has to be finished.
         closing(prefetched(() if model.stop_training else placed)) as ready,
         Interruption() as interruption,
-        tqdm(total=total_steps, initial=done, unit="step", file=sys.stderr, mininterval=0.5,
-             disable=hidden if distributed.rank() == 0 else True, dynamic_ncols=True) as bar,
-    ):  # fmt: skip
+        progress_bar(shown, total=total_steps, initial=done, unit="step") as bar,
+    ):
         for batch, (inputs, labels, weights) in ready:
             with seeded(_seed_of_step(model), model.device):
                 step = model._global_step
@@ -225,16 +223,14 @@ def train(
                 if isinstance(batch, EpochBatch):
                     state.epoch, state.batch = batch.epoch, batch.position + 1
                 if (step + 1) % model.log_frequency == 0:
-                    _log(model, run)
+                    show_means(bar, state.epoch + 1, _log(model, run))
                 for callback in run.callbacks:
                     callback(model, step + 1)
                 if isinstance(batch, EpochBatch) and batch.last:
                     _check_served(model, served)
                     served = 0
                     _close_epoch(model, run, batch.epoch)
-                    bar.set_postfix_str(
-                        f"epoch {batch.epoch + 1} loss {model.history[-1]['loss']:.4g}"
-                    )
+                    show_means(bar, state.epoch, model.history[-1])
                 model.model.train()  # a callback may have predicted
                 if run.callbacks and distributed.is_shared():  # the first process decides
                     model.stop_training = distributed.gather_values(model.stop_training)[0]
@@ -425,16 +421,16 @@ def _stop(model: MMSAModel, run: Run, number: int) -> None:
     raise exception_of(number, told)
 
 
-def _log(model: MMSAModel, run: Run) -> None:
-    """Log the mean figures since the last call, also to TensorBoard and W&B if enabled."""
+def _log(model: MMSAModel, run: Run) -> dict[str, float]:
+    """Log the mean figures since the last call, also to TensorBoard and W&B; return them."""
     means, step = model._state.since_log.read(), model._global_step
     if "loss" not in means:
-        return
+        return means
     model._state.logged.append(means["loss"])
     if run.all_losses is not None:
         run.all_losses.append(means["loss"])
     if distributed.rank() > 0:
-        return
+        return means
     logger.info(
         "step %d: %s", step, ", ".join(f"{name} {value:.4g}" for name, value in means.items())
     )
@@ -443,3 +439,4 @@ def _log(model: MMSAModel, run: Run) -> None:
             model._log_scalar_to_tensorboard(name, value, step)
     if model.wandb_logger is not None:
         model.wandb_logger.log_data({f"train/{k}": v for k, v in means.items()}, step=step)
+    return means

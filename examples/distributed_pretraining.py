@@ -17,7 +17,7 @@ from pathlib import Path
 
 from deepchem_mmsa import MMSAConfig, MMSAModel, distributed
 from deepchem_mmsa.datasets import dataset_from_shards, example_table
-from deepchem_mmsa.shards import featurize_to_shards
+from deepchem_mmsa.shards import ShardSet, featurize_to_shards
 from deepchem_mmsa.tables import read_table
 from deepchem_mmsa.views import ViewSettings
 
@@ -28,15 +28,16 @@ TINY = {
 
 
 class EpochPrinter:
-    """Prints each finished epoch, once."""
+    """Prints the mean figures of each finished epoch, once."""
 
     def __call__(self, model: MMSAModel, step: int) -> None:
         """Do nothing after a step."""
 
     def on_epoch_end(self, model: MMSAModel, epoch: int) -> None:
-        """Print the epoch's mean loss in the first process."""
+        """Print the epoch's row of the history in the first process."""
         if distributed.rank() == 0:
-            print(f"epoch {epoch} loss {model.history[-1]['loss']:.4f}", flush=True)
+            figures = {k: v for k, v in model.history[-1].items() if k not in ("epoch", "step")}
+            print(f"epoch {epoch}", *(f"{k} {v:.4g}" for k, v in figures.items()), flush=True)
 
 
 def main() -> None:
@@ -59,9 +60,11 @@ def main() -> None:
     a = parser.parse_args()
 
     config = MMSAConfig.preset(a.preset, batch_size=a.batch_size, **(TINY if a.tiny else {}))
+    if a.views:  # all of them
+        config = config.replace(modalities=ShardSet.open(a.views).settings.modalities)
     folder = Path(a.model_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    model = MMSAModel(config, model_dir=str(folder), progress=False)
+    model = MMSAModel(config, model_dir=str(folder), progress=True)
 
     # The first process makes the views, in shards that a resumed run reuses; the others wait.
     distributed.start(model.device)

@@ -28,7 +28,7 @@ import pandas as pd
 from rdkit import Chem, rdBase
 
 from deepchem_mmsa import MMSAConfig, MMSAModel
-from deepchem_mmsa.atomic import sha256
+from deepchem_mmsa.atomic import sha256, write_text
 from deepchem_mmsa.benchmark import BENCHMARKS, PROTOCOLS
 from deepchem_mmsa.benchmark.overlap import held_out_keys, leave_out, write_keys
 from deepchem_mmsa.benchmark.representation import HeldOut, describe
@@ -37,7 +37,7 @@ from deepchem_mmsa.datasets import dataset_from_shards
 from deepchem_mmsa.molecule import MODALITIES
 from deepchem_mmsa.pretraining import LOSS_TERMS
 from deepchem_mmsa.shards import featurize_to_shards
-from deepchem_mmsa.tables import read_table
+from deepchem_mmsa.tables import read_table, write_table
 from deepchem_mmsa.views import ViewSettings
 
 
@@ -125,7 +125,7 @@ def select(a: argparse.Namespace) -> dict[str, Any]:
         "unreadable": kept.n_unreadable, "files": files_of(a),
         "train": [text for text, _ in rest], "held_out": held,
     }  # fmt: skip
-    path.write_text(json.dumps(chosen))
+    write_text(path, json.dumps(chosen))
     return chosen
 
 
@@ -133,7 +133,7 @@ def go_on_with(output: Path, asked: dict[str, Any]) -> None:
     """Record the settings of a run; one that was started with others is not resumed."""
     path, asked = output / "run.json", json.loads(json.dumps(asked))
     if not path.exists():
-        path.write_text(json.dumps(asked, indent=1))
+        write_text(path, json.dumps(asked, indent=1))
         return
     began = json.loads(path.read_text())
     before, now = ({**said["config"], "--use": said["use"]} for said in (began, asked))
@@ -144,6 +144,20 @@ def go_on_with(output: Path, asked: dict[str, Any]) -> None:
             f"the run in {output} was started with other settings ({'; '.join(differing)}): use "
             "these again, or another --output"
         )
+
+
+class HistoryFile:
+    """Callback of ``fit`` that writes ``history.csv`` after each epoch."""
+
+    def __init__(self, output: Path) -> None:
+        self.path = output / "history.csv"
+
+    def __call__(self, model: MMSAModel, step: int) -> None:
+        """Do nothing after a step."""
+
+    def on_epoch_end(self, model: MMSAModel, epoch: int) -> None:
+        """Write a row for each epoch so far."""
+        write_table(pd.DataFrame(model.history), self.path)
 
 
 def main() -> None:
@@ -219,10 +233,11 @@ def main() -> None:
     started = time.time()
     model.fit(
         train, a.epochs, max_checkpoints_to_keep=2, checkpoint_interval=a.checkpoint_interval,
-        restore=True, callbacks=[HeldOut(held)], n_workers=a.workers,
+        restore=True, callbacks=[HeldOut(held), HistoryFile(a.output)],
+        n_workers=a.workers,
     )  # fmt: skip
     minutes = (time.time() - started) / 60
-    pd.DataFrame(model.history).to_csv(a.output / "history.csv", index=False)
+    write_table(pd.DataFrame(model.history), a.output / "history.csv")
     # The metrics of the epochs used running statistics, which follow augmented views.
     codes, _ = model.predict_codes(held)
     final = describe(codes, model.predict_embedding(held), model.config.modalities)

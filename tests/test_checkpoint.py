@@ -48,6 +48,13 @@ def test_the_newest_readable_checkpoint_is_found(make_model, graph_dataset, tmp_
     model.restore()
     assert model.get_global_step() == steps[1]
     assert "skipped a damaged checkpoint" in caplog.text
+    for path in paths:
+        with open(path, "r+b") as file:
+            file.truncate(1000)
+    with pytest.raises(CheckpointError, match="none of .* can be read: train anew") as refused:
+        model.restore()
+    assert str(refused.value).count("BadZipFile") == 1
+    assert paths[0] in str(refused.value)
 
 
 def test_another_configuration_is_refused_with_the_difference(make_model, graph_dataset, tmp_path):

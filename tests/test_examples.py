@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import runpy
 import shutil
 import subprocess
@@ -165,6 +166,29 @@ def test_a_pretraining_goes_on_with_what_it_began_with(tmp_path):
     with open(data / "BBBP.csv", "a") as file:
         file.write("99,m99,1,CCCCO\n")  # a benchmark that has another test set now
     assert "belongs to other arguments (file of bbbp)" in refused(tmp_path, *command)
+
+
+def test_a_pretraining_that_is_killed_leaves_no_half_written_choice(tmp_path, monkeypatch):
+    """It would end every later start in an error of JSON."""
+    molecules = tmp_path / "molecules.csv"
+    molecules.write_text("smiles\n" + "".join(f"{'C' * n}O\n" for n in range(1, 21)))
+    asked = [
+        "pretrain.py", "--input", str(molecules), "--output", str(tmp_path / "pre"), "--exclude",
+        "--modalities", "graph", "--jobs", "1", "--epochs", "0",
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", asked)
+
+    replace = os.replace
+
+    def killed(written, place):
+        if Path(place).name == "selection.json":
+            raise OSError("killed")
+        replace(written, place)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(OSError, match="could not write this file"):
+        runpy.run_path(str(EXAMPLES / "pretrain.py"), run_name="__main__")
+    assert not (tmp_path / "pre" / "selection.json").exists()
 
 
 def test_trust_counts_the_molecules_of_both_halves():

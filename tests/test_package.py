@@ -24,6 +24,7 @@ FLOORS = [
     "user_warning",
     "rdkit_state",
     "prefetching",
+    "progress",
     "molecule",
     "config",
     "views",

@@ -156,7 +156,7 @@ def finetune(
         with training.resumable(output):
             model.fit(
                 data.train, nb_epoch=epochs, restore=resume and training.has_begun(folder),
-                callbacks=[stopping], n_workers=workers,
+                callbacks=[stopping, training.HistoryFile(folder)], n_workers=workers,
             )  # fmt: skip
         answers.append({part: model.predict(of_part) for part, of_part in data.held_out.items()})
         if np.isnan(answers[-1]["valid"]).all():

@@ -53,6 +53,7 @@ def pretrain(
     from deepchem_mmsa.cli import training
     from deepchem_mmsa.cli.rows import checked_device
     from deepchem_mmsa.datasets import dataset_from_shards
+    from deepchem_mmsa.epochs import batch_bounds
     from deepchem_mmsa.tables import read_table
 
     device = checked_device(device)
@@ -73,8 +74,12 @@ def pretrain(
     training.note_run(output, began)
     data = dataset_from_shards(shards).select(np.flatnonzero(rows["status"] == "ok"))
     model = training.make_model(network, from_model, output, device, console)
+    interval = min(1000, max(100, len(batch_bounds(len(data), batch_size))))
     with training.resumable(output):
-        model.fit(data, nb_epoch=epochs, restore=resume, n_workers=workers)
+        model.fit(
+            data, nb_epoch=epochs, checkpoint_interval=interval, restore=resume,
+            callbacks=[training.HistoryFile(output)], n_workers=workers,
+        )  # fmt: skip
     last = {k: v for k, v in model.history[-1].items() if k not in ("epoch", "step")}
     summary = {
         "data": source, "molecules": len(data), "epochs": len(model.history), "last_epoch": last

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,7 +66,7 @@ def make_records(
     try:
         return featurize_to_shards(
             molecules, folder, settings, shard_size, jobs,
-            progress=not console.silent and sys.stderr.isatty() and len(molecules) > 200,
+            progress=not console.silent and len(molecules) > 200,
         )  # fmt: skip
     except ShardError as error:
         raise Failure(str(error), ExitCode.OUTPUT) from error

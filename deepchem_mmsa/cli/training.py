@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from deepchem_mmsa import distributed
 from deepchem_mmsa.atomic import write_text
 from deepchem_mmsa.checkpoint import CheckpointError
 from deepchem_mmsa.cli.console import Console, ExitCode, Failure, Interrupted, finite
@@ -95,6 +96,13 @@ def open_run(folder: Path, resume: bool, asked: Mapping[str, Any], n_models: int
     n_models : int
         Networks to train, each in its own folder.
     """
+    if distributed.is_launched():
+        raise Failure(
+            "torchrun started several processes, which would all write to "
+            f"{folder}: train on several with a program like examples/distributed_pretraining.py "
+            "(docs/scaling.md)",
+            ExitCode.USAGE,
+        )
     checkpoints = begun_networks(folder)
     models = [*folder.glob("config.json"), *folder.glob("model*/config.json")]
     if (checkpoints or models) and not resume:
@@ -168,9 +176,8 @@ def make_model(
     config: MMSAConfig, from_model: str | None, folder: Path, device: str, console: Console
 ) -> MMSAModel:
     """Build the model of a run, with pre-trained weights if a model is given."""
-    progress = False if console.silent else None
     model = MMSAModel(
-        config, model_dir=str(folder / "checkpoints"), device=device, progress=progress
+        config, model_dir=str(folder / "checkpoints"), device=device, progress=not console.silent
     )
     if from_model is not None:
         try:
@@ -226,10 +233,14 @@ def opened(folder: Path, config: MMSAConfig, console: Console) -> tuple[ShardSet
         )
     status, reasons = fate_of_rows(shards)
     note_failures(console, status, reasons, " and are left out")
-    told = folder / "rows.csv"  # written by featurize: the table's columns, status and reason
-    if told.is_file():
-        given = pd.read_csv(told, keep_default_na=False, dtype=str).iloc[:, :-2]
-        if len(given) == len(shards):
+    if len(shards.parts) > 1:
+        console.note(f"{len(shards)} rows of {len(shards.parts)} folders in {folder}")
+    # Written by featurize: the table's columns, status and reason.
+    told = [part / "rows.csv" for part, _ in shards.parts]
+    if all(map(Path.is_file, told)):
+        tables = [pd.read_csv(each, keep_default_na=False, dtype=str).iloc[:, :-2] for each in told]
+        given = pd.concat(tables, ignore_index=True)
+        if len(given) == len(shards) and all(list(each) == list(given) for each in tables):
             for name in {"status", "reason"}.intersection(given):
                 (free,) = new_names(given, [f"given_{name}"])
                 given = given.rename(columns={name: free})
@@ -240,7 +251,30 @@ def opened(folder: Path, config: MMSAConfig, console: Console) -> tuple[ShardSet
 
 
 def _smiles_of(shards: ShardSet) -> list[str]:
-    return [str(text) for text in dataset_from_shards(shards).ids]
+    try:
+        return [str(text) for text in dataset_from_shards(shards).ids]
+    except ShardError as error:
+        raise Failure(str(error), ExitCode.INPUT) from error
+
+
+class HistoryFile:
+    """Callback of ``fit``: ``history.csv`` after each epoch, to follow a run.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, model: MMSAModel, step: int) -> None:
+        """Do nothing after a step."""
+
+    def on_epoch_end(self, model: MMSAModel, epoch: int) -> None:
+        """Write a row for each epoch so far."""
+        write_table(pd.DataFrame(model.history), self.folder / "history.csv")
 
 
 @contextmanager
@@ -256,6 +290,8 @@ def resumable(folder: Path) -> Iterator[None]:
         ) from error
     except FolderInUseError as error:  # by a run that began while this one made its records
         raise Failure(f"cannot write to {folder}: {error}", ExitCode.OUTPUT) from error
+    except ShardError as error:  # a shard that was damaged since it was made
+        raise Failure(str(error), ExitCode.INPUT) from error
 
 
 def write_run(

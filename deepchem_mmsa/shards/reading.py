@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -25,13 +27,15 @@ _REMAKE = "make the same call of featurize_to_shards again, which makes what is 
 
 
 class ShardSet:
-    """Finished shards of a folder, read one at a time.
+    """Finished shards of a folder, or of several, read one at a time.
 
     Created by :meth:`open`.
 
     Attributes
     ----------
     folder : pathlib.Path
+    parts : list of (pathlib.Path, int)
+        The folders that hold the shards, and the row at which each begins.
     settings : ViewSettings
         What the records hold.
     sizes : np.ndarray
@@ -58,24 +62,33 @@ class ShardSet:
         inputs: str = "",
     ) -> None:
         self.folder = folder
+        self.parts = [(folder, 0)]
         self.settings = settings
         self.inputs = inputs
         self.sizes = np.array([rows for rows, _, _ in shards], dtype=np.int64)
-        self._expected = [(size, sha256) for _, size, sha256 in shards]
+        self._files = [
+            (folder / shard_name(number), size, sha256)
+            for number, (_, size, sha256) in enumerate(shards)
+        ]
 
     @classmethod
     def open(cls, folder: str | os.PathLike) -> ShardSet:
         """Open a folder written by :func:`featurize_to_shards`, without reading the records.
 
+        A folder of such folders, one for each job of a cluster, is opened as one set, in the
+        order of their names.
+
         Raises
         ------
         ShardError
             If it holds no shards, or unfinished ones, or its manifest is damaged or names files
-            outside of it.
+            outside of it, or if folders in it were made with different settings.
         """
         folder = Path(folder)
         described = read_manifest(folder)
         if described is None:
+            if inside := sorted(folder.glob(f"*/{MANIFEST}")):
+                return cls._of_parts(folder, [cls.open(place.parent) for place in inside])
             raise ShardError(f"{folder} holds no {MANIFEST}: featurize molecules into it first")
         if described["complete"] is not True:
             raise ShardError(
@@ -88,6 +101,23 @@ class ShardSet:
             raise ShardError(f"the settings in {folder / MANIFEST} are invalid: {error}") from None
         inputs = str(described.get("inputs_sha256", ""))
         return cls(folder, settings, _checked_shards(described, folder), inputs)
+
+    @classmethod
+    def _of_parts(cls, folder: Path, parts: list[ShardSet]) -> ShardSet:
+        first = parts[0]
+        for part in parts:
+            if part.settings != first.settings:
+                raise ShardError(
+                    f"{first.folder} and {part.folder} were made with different settings "
+                    f"({first.settings} and {part.settings}): featurize one of them again"
+                )
+        joined = cls(folder, first.settings, [])
+        joined.inputs = hashlib.sha256("".join(part.inputs for part in parts).encode()).hexdigest()
+        joined.sizes = np.concatenate([part.sizes for part in parts])
+        joined._files = [each for part in parts for each in part._files]
+        starts = itertools.accumulate(map(len, parts), initial=0)
+        joined.parts = [(part.folder, start) for part, start in zip(parts, starts)]
+        return joined
 
     @property
     def n_shards(self) -> int:
@@ -108,8 +138,7 @@ class ShardSet:
         ShardError
             If its file is missing, damaged, or not the one that the manifest describes.
         """
-        path = self.folder / shard_name(number)
-        size, sha256 = self._expected[number]
+        path, size, sha256 = self._files[number]
         try:
             shard = file.read(path, size)
         except FileNotFoundError:
@@ -133,8 +162,13 @@ class ShardSet:
         """Return the views that could not be made: a table of row, smiles, view and reason."""
         import pandas as pd
 
-        path = self.folder / FAILURES
-        return pd.read_csv(path, dtype={"row": "int64"}, keep_default_na=False, encoding="utf-8")
+        kinds = {"row": "int64", "smiles": str, "view": str, "reason": str}
+        tables = []
+        for folder, start in self.parts:
+            path = folder / FAILURES
+            table = pd.read_csv(path, dtype=kinds, keep_default_na=False, encoding="utf-8")
+            tables.append(table.assign(row=table["row"] + start))
+        return pd.concat(tables, ignore_index=True)
 
 
 def shard_name(number: int) -> str:

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from deepchem_mmsa._version import __version__
 from deepchem_mmsa.atomic import write_atomically
+from deepchem_mmsa.progress import progress_bar
 from deepchem_mmsa.shards import file
 from deepchem_mmsa.shards.file import MAX_RECORDS, Shard, ShardError
 from deepchem_mmsa.shards.reading import (
@@ -78,7 +78,7 @@ def featurize_to_shards(
         Processes; -1 for one per core, or for all workers of the backend set by
         ``joblib.parallel_config``.
     progress : bool, optional
-        Whether to show a progress bar.
+        Whether to show a progress bar, outside a terminal a line every half minute.
     contained : bool, optional
         Whether a molecule that crashes RDKit fails only its own row; see
         :func:`~deepchem_mmsa.views.many_views`.
@@ -121,7 +121,7 @@ def featurize_to_shards(
         _writer(folder) as write,
         record_maker(settings, n_jobs, contained) as make,
         tempfile.TemporaryFile("w+", encoding="utf-8", newline="") as failures,
-        tqdm(total=total, desc="featurize", unit="mol", disable=not progress) as bar,
+        progress_bar(progress, total=total, desc="featurize", unit="mol") as bar,
     ):
         finished = _begin(folder, made_by, write)
         table = csv.writer(failures, lineterminator="\n")

@@ -202,6 +202,27 @@ def test_pretraining_on_records_names_the_molecules(mmsa, labelled, tmp_path):
     assert rows[0] == rows[1]
 
 
+def test_pretraining_on_the_folders_of_several_jobs_is_that_on_one(mmsa, labelled, tmp_path):
+    table = pd.read_csv(labelled)
+    for name, rows in (("a", slice(20)), ("b", slice(20, None))):
+        table[rows].to_csv(tmp_path / f"{name}.csv", index=False)
+        asked = (tmp_path / f"{name}.csv", "-o", tmp_path / "parts" / name)
+        assert mmsa("featurize", *asked, "--modalities", "graph").exit_code == 0
+    whole = mmsa("featurize", labelled, "-o", tmp_path / "whole", "--modalities", "graph",
+                 "--shard-size", 20)  # fmt: skip
+    assert whole.exit_code == 0
+    for name in ("parts", "whole"):
+        done = mmsa(
+            "pretrain", tmp_path / name, "-o", tmp_path / f"run-{name}", "--epochs", 1, *TINY
+        )
+        assert done.exit_code == 0, done.output
+        assert ("41 rows of 2 folders" in done.stderr) == (name == "parts")
+        assert "the first is row 41" in done.stderr
+    for name in ("rows.csv", "history.csv", "model.safetensors"):
+        parts, whole = (tmp_path / f"run-{kind}" / name for kind in ("parts", "whole"))
+        assert parts.read_bytes() == whole.read_bytes()
+
+
 def test_a_table_s_own_columns_stay_as_they_were_written(mmsa, tmp_path):
     text = "id,smiles,batch\n" + "".join(f"{n:03},{'C' * n}O,1.50\n" for n in range(1, 13))
     (tmp_path / "a.csv").write_text(text)
@@ -371,3 +392,81 @@ def test_notes_of_a_run_that_are_damaged_are_named(mmsa, labelled, tmp_path):
     (tmp_path / "run" / "run.json").write_text('{"--split":')
     done = mmsa(*run, "--resume")
     assert (done.exit_code, "run.json is damaged" in done.stderr) == (5, True)
+
+
+def test_a_run_can_be_followed_in_the_log_of_a_job(mmsa, labelled, tmp_path, monkeypatch):
+    """Without a terminal: how far it is, and what it has learnt so far."""
+    (tmp_path / "many.csv").write_text("smiles\n" + "".join(f"{'C' * n}O\n" for n in range(201)))
+    asked = (tmp_path / "many.csv", "-o", tmp_path / "records", "--modalities", "graph")
+    assert "201/201" in mmsa("featurize", *asked).stderr
+    close, files = training.HistoryFile.on_epoch_end, []
+
+    def followed(self, model, epoch):
+        close(self, model, epoch)
+        files.append(pd.read_csv(self.folder / "history.csv")["epoch"].tolist())
+
+    monkeypatch.setattr(training.HistoryFile, "on_epoch_end", followed)
+    for command, *more in (("pretrain",), ("finetune", "--label", "long", "--split", "part")):
+        run = tmp_path / command
+        done = mmsa(command, labelled, *more, "-o", run, "--epochs", 2, *TINY)
+        assert done.exit_code == 0, done.output
+        assert "100% " in done.stderr
+        assert "epoch 2 loss " in done.stderr
+        quiet = mmsa(command, labelled, *more, "-o", run / "quiet", "--epochs", 1, "--quiet", *TINY)
+        assert quiet.stderr == ""
+    assert files == [[1], [1, 2], [1]] * 2
+
+
+@pytest.mark.parametrize("at", ["in training", "before it"])
+def test_a_shard_that_was_damaged_since_is_named(mmsa, labelled, tmp_path, at):
+    records = tmp_path / "records"
+    assert mmsa("featurize", labelled, "-o", records, "--modalities", "graph").exit_code == 0
+    place = records / "shard-00000.mmsa"
+    data = bytearray(place.read_bytes())
+    data[len(data) // 2] ^= 1
+    place.write_bytes(data)
+    if at == "before it":
+        (records / "rows.csv").unlink()
+    done = mmsa("pretrain", records, "-o", tmp_path / "run", "--epochs", 1, *TINY)
+    assert done.exit_code == 3, done.output
+    assert f"{place} is damaged" in done.stderr
+
+
+def test_a_killed_pretraining_goes_on_from_its_last_epoch(mmsa, tmp_path, monkeypatch):
+    """Epochs of 100 steps or more end with a checkpoint, short ones share one."""
+    (tmp_path / "a.csv").write_text("smiles\n" + "".join(f"{'C' * n}O\n" for n in range(240)))
+    saved = []
+    monkeypatch.setattr(
+        MMSAModel, "save_checkpoint", lambda self, *_: saved.append(self._global_step)
+    )
+    for size, steps in ((2, [120, 240, 240]), (24, [20])):
+        saved.clear()
+        run = tmp_path / str(size)
+        asked = (
+            "pretrain",
+            tmp_path / "a.csv",
+            "-o",
+            run,
+            "--epochs",
+            2,
+            "--batch-size",
+            size,
+            *TINY,
+        )
+        assert mmsa(*asked).exit_code == 0
+        assert saved == steps
+
+
+@pytest.mark.parametrize("command", [["pretrain"], ["finetune", "--label", "long"]])
+def test_several_processes_do_not_write_one_folder(mmsa, labelled, tmp_path, monkeypatch, command):
+    for name, value in (
+        ("RANK", 0),
+        ("WORLD_SIZE", 2),
+        ("MASTER_ADDR", "here"),
+        ("MASTER_PORT", 1),
+    ):
+        monkeypatch.setenv(name, str(value))
+    done = mmsa(command[0], labelled, *command[1:], "-o", tmp_path / "run", *TINY)
+    assert done.exit_code == 2
+    assert "examples/distributed_pretraining.py" in done.stderr
+    assert not (tmp_path / "run").exists()

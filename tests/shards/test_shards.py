@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 import resource
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -74,6 +75,35 @@ def test_what_could_not_be_made_is_listed_with_its_reason(made):
     assert set(table["view"]) == {"graph"}
     assert "unclosed ring" in table["reason"][0]
     assert "must be text, got NoneType" in table["reason"][3]
+
+
+def test_folders_that_several_jobs_made_are_one_set(made, tmp_path):
+    for name, rows in (("a", ROWS[:12]), ("b", ROWS[12:12]), ("c", ROWS[12:])):
+        featurize(tmp_path / name, rows)
+    joined = ShardSet.open(tmp_path)
+    assert list(joined) == list(made)
+    assert joined.sizes.tolist() == [5, 5, 2, 5, 5, 5, 5, 2]
+    assert joined.parts == [(tmp_path / name, start) for name, start in zip("abc", (0, 12, 12))]
+    assert joined.failures().equals(made.failures())
+    assert list(pickle.loads(pickle.dumps(joined))) == list(made)
+    other = tmp_path / "other"
+    for name in "ac":
+        shutil.copytree(tmp_path / name, other / name)
+    assert ShardSet.open(other).inputs not in ("", joined.inputs, made.inputs)
+    with pytest.raises(ShardError, match=f"{tmp_path / 'c' / 'shard-00001.mmsa'} is missing"):
+        (tmp_path / "c" / "shard-00001.mmsa").unlink()
+        joined.records(4)
+
+
+def test_folders_of_other_settings_or_unfinished_are_not_one_set(tmp_path):
+    featurize(tmp_path / "a")
+    featurize_to_shards(ROWS, tmp_path / "b", ViewSettings(("graph",), image_size=32))
+    with pytest.raises(ShardError, match=f"{tmp_path / 'a'} and {tmp_path / 'b'} were made with"):
+        ShardSet.open(tmp_path)
+    manifest = tmp_path / "b" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"complete": true', '"complete": false'))
+    with pytest.raises(ShardError, match=f"{tmp_path / 'b'} holds the shards of an unfinished run"):
+        ShardSet.open(tmp_path)
 
 
 def test_a_second_run_computes_nothing_and_changes_nothing(made, monkeypatch):
