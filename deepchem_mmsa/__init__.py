@@ -21,9 +21,18 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepchem_mmsa._version import __version__
+
+if TYPE_CHECKING:  # what editors and type checkers read; the import itself is lazy
+    from deepchem_mmsa.config import MMSAConfig
+    from deepchem_mmsa.early_stopping import EarlyStopping
+    from deepchem_mmsa.estimators import MMSAClassifier, MMSARegressor, MMSATransformer
+    from deepchem_mmsa.featurizer import MMSAFeaturizer
+    from deepchem_mmsa.model import MMSAModel
+    from deepchem_mmsa.molecule import MoleculeViews
+    from deepchem_mmsa.predictor import MMSAPredictor, embed
 
 _HOME = {
     "EarlyStopping": "early_stopping",
@@ -54,13 +63,17 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def _imported(name: str) -> Any:
     """Import a public name on first access."""
     if name not in _HOME:
         raise AttributeError(f"module 'deepchem_mmsa' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"deepchem_mmsa.{_HOME[name]}"), name)
     globals()[name] = value
     return value
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for a public one
+    __getattr__ = _imported
 
 
 def __dir__() -> list[str]:
@@ -95,7 +108,7 @@ def _register(deepchem: ModuleType) -> None:
             name: str, names: Sequence[str] = names, module: Any = module, before: Any = before
         ) -> Any:
             if name in names:
-                return __getattr__(name)
+                return _imported(name)
             if before is not None:
                 return before(name)
             raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")

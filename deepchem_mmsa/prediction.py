@@ -297,7 +297,32 @@ class PredictingModel(SavableModel):
         use_sample_weights: bool = False,
         n_classes: int | None = None,
     ) -> Any:
-        """Score on the observed labels; see :func:`deepchem_mmsa.evaluate.evaluate`."""
+        """Score on the observed labels: missing ones (weight 0, NaN) do not count.
+
+        Parameters
+        ----------
+        dataset : deepchem.data.Dataset
+            With records of ``MMSAFeaturizer`` in ``X`` and labels in ``y``.
+        metrics : deepchem.metrics.Metric, callable or sequence of either
+        transformers : sequence of deepchem.trans.Transformer
+            Undone on labels and predictions first.
+        per_task_metrics : bool
+            Whether to return the scores of each task too.
+        use_sample_weights : bool
+            Whether to weight molecules, where the metric can.
+        n_classes : int, optional
+            By default the model's.
+
+        Returns
+        -------
+        dict or (dict, dict)
+            Each metric's mean over the tasks that have a score, and its scores of the tasks.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :func:`deepchem_mmsa.evaluate.evaluate`.
+        """
         n = self.config.n_classes if n_classes is None else n_classes
         return evaluate(
             self, dataset, metrics, transformers, per_task_metrics, use_sample_weights, n

@@ -269,7 +269,18 @@ class SavableModel(TorchModel):
 
         Raises
         ------
-        FileNotFoundError, CheckpointError
+        FileNotFoundError
+            If there is no such folder or model.
+        CheckpointError
+            If its files are damaged, or hold no weights for the `modalities` that are asked for.
+        ValueError
+            For an argument that is unknown or out of range.
+
+        Examples
+        --------
+        >>> from deepchem_mmsa import MMSAModel
+        >>> model = MMSAModel.from_pretrained("mmsa-small", mode="regression", n_tasks=1)
+        >>> model.freeze_components(["graph", "fingerprint"])  # train the rest only
         """
         source = exports.load_pretrained(folder_or_name)
         wanted = arguments.get("modalities") or ()

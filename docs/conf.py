@@ -34,18 +34,23 @@ nb_execution_mode = "off"  # the notebooks hold their output; .ci/docs runs them
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say them, in words
-METADATA_ROUTING = [  # scikit-learn writes these methods, and refers to its own glossary
-    f"set_{method}_request"
-    for method in ("fit", "predict", "predict_proba", "score", "partial_fit", "transform")
+OF_SKLEARN = [  # inherited, with references to scikit-learn's own pages
+    "get_metadata_routing",
+    "score",
+    "set_output",
+    *(
+        f"set_{method}_request"
+        for method in ("fit", "predict", "predict_proba", "score", "transform")
+    ),
 ]
 autodoc_default_options = {
     "members": True,
     "show-inheritance": True,
-    "exclude-members": ", ".join(METADATA_ROUTING),
+    "exclude-members": ", ".join(OF_SKLEARN),
 }
 autoclass_content = "class"
 napoleon_google_docstring = False
-napoleon_use_ivar = True
+napoleon_use_param = False  # arguments that share a description are listed once
 napoleon_use_rtype = False
 
 html_theme = "furo"
@@ -74,6 +79,9 @@ def bring_notebooks(app: Any, config: Any) -> None:
 def fit_to_the_site(app: Any, docname: str, source: list[str]) -> None:
     """Turn what reads well in the repository into what the site needs."""
     source[0] = re.sub(r"\]\((\.\./)+examples/notebooks/", "](/notebooks/", source[0])
+    source[0] = re.sub(
+        " ?[±≤≥] ", lambda sign: sign[0].replace(" ", "\N{NO-BREAK SPACE}"), source[0]
+    )
     if docname == "index":  # pages that it does not name come last, so that none is lost
         named = {line.strip() for line in source[0].splitlines()} | {"index"}
         pages = [path.stem for path in sorted(DOCS.glob("*.md"))]

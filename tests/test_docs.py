@@ -1,7 +1,9 @@
 """The documentation: it can be built, its links lead somewhere, and what it says to type exists."""
 
 import ast
+import configparser
 import dataclasses
+import inspect
 import re
 import subprocess
 import sys
@@ -71,6 +73,42 @@ def test_relative_links_resolve(page):
         assert there.exists(), f"{page.name} links to {target}"
         if anchor and there.suffix == ".md":
             assert anchor in anchors(there), f"{page.name} links to {target}"
+
+
+def test_every_page_is_one_link_from_the_readme_or_two():
+    """The README names it, or the table of questions that the README names."""
+    named = set()
+    for page in (ROOT / "README.md", ROOT / "docs" / "index.md"):
+        targets = LINK.findall(FENCE.sub("", page.read_text("utf-8")))
+        named |= {(page.parent / target.partition("#")[0]).resolve() for target in targets}
+    reference = ROOT / "docs" / "api"  # of use on the site, where the side bar names it
+    assert not [p for p in PAGES[1:] if p.resolve() not in named and p.parent != reference]
+
+
+@by_page
+def test_tests_that_are_named_exist(page):
+    """``file::name``, or ``::name`` in the file named last; `…` stands for the rest of a name."""
+    source = ""
+    for path, name, rest in re.findall(
+        r"`(tests/[\w/]+\.py)?(?:::(\w+)(…?))?`", FENCE.sub("", page.read_text("utf-8"))
+    ):
+        source = (ROOT / path).read_text("utf-8") if path else source
+        if name:
+            whole = rf"{name}\w*" if rest else name
+            assert re.search(rf"^def {whole}\(", source, re.MULTILINE), f"{path}::{name}"
+
+
+def test_the_versions_of_the_page_on_installing_are_those_of_setup_cfg():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    page = (ROOT / "docs" / "install.md").read_text("utf-8").split("## Supported versions")[1]
+    least = dict(re.findall(r"^([\w-]+)>=([\d.]+)", config["options"]["install_requires"], re.M))
+    for names, versions in re.findall(r"^\| ([\w, -]+?) \| ([\d., and]+) or newer", page, re.M):
+        for name, version in zip(
+            re.split(", ", names), re.split(", | and ", versions), strict=True
+        ):
+            assert version == least.pop(name.lower()).removesuffix(".0"), name
+    assert {"torch", "numpy", "pandas", "rdkit", "deepchem"}.isdisjoint(least)
 
 
 @by_page
@@ -144,6 +182,20 @@ def test_every_public_name_is_in_the_reference():
             assert re.search(rf"deepchem_mmsa\.\S*\b{name}\b", reference), name
 
 
+def test_names_that_the_pages_import_are_in_the_reference():
+    reference = "".join(p.read_text("utf-8") for p in (ROOT / "docs" / "api").glob("*.md"))
+    whole = re.findall(r"auto(?:module|class):: (\S+)\n(?!   :no-members:)", reference)
+    for page in PAGES:
+        for body in blocks(page, "python"):
+            code = "\n".join(re.sub(r"^(>>>|\.\.\.) ?", "", line) for line in body.splitlines())
+            for home, names in re.findall(
+                r"^from (deepchem_mmsa\.[\w.]+) import \(?([\w, ]+)", code, re.M
+            ):
+                for name in filter(None, map(str.strip, names.split(","))):
+                    listed = re.search(rf":: deepchem_mmsa\.\S*\b{name}\n", reference)
+                    assert listed or home in whole, f"{page.name}: {home}.{name}"
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     done = subprocess.run(
@@ -155,6 +207,17 @@ def test_the_site_builds_without_a_warning(tmp_path):
     front = (tmp_path / "site" / "index.html").read_text("utf-8")
     for page in (ROOT / "docs").glob("*.md"):  # every page can be reached from the first
         assert f'href="{page.stem}.html"' in front or page.stem == "index", page.stem
+
+    import deepchem_mmsa
+
+    reference = "".join(p.read_text("utf-8") for p in (tmp_path / "site" / "api").glob("*.html"))
+    for name in deepchem_mmsa.__all__:
+        public = getattr(deepchem_mmsa, name)
+        methods = inspect.getmembers(public, callable) if inspect.isclass(public) else []
+        for method, function in methods:
+            ours = str(getattr(function, "__module__", "")).startswith("deepchem_mmsa.")
+            if ours and not method.startswith("_"):
+                assert f'.{name}.{method}"' in reference, f"{name}.{method}"
 
 
 @pytest.mark.slow

@@ -135,6 +135,24 @@ def imports_of(path, type_checking=False):
                 yield node.module
 
 
+def test_type_checkers_see_every_public_name_and_no_other():
+    import deepchem_mmsa
+
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    seen, fallback = {}, []
+    for node in tree.body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            for line in node.body:
+                seen |= {alias.name: line.module for alias in line.names}
+        elif "__getattr__" in ast.unparse(node):  # of a type checker's eyes: any name exists
+            fallback.append(ast.unparse(node).splitlines()[0])
+    homes = {name: f"deepchem_mmsa.{home}" for name, home in deepchem_mmsa._HOME.items()}
+    assert seen == homes
+    assert set(deepchem_mmsa.__all__) == {*homes, "__version__"}
+    assert "if not TYPE_CHECKING:" in fallback
+    assert not any(line.startswith("def __getattr__") for line in fallback)
+
+
 def files():
     return [p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py"]
 
