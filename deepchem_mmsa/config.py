@@ -17,6 +17,7 @@ from typing import Any
 from deepchem_mmsa.molecule import DEFAULT_MODALITIES, MAX_IMAGE_SIZE, MODALITIES
 
 MODES = ("pretraining", "classification", "regression")
+MAX_LAYERS = 1000
 CUSTOM = "custom"
 """The encoder name that stands for a custom ``nn.Module`` in a configuration."""
 
@@ -264,6 +265,8 @@ class MMSAConfig:
             "n_neighbors", "n_anchors", "memory_warmup", "head_width", "head_layers", "batch_size",
         ):  # fmt: skip
             self._whole(name, least=1)
+            if name.endswith("_layers") and getattr(self, name) > MAX_LAYERS:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at most {MAX_LAYERS}")
         self._whole("n_classes", least=2)
         self._whole("image_size", least=32)
         if self.image_size > MAX_IMAGE_SIZE:

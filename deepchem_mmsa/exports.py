@@ -23,7 +23,8 @@ from deepchem_mmsa import hub
 from deepchem_mmsa._version import __version__
 from deepchem_mmsa.atomic import write_together
 from deepchem_mmsa.checkpoint import CheckpointError
-from deepchem_mmsa.config import MMSAConfig
+from deepchem_mmsa.config import CUSTOM, MMSAConfig
+from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.views import FEATURE_VERSION, compare_features
 
 FORMAT = 1
@@ -185,7 +186,8 @@ def load_pretrained(folder_or_name: str | os.PathLike) -> Pretrained:
     FileNotFoundError
         If there is neither such a folder nor such a model.
     CheckpointError
-        If its files are damaged, incomplete or of another format, or it holds several models.
+        If its files are damaged, incomplete or of another format, do not fit each other, or it
+        holds several models.
     """
     folder = hub.find_model(folder_or_name)
     if several := hub.members(folder):
@@ -200,7 +202,7 @@ def load_pretrained(folder_or_name: str | os.PathLike) -> Pretrained:
         except _TornError as error:
             # An export is being replaced, or was when its process died: read the previous one.
             with suppress(*_MALFORMED):
-                return _read_export(folder / PREVIOUS)
+                return _read_export(hub.find_model(folder / PREVIOUS))
             torn = CheckpointError(str(error))
             time.sleep(0.05)
         except CheckpointError:
@@ -232,7 +234,25 @@ def _read_export(folder: Path) -> Pretrained:
     data = _checked(weights, described["sha256"])
     exemplars = _read_exemplars(folder / "exemplars.json", described)
     metadata |= {key: described.get(key) for key in _IDENTITY}
-    return Pretrained(config, load(data), exemplars, metadata)
+    tensors = load(data)
+    _compare_sizes(config, tensors, str(folder))
+    return Pretrained(config, tensors, exemplars, metadata)
+
+
+def _compare_sizes(config: MMSAConfig, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Check that a configuration describes these tensors, before memory is taken for its sizes."""
+    if any(getattr(config, modality) == CUSTOM for modality in config.modalities):
+        return  # the encoder is not known here
+    anchors = tensors.get("memory.anchors")
+    n = 0 if anchors is None else anchors.size(0)
+    if config.memory and config.n_anchors != n:
+        raise CheckpointError(f"{source} does not fit: n_anchors={config.n_anchors}, {n} there")
+    try:
+        with torch.device("meta"):
+            network = MMSANetwork(config)
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{source} cannot be built: {error}") from error
+    copy_tensors(network, tensors, [""], source)
 
 
 def _read_exemplars(path: Path, described: Mapping[str, Any]) -> list[list[tuple[str, float]]]:

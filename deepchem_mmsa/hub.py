@@ -78,7 +78,8 @@ def find_model(folder_or_name: str | os.PathLike) -> Path:
     Raises
     ------
     FileNotFoundError
-        If there is neither such a folder nor such a model, or the folder may not be looked into.
+        If there is neither such a folder nor such a model, the folder may not be looked into, or
+        its files are none.
     ModuleNotFoundError
         For a model on the hub, without ``huggingface_hub``.
     ValueError
@@ -96,6 +97,7 @@ def find_model(folder_or_name: str | os.PathLike) -> Path:
         if not (folder / "config.json").is_file() and name in shipped_models():
             folder = WEIGHTS / name
         there = folder.is_dir()
+        odd = [path for path in map(folder.joinpath, FILES) if path.exists() and not path.is_file()]
     except PermissionError as error:
         raise ModelNotFoundError(f"the model {name} cannot be read: {error}") from error
     if not there:
@@ -104,6 +106,8 @@ def find_model(folder_or_name: str | os.PathLike) -> Path:
             f"no folder and no shipped model named {name!r} (shipped: {known}); "
             "give the folder that save_pretrained wrote, or hf:owner/model for one on the hub"
         )
+    if odd:  # reading a pipe or a device may never end
+        raise ModelNotFoundError(f"the model {name} cannot be read: {odd[0]} is no regular file")
     return folder
 
 

@@ -131,6 +131,7 @@ class MMSAPredictor:
             if network.memory is not None:
                 network.memory.exemplars = source.exemplars
             predictor = cls(network, source.metadata)
+            _ = predictor.settings  # or its pictures cannot be drawn
         except CheckpointError:
             raise
         except (IndexError, TypeError, ValueError) as error:

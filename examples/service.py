@@ -7,14 +7,17 @@
 One process holds one model, or an ensemble (``mmsa finetune --n-models 3``), whose mean and
 standard deviation it answers with; all threads share it. A request is refused, with the reason,
 if it is too large (413, 422), if too many wait already (503), or if it takes too long (504).
-A row that cannot be read is not an error: its values are null and its reason is given.
+A row that cannot be read is not an error: its values are null and its reason is given. Molecules
+are read in a child process of each request: one that crashes RDKit costs its own row.
 """
 
 import argparse
 import asyncio
 import math
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -29,7 +32,9 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from deepchem_mmsa import MMSAPredictor, __version__
 from deepchem_mmsa.ensemble import Spread, ensemble_spread, load_ensemble
+from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.predictor import Predictions
+from deepchem_mmsa.views import stream_views
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,10 @@ def _plain(values: np.ndarray) -> Any:
 
 
 def create_app(
-    predictor: MMSAPredictor, limits: Limits | None = None, others: Sequence[MMSAPredictor] = ()
+    predictor: MMSAPredictor,
+    limits: Limits | None = None,
+    others: Sequence[MMSAPredictor] = (),
+    trusted: bool = False,
 ) -> FastAPI:
     """Return the service around a model.
 
@@ -162,6 +170,9 @@ def create_app(
     others : sequence of MMSAPredictor
         The other models of an ensemble. Predictions are the mean of all then, with their standard
         deviation; embeddings are the first model's.
+    trusted : bool
+        Whether molecules are read in this process, which is several times faster: one that
+        crashes RDKit ends the service then, and one that keeps it busy stops all requests.
     """
     limits, models = limits or Limits(), [predictor, *others]
     workers = Workers(limits)
@@ -197,11 +208,24 @@ def create_app(
             "models": [{key: model.metadata.get(key) for key in told} for model in models],
         }  # fmt: skip
 
-    def averaged(smiles: list[str]) -> Predictions | Spread:
-        return ensemble_spread(models, smiles) if others else predictor.predict(smiles)
+    def read(smiles: list[str], end: float) -> list[MoleculeViews]:
+        # In a child process: RDKit may crash, and no other thread runs while it reads a molecule.
+        records = []
+        with closing(stream_views(smiles, predictor.settings, contained=not trusted)) as made:
+            for record in made:
+                records.append(record)
+                if time.monotonic() > end:
+                    raise TimeoutError  # nobody waits for the others
+        return records
 
-    async def serve(method: Callable[[list[str]], Predictions | Spread], body: Any) -> list[Any]:
-        return await workers(lambda: answer(method(body.smiles), body.smiles))
+    def averaged(records: list[MoleculeViews]) -> Predictions | Spread:
+        return ensemble_spread(models, records) if others else predictor.predict(records)
+
+    async def serve(
+        method: Callable[[list[MoleculeViews]], Predictions | Spread], body: Any
+    ) -> list[Any]:
+        end = time.monotonic() + limits.seconds
+        return await workers(lambda: answer(method(read(body.smiles, end)), body.smiles))
 
     if predictor.config.mode != "pretraining":
 
@@ -229,12 +253,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=cpu_count())
     parser.add_argument("--waiting", type=int, default=Limits.waiting)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--trusted", action="store_true", help="read molecules here, not in a child: faster"
+    )
     a = parser.parse_args()
     torch.set_num_threads(1)  # requests run in parallel already
     predictor, *others = load_ensemble(a.model, a.device)
     predictor.embed(["C"])  # load now what is loaded on first use
     limits = Limits(a.molecules, a.characters, a.seconds, a.threads, a.waiting)
-    app = create_app(predictor, limits, others)
+    app = create_app(predictor, limits, others, a.trusted)
     uvicorn.run(app, host=a.host, port=a.port, log_level="warning")
 
 

@@ -57,6 +57,7 @@ def test_numpy_integers_become_plain():
         ({"learning_rate": float("nan")}, "positive number"),
         ({"n_tasks": 0}, "n_tasks=0: must be a whole number of at least 1"),
         ({"n_tasks": 1.5}, "whole number"),
+        ({"head_layers": 10**9}, "head_layers=1000000000: must be at most 1000"),
         ({"n_tasks": float("nan")}, "n_tasks=nan: must be a whole number"),
         ({"n_anchors": float("inf")}, "n_anchors=inf: must be a whole number"),
         ({"w_con": float("inf")}, r"w_con=inf: must be in \[0, inf\)"),

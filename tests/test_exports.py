@@ -230,6 +230,45 @@ def test_a_description_of_a_part_of_the_network_is_refused(make_model, tmp_path,
             kind.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"graph_width": 10**9}, r"\(\d+, 1000000000\) here"),
+        ({"head_width": 10**17}, "does not fit|cannot be built"),
+        ({"n_tasks": 10**10}, "does not fit"),
+        ({"n_anchors": 10**12}, "does not fit: n_anchors=1000000000000"),
+        ({"graph_layers": 10**9}, "must be at most 1000"),
+    ],
+)
+def test_sizes_are_compared_before_memory_is_taken_for_them(make_model, tmp_path, change, words):
+    make_model(mode="regression").save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    described = json.loads(path.read_text())
+    described["config"].update(change)
+    path.write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match=words):
+        load_pretrained(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="other devices")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "exemplars.json"])
+def test_a_device_in_the_place_of_a_file_is_not_read(make_model, tmp_path, name):
+    make_model(mode="regression").save_pretrained(tmp_path)
+    (tmp_path / name).unlink(missing_ok=True)
+    os.symlink("/dev/null", tmp_path / name)  # /dev/zero never ends
+    with pytest.raises(ModelNotFoundError, match=f"{name} is no regular file"):
+        load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("pixels", [-5, 10**12])
+def test_a_size_of_pictures_that_cannot_be_drawn_is_refused(make_model, tmp_path, pixels):
+    model = make_model(mode="regression")
+    model.model.picture_size.fill_(pixels)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="cannot be built: image_size must be"):
+        MMSAPredictor.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("deeper", ["graph_layers", "head_layers"])
 def test_half_of_an_encoder_or_a_head_is_not_copied(make_model, deeper):
     source = make_model(mode="regression", **{deeper: 3})

@@ -1,7 +1,10 @@
 """The example service: right answers from many threads, and what it refuses."""
 
+import ctypes
 import importlib.util
 import json
+import os
+import signal
 import sys
 import threading
 import time
@@ -13,7 +16,7 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 
-from deepchem_mmsa import MMSAPredictor
+from deepchem_mmsa import MMSAPredictor, views
 from deepchem_mmsa.config import MMSAConfig
 from deepchem_mmsa.ensemble import ensemble_spread
 from deepchem_mmsa.hub import WEIGHTS
@@ -118,6 +121,7 @@ class Slow:
 
     def __init__(self, predictor):
         self.config, self.tasks = predictor.config, predictor.tasks
+        self.settings = predictor.settings
         self.let = threading.Event()
         self._predictor = predictor
 
@@ -180,6 +184,62 @@ def test_late_answers_time_out_and_a_full_queue_refuses(service, predictor):
         while client.get("/health").json()["requests"]:
             time.sleep(0.01)
         assert client.post("/predict", json=body).status_code == 200
+
+
+def begin_reading_with(monkeypatch, smiles, work):
+    """Let the reading of one molecule begin with some work, in a child process too."""
+    make = views._make
+
+    def made(task, settings):
+        if task.smiles == smiles:
+            work()
+        return make(task, settings)
+
+    monkeypatch.setattr(views, "_make", made)
+
+
+@pytest.mark.skipif(not views.AVAILABLE, reason="needs fork")
+def test_a_molecule_that_crashes_rdkit_costs_its_row_only(service, predictor, monkeypatch):
+    begin_reading_with(monkeypatch, "CCN", lambda: os.kill(os.getpid(), signal.SIGSEGV))
+    with TestClient(service.create_app(predictor)) as client:
+        for path in ("/predict", "/embed"):
+            rows = client.post(path, json={"smiles": ["CCO", "CCN", "CCC"]}).json()["rows"]
+            reasons = [row["reason"] for row in rows]
+            assert reasons == ["", "unreadable: its process ended by SIGSEGV", ""]
+
+
+@pytest.mark.skipif(not views.AVAILABLE, reason="needs fork")
+def test_a_molecule_that_keeps_rdkit_busy_stops_neither_others_nor_the_clock(
+    service, predictor, monkeypatch
+):
+    # Fourteen tungsten atoms, all bonded to each other, are 474 characters and take minutes; like
+    # RDKit, a function of PyDLL keeps Python's lock, so that nothing else runs in its process.
+    begin_reading_with(monkeypatch, "CCN", lambda: ctypes.PyDLL(None).sleep(5))
+    limits = service.Limits(seconds=0.5, threads=2)
+    with TestClient(service.create_app(predictor, limits)) as client, ThreadPoolExecutor(1) as pool:
+        client.post("/predict", json={"smiles": ["CCO"]})
+        began = time.monotonic()
+        late = pool.submit(client.post, "/predict", json={"smiles": ["CCN"] * 50})
+        while not client.get("/health").json()["requests"]:
+            time.sleep(0.01)
+        assert client.post("/predict", json={"smiles": ["CCO"]}).status_code == 200
+        assert time.monotonic() - began < 4
+        assert late.result().status_code == 504
+        assert time.monotonic() - began < 4
+        # The thread is free once the present molecule is read; nobody waits for the others.
+        while client.get("/health").json()["requests"]:
+            assert time.monotonic() - began < 30
+            time.sleep(0.05)
+
+
+@pytest.mark.skipif(not views.AVAILABLE, reason="needs fork")
+@pytest.mark.parametrize("trusted", [False, True])
+def test_trusted_molecules_are_read_in_the_service_itself(service, predictor, monkeypatch, trusted):
+    here = []
+    begin_reading_with(monkeypatch, "CCN", lambda: here.append(os.getpid()))
+    with TestClient(service.create_app(predictor, trusted=trusted)) as client:
+        assert client.post("/predict", json={"smiles": ["CCN"]}).status_code == 200
+    assert here == [os.getpid()] * trusted  # what a child appends is not seen here
 
 
 def test_a_pretrained_model_embeds_and_does_not_predict(service):

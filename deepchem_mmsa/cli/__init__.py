@@ -5,6 +5,7 @@ Each command calls the public Python API; see docs/cli.md.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -90,6 +91,8 @@ def _open_closed_streams() -> None:
 def main() -> None:
     """Run the command line; the entry point of ``mmsa`` and ``python -m deepchem_mmsa``."""
     _open_closed_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # letters that it lacks, as on stderr
+        sys.stdout.reconfigure(errors="backslashreplace")
     # SIGTERM, as a scheduler sends it, is handled like Ctrl-C: no partial files, can be resumed.
     signal.signal(signal.SIGTERM, _terminate)
     # OpenMP threads spin while they wait for each other, which is slow on cores shared with other

@@ -319,7 +319,8 @@ def _spherical_bessel(degree: int, x: Tensor) -> Tensor:
 
 
 def _bessel_scalar(degree: int, x: float) -> float:
-    return float(_spherical_bessel(degree, torch.tensor(x, dtype=torch.float64)))
+    # On the CPU, also where networks are made on another device, or on none (exports).
+    return float(_spherical_bessel(degree, torch.tensor(x, dtype=torch.float64, device="cpu")))
 
 
 def _bessel_zeros(n_degrees: int, n_zeros: int) -> list[list[float]]:

@@ -29,6 +29,7 @@ AVAILABLE = hasattr(os, "fork")
 
 _MESSAGE = struct.Struct("<BQ")  # kind, bytes that follow
 _RESULT, _FAULT = 0, 1
+_MOST_FILES = 1 << 16  # closed in a child; the system may set no limit, or one of a billion
 _PATIENCE = 10  # wall time per processor time, for a child that sleeps or waits for a lock
 
 
@@ -176,7 +177,8 @@ def _work_and_exit(
     try:
         # Locks and sockets of the parent must not outlive it here.
         os.closerange(3, sink)
-        os.closerange(sink + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        os.closerange(sink + 1, most if 0 <= most < _MOST_FILES else _MOST_FILES)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXCPU):
             signal.signal(number, signal.SIG_DFL)
         faulthandler.disable()

@@ -104,6 +104,7 @@ def main() -> None:
     parser.add_argument("--molecules", type=int, default=8, help="in a request")
     parser.add_argument("--distinct", type=int, default=300, help="molecules to draw from")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--trusted", action="store_true", help="as the service's")
     parser.add_argument("--output", type=Path, help="JSON file")
     a = parser.parse_args()
 
@@ -115,7 +116,7 @@ def main() -> None:
         port = free_port()
         process = subprocess.Popen(
             [sys.executable, str(SERVICE), "--model", model, "--port", str(port),
-             "--waiting", str(a.clients)]
+             "--waiting", str(a.clients), *["--trusted"] * a.trusted]
         )  # fmt: skip
         try:
             wait_for(port, process)

@@ -1,6 +1,7 @@
 """Records made by other processes, or in a child process, beside the model."""
 
 import os
+import shutil
 import signal
 from contextlib import contextmanager
 
@@ -38,6 +39,15 @@ def test_a_fault_while_working_ahead_ends_the_run(mmsa, models, tmp_path):
     assert done.exit_code == 3
     assert "line 3 has 2 cells" in done.stderr
     assert not (tmp_path / "o.csv").exists()
+
+
+@pytest.mark.parametrize("text", ['{"config": [1]}', "[" * 100_000])
+def test_a_description_that_is_none_is_told(mmsa, models, table, tmp_path, text):
+    folder = shutil.copytree(models["regression"], tmp_path / "model")
+    (folder / "config.json").write_text(text)
+    done = mmsa("predict", table, "-m", folder)
+    assert done.exit_code == 4
+    assert "not an exported MMSA model" in done.stderr
 
 
 def deadly_for(smiles):

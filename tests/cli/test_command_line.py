@@ -65,6 +65,16 @@ def test_module_and_version():
     assert (done.returncode, done.stdout.strip()) == (0, __version__)
 
 
+def test_a_terminal_that_lacks_a_letter_gets_its_code(make_model, tmp_path):
+    make_model(mode="regression", tasks=["Löslichkeit ≤ 5"]).save_pretrained(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "deepchem_mmsa", "info", tmp_path],
+        env={**os.environ, "PYTHONIOENCODING": "ascii:strict"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert r"L\xf6slichkeit \u2264 5" in done.stdout
+
+
 # ---- configuration file -----------------------------------------------------------------
 
 

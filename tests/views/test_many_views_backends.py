@@ -3,6 +3,7 @@
 import gc
 import itertools
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -104,6 +105,24 @@ def test_a_child_that_sleeps_is_given_up(monkeypatch):
         b"fine", "it took more than 0.5 s of processor time", b"fine",
     ]  # fmt: skip
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("files", [2**63 - 1, -1, 2**30])
+def test_a_child_lives_where_the_number_of_files_has_no_limit(monkeypatch, files):
+    """macOS calls that 2**63 - 1, Linux -1; containers have a billion."""
+    known = resource.getrlimit
+    monkeypatch.setattr(
+        resource,
+        "getrlimit",
+        lambda what: (files, files) if what == resource.RLIMIT_NOFILE else known(what),
+    )
+    with open(os.devnull) as file:
+        high = os.dup2(file.fileno(), 500)
+        try:
+            (left,) = isolated([high], lambda n: str(os.path.exists(f"/dev/fd/{n}")).encode(), 10)
+        finally:
+            os.close(high)
+    assert left == b"False"
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
