@@ -1,6 +1,7 @@
 """The examples, run as users run them, at a small size."""
 
 import csv
+import gzip
 import json
 import os
 import runpy
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from deepchem_mmsa.benchmark.overlap import keys_of
+from deepchem_mmsa.benchmark.sets import held_out_molecules
 from deepchem_mmsa.config import PRESETS, MMSAConfig
 from deepchem_mmsa.layers.memory_bank import MOLECULES_PER_ANCHOR
 from deepchem_mmsa.molecule import MODALITIES
@@ -147,6 +150,28 @@ def test_ablations_share_views_and_resume(tmp_path):
     assert made.stat().st_mtime_ns == before
     said = refused(tmp_path, *command[:-2], "n_anchors=16", "image_width=8")
     assert "was trained with other settings: give another --output" in said
+
+
+def test_related_labels_are_of_no_held_out_molecule(tmp_path):
+    data = bbbp_of_drugs(tmp_path / "data")
+    chains = ["C" * n + end for n in range(1, 16) for end in "ON"]
+    with open(data / "SAMPL.csv", "w") as file:
+        file.write("smiles,expt\n" + "".join(f"{s},{len(s)}\n" for s in [*DRUGS, *chains]))
+    common = ["--data-dir", str(data), "--datasets", "bbbp", "--jobs", "1", "--epochs", "1"]
+    printed = run(
+        tmp_path, "benchmarks/related_labels.py", *common, "--source", "freesolv", "--output",
+        "learnt", "--modalities", "graph",
+    )  # fmt: skip
+    held_out = frozenset().union(*keys_of(held_out_molecules("bbbp", str(data), ["deepchem"])))
+    learnt = set(gzip.decompress((tmp_path / "learnt" / "molecules.txt.gz").read_bytes()).split())
+    kept = json.loads(printed.splitlines()[-1])["molecules"]
+    assert len(chains) < kept < len(DRUGS) + len(chains)
+    assert held_out
+    assert not held_out & {key.decode() for key in learnt}
+    score = ["benchmarks/moleculenet.py", *common, "--models", "mmsa", "--seeds", "0",
+             "--modalities", "graph", "--weights", "learnt/model", "--output", "runs"]  # fmt: skip
+    assert "was fine-tuned on labels" in refused(tmp_path, *score)
+    assert "bbbp" in run(tmp_path, *score, "--pretraining-keys", "learnt/molecules.txt.gz")
 
 
 def test_a_pretraining_goes_on_with_what_it_began_with(tmp_path):

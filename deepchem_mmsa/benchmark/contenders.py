@@ -82,7 +82,8 @@ class MMSA:
         Maximum number of epochs; epochs without a better validation score before training stops.
     pretrained_on : str, optional
         File of the InChIKey first blocks of the pre-training molecules, one per line, gzipped or
-        not; if given, a leaked test molecule is an error.
+        not; if given, a leaked test molecule is an error. Weights that have learnt labels need
+        it, of the labelled molecules.
     components : tuple of str, optional
         Parts of the weights to load, named as in ``load_from_pretrained``; by default all but the
         head.
@@ -161,10 +162,11 @@ def _check_weights(
     weights: str | None, pretrained_on: str | None, network: MMSANetwork, split: Split
 ) -> None:
     """Raise a LeakError if pre-trained weights have seen labels or held-out molecules."""
-    if weights is not None and load_pretrained(weights).from_labels:
+    if weights is not None and not pretrained_on and load_pretrained(weights).from_labels:
         raise LeakError(
             f"{weights} was fine-tuned on labels, or started from a model that was; they "
-            f"may be those of {split.name}'s test set: give one that was pre-trained only"
+            f"may be those of {split.name}'s test set: give one that was pre-trained only, or the "
+            "keys of the labelled molecules (pretrained_on=, --pretraining-keys)"
         )
     remembered = network.memory.exemplars if network.memory is not None else []
     keys = _keys_in(pretrained_on) if pretrained_on else frozenset()

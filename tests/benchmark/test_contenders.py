@@ -22,6 +22,7 @@ from deepchem_mmsa.benchmark.contenders import (
     Mean,
     from_scratch,
 )
+from deepchem_mmsa.benchmark.overlap import keys_of, write_keys
 from deepchem_mmsa.benchmark.peers import AttentiveFP, Chemprop
 from deepchem_mmsa.benchmark.scores import score
 from deepchem_mmsa.benchmark.sets import LeakError, Split
@@ -306,6 +307,15 @@ def test_weights_that_have_seen_labels_do_not_take_part(oxygen_split, tmp_path):
     model.save_pretrained(tmp_path)
     with pytest.raises(LeakError, match="was fine-tuned on labels.*pre-trained only"):
         MMSA("mmsa", weights=str(tmp_path), epochs=1).run(oxygen_split, 0)
+    # Where the molecules are known, it is they that decide.
+    checked = {}
+    for part in ("test", "train"):
+        keys = tmp_path / f"{part}.txt.gz"
+        write_keys(keys_of(list(getattr(oxygen_split, part).ids)), keys)
+        checked[part] = MMSA("m", weights=str(tmp_path), epochs=1, pretrained_on=str(keys))
+    with pytest.raises(LeakError, match="pre-training set"):
+        checked["test"].run(oxygen_split, 0)
+    assert np.isfinite(checked["train"].run(oxygen_split, 0).test).all()
 
 
 def test_a_molecule_that_a_network_cannot_read_is_scored_all_the_same(oxygen_split):
