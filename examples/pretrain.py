@@ -33,11 +33,12 @@ from deepchem_mmsa.benchmark import BENCHMARKS, PROTOCOLS
 from deepchem_mmsa.benchmark.overlap import held_out_keys, leave_out, write_keys
 from deepchem_mmsa.benchmark.representation import HeldOut, describe
 from deepchem_mmsa.benchmark.sets import data_identity
+from deepchem_mmsa.cli.training import HistoryFile
 from deepchem_mmsa.datasets import dataset_from_shards
 from deepchem_mmsa.molecule import MODALITIES
 from deepchem_mmsa.pretraining import LOSS_TERMS
 from deepchem_mmsa.shards import featurize_to_shards
-from deepchem_mmsa.tables import read_table, write_table
+from deepchem_mmsa.tables import read_table
 from deepchem_mmsa.views import ViewSettings
 
 
@@ -146,20 +147,6 @@ def go_on_with(output: Path, asked: dict[str, Any]) -> None:
         )
 
 
-class HistoryFile:
-    """Callback of ``fit`` that writes ``history.csv`` after each epoch."""
-
-    def __init__(self, output: Path) -> None:
-        self.path = output / "history.csv"
-
-    def __call__(self, model: MMSAModel, step: int) -> None:
-        """Do nothing after a step."""
-
-    def on_epoch_end(self, model: MMSAModel, epoch: int) -> None:
-        """Write a row for each epoch so far."""
-        write_table(pd.DataFrame(model.history), self.path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -237,7 +224,6 @@ def main() -> None:
         n_workers=a.workers,
     )  # fmt: skip
     minutes = (time.time() - started) / 60
-    write_table(pd.DataFrame(model.history), a.output / "history.csv")
     # The metrics of the epochs used running statistics, which follow augmented views.
     codes, _ = model.predict_codes(held)
     final = describe(codes, model.predict_embedding(held), model.config.modalities)
