@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from rdkit import Chem, rdBase
 
 from deepchem_mmsa import MMSAConfig, MMSAModel
