@@ -44,7 +44,7 @@ def described(folder: Path) -> tuple[MMSAConfig, ViewSettings] | None:
 
     None if its files cannot be read; loading the model then reports what is wrong with them.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     try:
         told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -52,7 +52,10 @@ def described(folder: Path) -> tuple[MMSAConfig, ViewSettings] | None:
         with safe_open(folder / "model.safetensors", "numpy") as weights:
             drawn = int(weights.get_tensor("picture_size"))
         return config, ViewSettings.of(config, drawn)
-    except Exception:  # a foreign file raises many kinds
+    except (
+        OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError,
+        SafetensorError,
+    ):  # fmt: skip
         return None
 
 
