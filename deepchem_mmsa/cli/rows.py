@@ -138,7 +138,7 @@ def each_model(names: Sequence[str]) -> list[str]:
 
 
 def model_identity(folder_or_name: str) -> str:
-    """Return a checksum of a model that changes when its weights do."""
+    """Return the checksum of a model's ``config.json``, which changes when its weights do."""
     path = find_model(folder_or_name) / "config.json"  # it holds the checksum of the weights
     if not path.is_file():
         from deepchem_mmsa.exports import load_pretrained
@@ -271,7 +271,8 @@ def compute_table(
     text = f"{n - failed} of {n} rows computed in {seconds:.1f} s, {failed} failed{first}"
     console.result(
         {"input": source, "output": output, "rows": n, "computed": n - failed, "failed": failed,
-         "seconds": round(seconds, 3)},
+         "seconds": round(seconds, 3), "version": __version__,
+         "models_sha256": np.atleast_1d((identity or {}).get("model", [])).tolist()},
         text if failed else f"{n} rows computed in {seconds:.1f} s",
         to_stderr=output == "-",
     )  # fmt: skip

@@ -1,11 +1,13 @@
 """What all commands have in common: help, configuration files, errors and exit codes."""
 
+import hashlib
 import inspect
 import json
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -214,6 +216,19 @@ def test_streams_that_the_caller_closed_are_not_missed(models, table, tmp_path, 
         assert done.returncode == 0
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 6
     assert len(done.stdout.splitlines()) == (6 if closed == "2>&-" else 0)
+
+
+@pytest.mark.parametrize("command", ["predict", "embed"])
+def test_json_says_what_computed_a_table(mmsa_json, models, table, tmp_path, command):
+    told = [
+        mmsa_json(command, table, "-m", models[mode], "-o", tmp_path / f"{mode}.csv")
+        for mode in ("classification", "regression")
+    ]
+    for about, mode in zip(told, ("classification", "regression")):
+        described = Path(models[mode], "config.json").read_bytes()
+        assert about["models_sha256"] == [hashlib.sha256(described).hexdigest()]
+        assert about["version"] == __version__
+    assert told[0]["models_sha256"] != told[1]["models_sha256"]
 
 
 # ---- info -------------------------------------------------------------------------------
