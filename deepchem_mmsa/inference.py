@@ -194,6 +194,7 @@ def sample_dropout(
     device = batch.available.device
     # One each: a layer with nothing to drop in a batch must not shift the others' masks.
     seeds = ((seed * 1_000_003 + place) % 2**63 for place in range(len(dropouts)))
+    inplace = [part.inplace for part in dropouts]
     hooks = [
         part.register_forward_hook(partial(_shared_mask, torch.Generator(device).manual_seed(own)))
         for own, part in zip(seeds, dropouts)
@@ -215,8 +216,9 @@ def sample_dropout(
                 total = total + (value - origin)
                 squares = squares + (value - origin) ** 2
     finally:
-        for part in dropouts:
+        for part, before in zip(dropouts, inplace):
             part.eval()
+            part.inplace = before
         for hook in hooks:
             hook.remove()
     assert total is not None

@@ -178,10 +178,11 @@ def test_dropout_that_works_in_place_is_drawn_once():
     spreads = []
     for inplace in (False, True):
         one = predictor(head_dropout=0.5)
-        for part in one.network.modules():
-            if isinstance(part, torch.nn.Dropout):
-                part.inplace = inplace
+        layers = [part for part in one.network.modules() if isinstance(part, torch.nn.Dropout)]
+        for part in layers:
+            part.inplace = inplace
         spreads.append(dropout_spread(one, GIVEN, masks=10))
+        assert {part.inplace for part in layers} == {inplace}  # as it was before
     np.testing.assert_array_equal(spreads[0].std, spreads[1].std)
 
 
