@@ -28,7 +28,7 @@ from rdkit import Chem, rdBase
 
 from deepchem_mmsa import MMSAConfig, MMSAModel
 from deepchem_mmsa.atomic import sha256, write_text
-from deepchem_mmsa.benchmark import BENCHMARKS, PROTOCOLS
+from deepchem_mmsa.benchmark import BENCHMARKS, PUBLISHED
 from deepchem_mmsa.benchmark.overlap import held_out_keys, leave_out, write_keys
 from deepchem_mmsa.benchmark.representation import HeldOut, describe
 from deepchem_mmsa.benchmark.sets import data_identity
@@ -121,7 +121,7 @@ def select(a: argparse.Namespace) -> dict[str, Any]:
     write_keys([keys for _, keys in rest], a.output / "molecules.txt.gz")
     chosen = {
         "asked": asked, "sources": sources, "read": len(smiles), "dropped": kept.n_dropped,
-        "dropped_by_benchmark": kept.dropped, "protocols": list(PROTOCOLS),
+        "dropped_by_benchmark": kept.dropped, "protocols": list(PUBLISHED),
         "unreadable": kept.n_unreadable, "files": files_of(a),
         "train": [text for text, _ in rest], "held_out": held,
     }  # fmt: skip

@@ -1,7 +1,7 @@
 """Benchmarks of models and baselines on the same splits and labels, in the same run.
 
 =============  ====================================================================
-sets           MoleculeNet data sets, two split protocols, checks for leaked test molecules
+sets           MoleculeNet data sets, split protocols, checks for leaked test molecules
 scores         metrics on non-missing labels
 baselines      random forest, Gaussian process, mean
 contenders     MMSA pre-trained and from scratch, and the baselines, as models of a run
@@ -24,6 +24,7 @@ from deepchem_mmsa.benchmark.scores import metric_of, score
 from deepchem_mmsa.benchmark.sets import (
     BENCHMARKS,
     PROTOCOLS,
+    PUBLISHED,
     Benchmark,
     LeakError,
     Split,
@@ -38,6 +39,7 @@ from deepchem_mmsa.benchmark.sets import (
 __all__ = [
     "BENCHMARKS",
     "PROTOCOLS",
+    "PUBLISHED",
     "Benchmark",
     "LeakError",
     "Split",

@@ -45,7 +45,7 @@ def keys_of(smiles: Sequence[str], n_jobs: int = 1) -> list[frozenset[str]]:
 def held_out_keys(
     names: Iterable[str], data_dir: str | None = None, n_jobs: int = 1
 ) -> dict[str, frozenset[str]]:
-    """Return the keys of each benchmark's validation and test molecules under all protocols."""
+    """Return the keys of each benchmark's held-out molecules (:func:`held_out_molecules`)."""
     return {
         name: frozenset().union(*keys_of(held_out_molecules(name, data_dir), n_jobs))
         for name in names

@@ -1,9 +1,10 @@
-"""The data sets of MoleculeNet, and the two split protocols used in the literature.
+"""The data sets of MoleculeNet, the two split protocols used in the literature, and one more.
 
 ``"hu"`` is the protocol of Hu et al. 2020 and of most tables since: a deterministic scaffold
 split, 80/10/10, by Bemis-Murcko scaffolds with chirality. ``"deepchem"`` is DeepChem's scaffold
-split: the same greedy filling, scaffolds without chirality. Results under the two protocols are
-not comparable.
+split: the same greedy filling, scaffolds without chirality. ``"random-valid"`` has DeepChem's test
+set, and draws as large a validation set as DeepChem's at random from the other molecules, as most
+users would. Results under different protocols are not comparable.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from deepchem_mmsa.early_stopping import small_is_good
 from deepchem_mmsa.featurizer import FEATURE_VERSION
 from deepchem_mmsa.rdkit_state import quiet_legacy
 
-PROTOCOLS = ("hu", "deepchem")
+PUBLISHED = ("hu", "deepchem")
+PROTOCOLS = (*PUBLISHED, "random-valid")
 
 
 @dataclass(frozen=True)
@@ -253,7 +255,22 @@ def split_rows(smiles: Sequence[str], protocol: str) -> tuple[list[int], list[in
         return scaffold_split(smiles)
     data = dc.data.NumpyDataset(np.zeros(len(smiles)), ids=np.asarray(smiles, dtype=object))
     with quiet_legacy():  # RDKit warns of each molecule with a bare hydrogen
-        return dc.splits.ScaffoldSplitter().split(data)
+        train, valid, test = dc.splits.ScaffoldSplitter().split(data)
+        if protocol == "random-valid":
+            train, valid = _redrawn(smiles, train, valid)
+        return train, valid, test
+
+
+def _redrawn(
+    smiles: Sequence[str], train: list[int], valid: list[int]
+) -> tuple[list[int], list[int]]:
+    """Draw the validation rows at random from both; rows of one molecule stay together."""
+    rows = np.sort([*train, *valid]).astype(int)
+    names = [Chem.CanonSmiles(str(smiles[row])) for row in rows]
+    molecules, molecule_of = np.unique(names, return_inverse=True)
+    rank = np.random.default_rng(0).permutation(len(molecules))[molecule_of]
+    drawn = rank < len(molecules) * len(valid) / max(len(rows), 1)
+    return rows[~drawn].tolist(), rows[drawn].tolist()
 
 
 def murcko_scaffold(smiles: str) -> str:
@@ -349,11 +366,13 @@ def data_identity(
 
 
 def held_out_molecules(
-    name: str, data_dir: str | None = None, protocols: Iterable[str] = PROTOCOLS
+    name: str, data_dir: str | None = None, protocols: Iterable[str] = PUBLISHED
 ) -> list[str]:
-    """Return the SMILES of a set's validation and test molecules under all protocols.
+    """Return the SMILES of a set's validation and test molecules under the published protocols.
 
-    Pre-training must not see them; see :func:`deepchem_mmsa.datasets.without_shared`.
+    Pre-training must not see them; see :func:`deepchem_mmsa.datasets.without_shared`. (Its
+    validation molecules under ``"random-valid"`` may be seen without their labels; the test
+    molecules are DeepChem's.)
     """
     with quiet_deepchem():  # rows without a molecule do not matter: pre-training lacks them too
         _, (whole,) = load_benchmark(name, dc.feat.RawFeaturizer(smiles=True), data_dir, None, None)

@@ -25,7 +25,9 @@ def benchmark(
     preset: options.Preset = None,
     protocol: Annotated[
         list[str] | None,
-        typer.Option(help="Split protocol, deepchem (the default) or hu; repeatable."),
+        typer.Option(
+            help="Split protocol: deepchem (the default), hu or random-valid; repeatable."
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, counted from --seed.")] = 1,
     epochs: options.Epochs = 100,
@@ -115,7 +117,7 @@ def benchmark(
     except OSError as error:
         raise Failure(f"cannot write to {output}: {error.strerror}", ExitCode.OUTPUT) from error
 
-    @functools.lru_cache(maxsize=1)  # the views of a set are used by both protocols
+    @functools.lru_cache(maxsize=1)  # the views of a set are used by all protocols
     def whole(dataset: str) -> Whole:
         try:
             return Whole.load(dataset, featurizer, data_dir, None, max_molecules)

@@ -81,7 +81,7 @@ def loader(
         progress=True,
     )
 
-    # The current set is cached: its views are used by both protocols.
+    # The current set is cached: its views are used by all protocols.
     @functools.lru_cache(maxsize=1)
     def whole(dataset: str) -> Whole:
         return Whole.load(

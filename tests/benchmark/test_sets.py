@@ -14,6 +14,7 @@ from deepchem_mmsa import MMSAFeaturizer
 from deepchem_mmsa.benchmark.sets import (
     BENCHMARKS,
     PROTOCOLS,
+    PUBLISHED,
     LeakError,
     Split,
     Whole,
@@ -80,7 +81,7 @@ def test_every_row_is_in_one_part_and_a_molecule_in_one(smiles, protocol):
 def test_mirror_images_have_scaffolds_of_their_own_under_hu_only():
     pair = ["C[C@]12CCCC[C@H]1CCC2", "C[C@@]12CCCC[C@@H]1CCC2"]
     assert murcko_scaffold(pair[0]) != murcko_scaffold(pair[1])
-    names = [sorted(map(len, split_rows(pair * 5, protocol))) for protocol in PROTOCOLS]
+    names = [sorted(map(len, split_rows(pair * 5, protocol))) for protocol in PUBLISHED]
     assert names == [[0, 5, 5], [0, 0, 10]]
 
 
@@ -90,6 +91,19 @@ def test_the_deepchem_protocol_is_deepchems():
     expected = dc.splits.ScaffoldSplitter().train_valid_test_split(data)
     for rows, part in zip(split_rows(smiles, "deepchem"), expected):
         assert [smiles[row] for row in rows] == part.ids.tolist()
+
+
+def test_a_random_validation_leaves_the_test_set_of_deepchem():
+    smiles = example_table("freesolv")["smiles"].tolist()
+    (train, valid, test), (_, old, expected) = (
+        split_rows(smiles, protocol) for protocol in ("random-valid", "deepchem")
+    )
+    assert test == expected
+    assert len(valid) == len(old) == 64  # each of these molecules stands once
+    other = {murcko_scaffold(smiles[row]) for row in train}
+    assert np.mean([murcko_scaffold(smiles[row]) in other for row in valid]) > 0.5
+    assert not any(murcko_scaffold(smiles[row]) in other for row in test)
+    assert split_rows(smiles, "random-valid") == (train, valid, test)
 
 
 def test_unknown_names():
@@ -188,13 +202,14 @@ def test_a_kept_set_is_that_of_its_file(tmp_path):
     assert positives(9) == 9  # another file under the same name
 
 
-def test_held_out_molecules_are_those_of_both_protocols(bace_folder, caplog):
+def test_held_out_molecules_are_those_of_both_published_protocols(bace_folder, caplog):
     held = set(held_out_molecules("bbbp", bace_folder))
     assert not caplog.records  # DeepChem writes six lines for the row that holds no molecule
     whole = Whole.load("bbbp", MMSAFeaturizer("graph"), bace_folder)
-    for protocol in PROTOCOLS:
+    for protocol in PUBLISHED:
         split = whole.split(protocol)
         assert {*split.valid.ids, *split.test.ids} <= held
+    assert set(whole.split("random-valid").test.ids) <= held
     assert len(held) < len(DRUGS)
 
 
