@@ -113,8 +113,11 @@ def _register(deepchem: ModuleType) -> None:
                 return before(name)
             raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
 
+        def listed(names: Sequence[str] = names, module: Any = module) -> list[str]:
+            return sorted({*module.__dict__, *names})
+
         lookup._of_mmsa = True  # type: ignore[attr-defined]
-        module.__getattr__ = lookup
+        module.__getattr__, module.__dir__ = lookup, listed
 
 
 class _DeepChemHook(importlib.abc.MetaPathFinder):

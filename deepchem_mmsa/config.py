@@ -393,8 +393,11 @@ class MMSAConfig:
         ValueError
             If there is no such preset.
         """
-        if name not in PRESETS:
-            raise ValueError(f"no preset {name!r}; there are {tuple(PRESETS)}")
+        if name not in tuple(PRESETS):  # it may be anything
+            raise ValueError(
+                f"no preset {name!r}; there are {tuple(PRESETS)}, without weights: those are "
+                "loaded by MMSAModel.from_pretrained"
+            )
         return cls().replace(**{**PRESETS[name], **changes})
 
     def differences(self, other: MMSAConfig, names: Sequence[str] | None = None) -> list[str]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from deepchem_mmsa import hub
 from deepchem_mmsa._version import __version__
 from deepchem_mmsa.atomic import write_together
+from deepchem_mmsa.card import card_text
 from deepchem_mmsa.checkpoint import CheckpointError
 from deepchem_mmsa.config import CUSTOM, MMSAConfig
 from deepchem_mmsa.network import MMSANetwork
@@ -99,7 +100,7 @@ def export(
     TypeError
         If the metadata are not JSON-serialisable.
     ValueError
-        If `precision` is unknown.
+        If `precision` is unknown, or ``"tasks"`` or ``"classes"`` of the metadata are no lists.
     OSError
         If it cannot be written.
     """
@@ -117,6 +118,7 @@ def export(
         tensors = {k: v.bfloat16() if k in matrices else v for k, v in tensors.items()}
     weights = save(tensors)
     metadata = {k: v for k, v in metadata.items() if k not in _IDENTITY}  # another export's
+    _check_names(metadata)
     described = {
         "format": FORMAT,
         "package_version": __version__,
@@ -135,6 +137,13 @@ def export(
     if not any(exemplars):
         (folder / "exemplars.json").unlink(missing_ok=True)  # they would be another model's
     shutil.rmtree(folder / PREVIOUS, ignore_errors=True)
+
+
+def _check_names(metadata: Mapping[str, Any]) -> None:
+    for key in ("tasks", "classes"):
+        names = metadata.get(key)
+        if not (names is None or isinstance(names, (list, tuple))):
+            raise ValueError(f"metadata {key}={names!r}: must be the list of their names")
 
 
 def _keep_previous(folder: Path) -> None:
@@ -205,28 +214,39 @@ def load_pretrained(folder_or_name: str | os.PathLike) -> Pretrained:
                 return _read_export(hub.find_model(folder / PREVIOUS))
             torn = CheckpointError(str(error))
             time.sleep(0.05)
-        except CheckpointError:
-            raise
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}{_other_version(folder)}") from error
         except _MALFORMED as error:
             traces = (folder / "checkpoints").is_dir() or (folder / "run.json").is_file()
             begun = traces and not (folder / "config.json").is_file()
             raise CheckpointError(
                 f"{folder} is not an exported MMSA model ({type(error).__name__}: {error})"
                 + ("; its run is not finished: resume it with --resume" if begun else "")
+                + _other_version(folder)
             ) from error
     raise torn
 
 
+def _other_version(folder: Path) -> str:
+    """Return a remark where another version of this package wrote an export; else nothing."""
+    with suppress(*_MALFORMED):
+        version = json.loads((folder / "config.json").read_bytes())["package_version"]
+        if version != __version__:
+            return f"; deepchem_mmsa {version} wrote it and this is {__version__}: install that"
+    return ""
+
+
 def _read_export(folder: Path) -> Pretrained:
-    described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    described = json.loads((folder / "config.json").read_bytes())
+    if described["format"] != FORMAT:
+        raise CheckpointError(
+            f"{folder} has format {described['format']!r}, this package reads {FORMAT}"
+        )
     config = MMSAConfig.from_dict(described["config"])
     metadata = described.get("metadata", {})
     if not isinstance(metadata, dict):
         raise CheckpointError(f"the metadata in {folder / 'config.json'} must be a JSON object")
-    if described["format"] != FORMAT:
-        raise CheckpointError(
-            f"{folder} has format {described['format']}, this package reads {FORMAT}"
-        )
+    _check_names(metadata)
     compare_features(metadata.get("feature_version", FEATURE_VERSION), folder)
     # Read once: what was checked is what is loaded. (And `load_file` of safetensors 0.8.0 leaks
     # two objects per tensor, which matters in a long-running service.)
@@ -269,13 +289,48 @@ def _read_exemplars(path: Path, described: Mapping[str, Any]) -> list[list[tuple
 
 def _checked(path: Path, digest: str) -> bytes:
     data = path.read_bytes()
+    if data.startswith(b"version https://git-lfs"):  # a clone without Git LFS
+        raise CheckpointError(f"{path} only points to the file in Git LFS: run git lfs pull")
     if hashlib.sha256(data).hexdigest() != digest:
         raise _TornError(f"{path} does not match the checksum in config.json")
     return data
 
 
+def model_card(folder_or_name: str | os.PathLike, name: str | None = None) -> str:
+    """Return a model card: what an export says of itself, as the text of a ``README.md``.
+
+    It is a start: what the model is for, and its licence, only the author knows.
+
+    Parameters
+    ----------
+    folder_or_name : path-like
+        As in :func:`load_pretrained`.
+    name : str, optional
+        By which others load the model; by default the folder's name.
+
+    Raises
+    ------
+    FileNotFoundError, CheckpointError
+        As :func:`load_pretrained`.
+
+    Examples
+    --------
+    >>> print(model_card("mmsa-small", "hf:me/mine").splitlines()[5])
+    # me/mine
+    """
+    found = load_pretrained(folder_or_name)
+    name = name or Path(folder_or_name).resolve().name
+    parameters = sum(tensor.numel() for tensor in found.tensors.values())
+    exemplars = sum(map(len, found.exemplars))
+    return card_text(name, found.config, found.metadata, parameters, exemplars)
+
+
 def publish(folder: str | os.PathLike, name: str, private: bool = False) -> str:
     """Upload an exported model to the Hugging Face hub, with ``README.md`` as its model card.
+
+    Without this file, and if there is no card on the hub yet, :func:`model_card` is sent.
+    ``exemplars.json`` names molecules of the pre-training: leave it out of the export
+    (``exemplars=False``) if they are confidential.
 
     Parameters
     ----------
@@ -297,10 +352,13 @@ def publish(folder: str | os.PathLike, name: str, private: bool = False) -> str:
     FileNotFoundError, CheckpointError
         If the folder holds no complete export.
     ValueError
-        For a malformed name.
+        For a malformed name, or if `private` is asked for a repository that is public.
     """
-    load_pretrained(Path(folder).resolve())
-    return hub.upload(folder, name, private)
+    folder = Path(folder).resolve()
+    card = model_card(folder, name)
+    if (folder / PREVIOUS).is_dir():  # which was read, and would not be sent
+        raise CheckpointError(f"writing {folder} was interrupted: export the model again")
+    return hub.upload(folder, name, private, card)
 
 
 def copy_tensors(

@@ -18,6 +18,8 @@ PREFIX = "hf:"
 FILES = ("config.json", "model.safetensors", "exemplars.json")
 """The only files that are ever fetched."""
 
+_CARD = "README.md"
+
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Folder of the models shipped with the package, a subfolder each."""
@@ -235,21 +237,38 @@ def download(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
     return Path(folder)
 
 
-def upload(folder: str | os.PathLike, name: str, private: bool = False) -> str:
+def upload(folder: str | os.PathLike, name: str, private: bool, card: str) -> str:
     """Upload an export and its model card; see :func:`deepchem_mmsa.exports.publish`.
+
+    `card` is sent where neither folder nor hub has a ``README.md``. Files of an earlier export that
+    this one does not have are deleted; the hub keeps them in its history. A revision that does not
+    exist becomes a branch.
 
     Raises
     ------
     ModuleNotFoundError
         Without ``huggingface_hub``.
     ValueError
-        For a malformed name.
+        For a malformed name, or if `private` is asked for a repository that is public.
     """
     library = _library()
     repository, revision = split_name(name)
     url = library.create_repo(repository, private=private, exist_ok=True)
+    if private and not library.model_info(repository).private:  # as it was before
+        raise ValueError(
+            f"{repository} is there already and is public, so nothing was sent: make it private "
+            "on the hub first, or take another name"
+        )
+    if revision is not None and not revision.startswith("refs/"):
+        library.create_branch(repository, branch=revision, exist_ok=True)
     library.upload_folder(
         repo_id=repository, folder_path=str(folder), revision=revision,
-        allow_patterns=[*FILES, "README.md"], commit_message="A model of deepchem_mmsa",
+        allow_patterns=[*FILES, _CARD], delete_patterns=list(FILES),
+        commit_message="A model of deepchem_mmsa",
     )  # fmt: skip
+    if not library.file_exists(repository, _CARD, revision=revision):
+        library.upload_file(
+            path_or_fileobj=card.encode(), path_in_repo=_CARD, repo_id=repository,
+            revision=revision, commit_message="Its model card",
+        )  # fmt: skip
     return str(url)

@@ -96,7 +96,7 @@ class MMSAModel(PredictingModel):
         progress: bool | None = None,
         **overrides: Any,
     ) -> None:
-        if isinstance(config, str):
+        if not isinstance(config, (MMSAConfig, type(None))):
             config = MMSAConfig.preset(config)
         encoders = {
             name: overrides.pop(name)

@@ -233,6 +233,8 @@ class PredictingModel(SavableModel):
     def fit_on_batch(self, X: Any, y: Any, w: Any, *arguments: Any, **named: Any) -> float:
         """Train on one batch; see ``TorchModel.fit_on_batch``. Not for pre-training.
 
+        Label scale and balanced class weights are those of the first batch, which a warning says.
+
         Raises
         ------
         ValueError
@@ -242,6 +244,13 @@ class PredictingModel(SavableModel):
             raise ValueError(
                 "pre-training needs more than one batch, to initialise the memory and for batch "
                 "norm's statistics: use fit, or fit_generator"
+            )
+        balanced = self.config.class_weights == "balanced"
+        taken = self.config.scale_labels if self.config.mode == "regression" else balanced
+        if taken and not self._labels_seen:
+            logger.warning(
+                "label scale and class weights are those of this first batch; to take them from "
+                "all data, call fit(dataset, nb_epoch=0) first"
             )
         return super().fit_on_batch(X, y, w, *arguments, **named)
 

@@ -205,16 +205,63 @@ def test_an_export_without_exemplars_keeps_none_of_another(make_model, graph_dat
         ({"config": []}, "not an exported MMSA model"),
         ({"config": None}, "not an exported MMSA model"),
         ({"metadata": ["a"]}, "must be a JSON object"),
-        ({"metadata": {"tasks": 7}}, "cannot be built"),
+        ({"metadata": {"tasks": 7}}, "tasks=7: must be the list of their names"),
+        ({"metadata": {"classes": "ab"}}, "classes='ab': must be the list of their names"),
         ({"format": 2}, "has format 2, this package reads 1"),
+        ({"format": 2, "config": {"further": 1}}, "has format 2, this package reads 1"),
+        ({"format": "1"}, "has format '1', this package reads 1"),
     ],
 )
 def test_a_description_of_another_shape_is_no_model(make_model, tmp_path, change, words):
     make_model(mode="regression").save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(CheckpointError, match=words):
+    for kind in (MMSAPredictor, MMSAModel):
+        with pytest.raises(CheckpointError, match=words):
+            kind.from_pretrained(tmp_path)
+
+
+def test_metadata_do_not_replace_names_by_anything_else(make_model, tmp_path):
+    with pytest.raises(ValueError, match="tasks=12: must be the list of their names"):
+        make_model(mode="regression").save_pretrained(tmp_path, metadata={"tasks": 12})
+    assert not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"further": 1}, "unknown argument 'further'.*"),
+        ({"graph": "gps"}, "encoder 'gps' is unknown.*"),
+        ({"graph_layers": 7}, "does not fit.*"),
+    ],
+)
+def test_what_another_version_wrote_says_so(make_model, tmp_path, change, words):
+    make_model(mode="regression").save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    described = json.loads(path.read_text())
+    described["config"].update(change)
+    path.write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match=words) as alike:
+        MMSAModel.from_pretrained(tmp_path)
+    assert "wrote it" not in str(alike.value)
+    path.write_text(json.dumps({**described, "package_version": "99.0"}))
+    with pytest.raises(CheckpointError, match=words + "deepchem_mmsa 99.0 wrote it and this is"):
+        MMSAModel.from_pretrained(tmp_path)
+
+
+def test_a_pointer_in_the_place_of_the_weights_is_told(make_model, tmp_path):
+    make_model(mode="regression").save_pretrained(tmp_path)
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 3\n"
+    (tmp_path / "model.safetensors").write_text(pointer)
+    with pytest.raises(CheckpointError, match="git lfs pull"):
         MMSAPredictor.from_pretrained(tmp_path)
+
+
+def test_an_editor_s_byte_order_mark_does_no_harm(make_model, tmp_path):
+    make_model(mode="regression").save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert MMSAPredictor.from_pretrained(tmp_path).config.mode == "regression"
 
 
 @pytest.mark.parametrize("change", [{"modalities": ["graph"]}, {"graph_layers": 1}])

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import numpy as np
@@ -9,10 +10,10 @@ import pytest
 
 from deepchem_mmsa import MMSAModel, MMSAPredictor, embed, hub
 from deepchem_mmsa.checkpoint import CheckpointError
-from deepchem_mmsa.exports import load_pretrained, publish
+from deepchem_mmsa.exports import load_pretrained, model_card, publish
 from tests.fixtures import SMILES
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+COMMIT = "{:040x}"
 
 
 class StandIn:
@@ -20,27 +21,59 @@ class StandIn:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.private: dict[str, bool] = {}
+
+    def root(self, repo_id):
+        return self.folder / f"models--{repo_id.replace('/', '--')}"
+
+    def head(self, repo_id, revision):
+        commit = (self.root(repo_id) / "refs" / (revision or "main")).read_text()
+        return self.root(repo_id) / "snapshots" / commit
 
     def create_repo(self, repo_id, private=False, exist_ok=False):
+        if repo_id not in self.private:
+            self.private[repo_id] = private
+            (self.root(repo_id) / "refs").mkdir(parents=True)
+            (self.root(repo_id) / "refs" / "main").write_text(COMMIT.format(0))
+            self.head(repo_id, None).mkdir(parents=True)
         return f"https://example.org/{repo_id}"
 
-    def upload_folder(self, repo_id, folder_path, revision, allow_patterns, commit_message):
-        root = self.folder / f"models--{repo_id.replace('/', '--')}"
-        snapshot = root / "snapshots" / COMMIT
-        snapshot.mkdir(parents=True)
+    def model_info(self, repo_id):
+        return SimpleNamespace(private=self.private[repo_id])
+
+    def create_branch(self, repo_id, *, branch, exist_ok=False):
+        refs = self.root(repo_id) / "refs"
+        if not (refs / branch).exists():
+            shutil.copy(refs / "main", refs / branch)
+
+    def upload_folder(
+        self, repo_id, folder_path, revision, allow_patterns, delete_patterns, commit_message
+    ):
+        before = self.head(repo_id, revision)  # which the hub does not make
+        number = len(list(before.parent.iterdir()))
+        after = before.parent / COMMIT.format(number)
+        gone = shutil.ignore_patterns(*delete_patterns)
+        shutil.copytree(before, after, ignore=gone)
         for pattern in allow_patterns:
             for file in Path(folder_path).glob(pattern):
-                shutil.copy(file, snapshot / file.name)
-        (root / "refs").mkdir()
-        for ref in ("main", revision or "main"):
-            (root / "refs" / ref).write_text(COMMIT)
+                shutil.copy(file, after / file.name)
+        (self.root(repo_id) / "refs" / (revision or "main")).write_text(after.name)
+
+    def file_exists(self, repo_id, filename, *, revision=None):
+        return (self.head(repo_id, revision) / filename).is_file()
+
+    def upload_file(
+        self, *, path_or_fileobj, path_in_repo, repo_id, revision=None, commit_message=None
+    ):
+        (self.head(repo_id, revision) / path_in_repo).write_bytes(path_or_fileobj)
 
 
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
     stand_in = StandIn(tmp_path / "cache")
-    monkeypatch.setattr(huggingface_hub, "create_repo", stand_in.create_repo)
-    monkeypatch.setattr(huggingface_hub, "upload_folder", stand_in.upload_folder)
+    for name in ("create_repo", "model_info", "create_branch", "upload_folder", "upload_file",
+                 "file_exists"):  # fmt: skip
+        monkeypatch.setattr(huggingface_hub, name, getattr(stand_in, name))
     fetch = huggingface_hub.snapshot_download
 
     def offline(*arguments, **keywords):
@@ -63,7 +96,7 @@ def exported(tmp_path):
 @pytest.mark.parametrize("name", ["hf:me/mine", "hf:me/mine@v1"])
 def test_what_is_published_is_what_is_loaded(stand_in, exported, name):
     assert publish(exported, name) == "https://example.org/me/mine"
-    names = {f.name for f in stand_in.folder.rglob("*") if f.parent.name == COMMIT}
+    names = {f.name for f in stand_in.head(*hub.split_name(name)).iterdir()}
     assert names == {"README.md", *(n for n in hub.FILES if (exported / n).exists())}
     here = MMSAPredictor.from_pretrained(exported).predict(SMILES[:4]).values
     there = MMSAPredictor.from_pretrained(name).predict(SMILES[:4]).values
@@ -90,10 +123,54 @@ def test_a_damaged_model_is_not_published(stand_in, exported):
     assert not stand_in.folder.exists()
 
 
+def test_a_model_is_published_with_a_card(stand_in, exported):
+    card = "README.md"
+    (exported / card).unlink()
+    publish(exported, "hf:me/mine@v1")
+    sent = stand_in.head("me/mine", "v1") / card
+    assert sent.read_text() == model_card(exported, "hf:me/mine@v1")
+    assert not (exported / card).exists()
+    sent.write_text("# by hand, on the hub")
+    publish(exported, "hf:me/mine@v1")
+    assert (stand_in.head("me/mine", "v1") / card).read_text() == "# by hand, on the hub"
+    (exported / card).write_text("# by hand, here")
+    publish(exported, "hf:me/mine@v1")
+    assert (stand_in.head("me/mine", "v1") / card).read_text() == "# by hand, here"
+
+
+def test_a_private_model_is_not_sent_to_a_public_repository(stand_in, exported):
+    publish(exported, "hf:me/mine")
+    before = stand_in.head("me/mine", None)
+    with pytest.raises(ValueError, match="me/mine is there already and is public"):
+        publish(exported, "hf:me/mine", private=True)
+    assert stand_in.head("me/mine", None) == before
+    publish(exported, "hf:me/secret", private=True)
+    publish(exported, "hf:me/secret", private=True)
+
+
+def test_exemplars_that_are_withdrawn_do_not_stay_published(stand_in, tmp_path):
+    model = MMSAModel.from_pretrained("mmsa-small")
+    model.save_pretrained(tmp_path)
+    publish(tmp_path, "hf:me/mine")
+    assert any(MMSAModel.from_pretrained("hf:me/mine").model.memory.exemplars)
+    model.save_pretrained(tmp_path, exemplars=False)
+    publish(tmp_path, "hf:me/mine")
+    assert not (stand_in.head("me/mine", None) / "exemplars.json").exists()
+    assert not any(MMSAModel.from_pretrained("hf:me/mine").model.memory.exemplars)
+
+
+def test_an_export_that_was_interrupted_is_not_published(stand_in, exported):
+    shutil.copytree(exported, exported / ".previous")
+    with pytest.raises(CheckpointError, match="was interrupted: export the model again"):
+        publish(exported, "hf:me/mine")
+    assert not stand_in.folder.exists()
+
+
 def test_a_damaged_model_is_not_loaded(stand_in, exported):
     publish(exported, "hf:me/mine")
-    (snapshot,) = stand_in.folder.glob("*/snapshots/*")
-    (snapshot / "model.safetensors").write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
+    (stand_in.head("me/mine", None) / "model.safetensors").write_bytes(
+        b"cos\nsystem\n(S'touch pwned'\ntR."
+    )
     with pytest.raises(CheckpointError, match="checksum"):
         MMSAModel.from_pretrained("hf:me/mine")
 

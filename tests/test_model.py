@@ -96,6 +96,9 @@ def test_errors_say_what_to_do(make_model, graph_dataset, use, message):
         ({"geometry": "comnet"}, "comenet"),
         ({"image": "resnet"}, "resnet18"),
         ({"n_task": 2}, "did you mean 'n_tasks'"),
+        ({"config": -1}, "no preset -1; there are"),
+        ({"config": {"n_tasks": 2}}, r"no preset \{'n_tasks': 2\}"),
+        ({"config": "mmsa-small"}, "no preset 'mmsa-small'.*loaded by MMSAModel.from_pretrained"),
     ],
 )
 def test_unknown_names_list_the_known_ones(arguments, message):

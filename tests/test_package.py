@@ -36,6 +36,7 @@ FLOORS = [
     "network",
     "hub",
     "checkpoint",
+    "card",
     "exports",
     "inference",
     "predictor",
@@ -98,9 +99,10 @@ def test_registers_in_deepchem_whichever_comes_first(code):
     out, _ = run(
         code + "; print(dc.models.MMSAModel.__name__, dc.feat.MMSAFeaturizer.__name__, "
         "'TorchModel' in [c.__name__ for c in dc.models.MMSAModel.__mro__], "
-        "hasattr(dc.models, 'nothing'))"
+        "hasattr(dc.models, 'nothing'), {'MMSAModel', 'GCNModel'} <= {*dir(dc.models)}, "
+        "'MMSAFeaturizer' in dir(dc.feat))"
     )
-    assert out.splitlines()[-1] == "MMSAModel MMSAFeaturizer True False"
+    assert out.splitlines()[-1] == "MMSAModel MMSAFeaturizer True False True True"
 
 
 def test_importing_the_model_is_quiet():

@@ -301,6 +301,27 @@ def test_pretraining_on_one_batch_is_refused(make_model, graph_dataset):
     assert np.isfinite(tuned.fit_on_batch(part.X, part.y, part.w))
 
 
+@pytest.mark.parametrize(
+    ("mode", "weights"), [("regression", None), ("classification", "balanced")]
+)
+def test_statistics_of_one_batch_are_told_and_those_of_all_can_be_taken(
+    make_model, graph_dataset, caplog, mode, weights
+):
+    data = labelled(graph_dataset, (np.arange(len(graph_dataset)) > 20)[:, None])
+    batch = data.X[:8], data.y[:8], data.w[:8]
+    model = make_model(mode=mode, class_weights=weights)
+    model.fit_on_batch(*batch, checkpoint=False)
+    model.fit_on_batch(*batch, checkpoint=False)
+    assert caplog.text.count("are those of this first batch") == 1
+    caplog.clear()
+    model = make_model(mode=mode, class_weights=weights)
+    model.fit(data, nb_epoch=0)
+    model.fit_on_batch(*batch, checkpoint=False)
+    assert "batch" not in caplog.text
+    if mode == "regression":
+        assert float(model.model.label_mean) == pytest.approx(data.y.mean(), rel=1e-6)
+
+
 @pytest.mark.parametrize("encoder", ["gin", "gcn", "gat", "attentivefp"])
 def test_a_batch_of_one_atom_trains(make_model, encoder):
     records = MMSAFeaturizer("graph").featurize(["C", "CCO"])

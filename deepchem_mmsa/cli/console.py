@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import os
+import re
 import sys
 import threading
 import warnings
@@ -85,7 +86,7 @@ class Console:
     def note(self, text: str) -> None:
         """Print a note, which is not part of the result."""
         if not self.silent:
-            print(text, file=sys.stderr, flush=True)
+            print(visible(text), file=sys.stderr, flush=True)
 
     def result(self, values: Mapping[str, Any], text: str, to_stderr: bool = False) -> None:
         """Print the result, as JSON if requested, else as a note.
@@ -140,6 +141,17 @@ class Console:
             timer.cancel()
             timer.join()
             bar.stop()
+
+
+def visible(text: str) -> str:
+    r"""Return a text that leaves the terminal alone: names in a model or table may be anyone's.
+
+    Examples
+    --------
+    >>> print(visible("log\x1b[2JS"))
+    log\x1b[2JS
+    """
+    return re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
 
 
 def finite(value: Any) -> Any:
@@ -257,4 +269,4 @@ def complain(name: str, message: str, code: ExitCode, as_json: bool) -> None:
         print(json.dumps({"error": message, "exit_code": int(code), "help": page}), file=sys.stderr)
         return
     more = "" if page is None else f" [{page}]"
-    print(f"mmsa {name.replace('_', '-')}: {message}{more}", file=sys.stderr)
+    print(f"mmsa {name.replace('_', '-')}: {visible(message)}{more}", file=sys.stderr)

@@ -129,7 +129,8 @@ def finetune(
     training.note_run(output, began)
     data = _in_parts(table, tasks, y, records, split, valid, test, seed)
     described: dict[str, Any] = {
-        "data": table.name, "labels": tasks, "mode": kind, "split": split, "molecules": data.sizes,
+        "data": table.name, "from_model": from_model, "labels": tasks, "mode": kind, "split": split,
+        "molecules": data.sizes,
     }  # fmt: skip
     if data.idle:
         console.note(f"{data.idle} of {len(data.rows)} rows have no label and are left out")

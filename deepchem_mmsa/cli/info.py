@@ -11,7 +11,7 @@ import typer
 
 from deepchem_mmsa._version import __version__
 from deepchem_mmsa.cli import options
-from deepchem_mmsa.cli.console import Console
+from deepchem_mmsa.cli.console import Console, visible
 
 _LIBRARIES = ("torch", "dgl", "dgllife", "deepchem", "rdkit", "numpy", "pandas", "scikit-learn")
 
@@ -37,7 +37,7 @@ def info(
     for key, value in described.items():
         if isinstance(value, dict):
             value = "\n".join(f"{k}: {_plain(v)}" for k, v in value.items())
-        table.add_row(key, _plain(value))
+        table.add_row(visible(key), visible(_plain(value)))
     RichConsole(highlight=False, markup=False).print(table)
 
 

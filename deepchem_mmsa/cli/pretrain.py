@@ -82,7 +82,8 @@ def pretrain(
         )  # fmt: skip
     last = {k: v for k, v in model.history[-1].items() if k not in ("epoch", "step")}
     summary = {
-        "data": source, "molecules": len(data), "epochs": len(model.history), "last_epoch": last
+        "data": source, "from_model": from_model, "molecules": len(data),
+        "epochs": len(model.history), "last_epoch": last,
     }  # fmt: skip
     training.write_run(output, model, rows, summary)
     console.result(

@@ -21,7 +21,7 @@ from deepchem_mmsa.cli.rows import new_names
 from deepchem_mmsa.config import PRESETS, MMSAConfig
 from deepchem_mmsa.datasets import dataset_from_shards
 from deepchem_mmsa.exports import load_pretrained
-from deepchem_mmsa.hub import member_folders, starting_model
+from deepchem_mmsa.hub import is_hub_name, member_folders, starting_model
 from deepchem_mmsa.model import MMSAModel
 from deepchem_mmsa.run_folder import FolderInUseError, RunFolder
 from deepchem_mmsa.shards import ShardError, ShardSet
@@ -300,9 +300,15 @@ def write_run(
     """Write the model, its history, the status of each row and the metrics of a run.
 
     ``model.safetensors``, ``config.json`` (see ``save_pretrained``), ``history.csv``,
-    ``rows.csv``, ``metrics.json``.
+    ``rows.csv``, ``metrics.json``. The model may be given away: of the data's file, and of the
+    model that it began with, it holds the names, not the paths.
     """
-    model.save_pretrained(folder, metadata=finite(summary))
+    named = {
+        key: summary[key] if is_hub_name(summary[key]) else Path(summary[key]).name
+        for key in ("data", "from_model")
+        if summary[key] is not None
+    }
+    model.save_pretrained(folder, metadata={**finite(summary), **named})
     write_table(pd.DataFrame(model.history), folder / "history.csv")
     write_summary(folder, rows, summary)
 

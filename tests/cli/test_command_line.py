@@ -13,7 +13,7 @@ import pytest
 
 from deepchem_mmsa import __version__
 from deepchem_mmsa.cli import app, options
-from deepchem_mmsa.cli.console import ExitCode
+from deepchem_mmsa.cli.console import Console, ExitCode, complain
 from tests.old_files import OLD
 
 COMMANDS = [c.callback.__name__ for c in app.registered_commands]
@@ -247,6 +247,20 @@ def test_info_tells_versions_and_models(mmsa, mmsa_json, models):
     shown = mmsa("info", models["classification"])
     assert "graph_width: 16" in shown.stdout
     assert mmsa("info", "nowhere").exit_code == ExitCode.MODEL
+
+
+def test_names_in_a_model_do_not_command_the_terminal(mmsa, make_model, tmp_path, capsys):
+    make_model(mode="regression", tasks=["log\x1b[2JS"]).save_pretrained(
+        tmp_path / "m", metadata={"by\x9b31m": "\x1b]0;me\x07"}
+    )
+    shown = mmsa("info", tmp_path / "m").stdout
+    assert "log\\x1b[2JS" in shown
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown)
+    Console().note("regression of log\x1b[2JS")
+    complain("predict", "log\x1b[2JS has no column", ExitCode.INPUT, as_json=False)
+    told = capsys.readouterr().err
+    assert told.count("log\\x1b[2JS") == 2
+    assert "\x1b" not in told
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,25 @@ def test_pretrain_then_finetune_then_predict(mmsa, mmsa_json, labelled, tmp_path
     assert np.allclose(kept["probability_long"], again["probability_long"], atol=1e-5)
 
 
+@pytest.mark.parametrize("command", ["pretrain", "finetune"])
+@pytest.mark.parametrize("start", ["folder", "mmsa-small", None])
+def test_a_model_to_give_away_names_no_folder_of_its_author(
+    mmsa, labelled, models, tmp_path, command, start
+):
+    label = ["-l", "long"] if command == "finetune" else []
+    begin = models["pretraining"] if start == "folder" else start
+    how = TINY if start is None else ["--from-model", begin]
+    done = mmsa(command, labelled, "-o", tmp_path / "run", *label, "--epochs", 1, *how)
+    assert done.exit_code == 0, done.output
+    described = (tmp_path / "run" / "config.json").read_text()
+    assert str(tmp_path.parent) not in described
+    notes = json.loads(described)["metadata"]
+    assert notes["data"] == labelled.name
+    assert notes["from_model"] == ("pretraining" if start == "folder" else start)
+    kept = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (kept["data"], kept["from_model"]) == (str(labelled), begin)
+
+
 def test_pretrain_takes_what_featurize_made(mmsa, mmsa_json, labelled, tmp_path):
     mmsa_json("featurize", labelled, "-o", tmp_path / "r", "--modalities", "graph")
     said = mmsa_json(
