@@ -37,7 +37,8 @@ def explain(
         typer.Option(
             "--reference",
             "-r",
-            help="Table of molecules, usually the training set, of which the nearest are shown.",
+            help="Table of molecules, usually the training set, of which the nearest are shown, "
+            "with their measured labels if the table has them.",
         ),
     ] = None,
     svg: Annotated[
@@ -76,12 +77,15 @@ def explain(
     predictor = load_model(model, device)
     _check_question(predictor, model, task, target)
     settings = predictor.settings
+    asked = task or predictor.tasks[0]
     others: list[object] = []
+    told: list[tuple[str, str]] = []
     if reference:
         column = column_of_other(reference, reference_column, smiles_column)
-        for _, records in other_records(reference, column, "--reference-column", settings):
+        for table, records in other_records(reference, column, "--reference-column", settings):
             others += records
-    known = read_references(predictor, others)
+            told += names_and_labels(table, asked)
+    known = read_references(predictor, others, *zip(*told))
     keep_input(source, output / "explanations.csv")
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -95,6 +99,7 @@ def explain(
         reasons = []
         # Each is featurized in a child process first, so that a crash fails only its row.
         records = many_views(molecules, settings, contained=True)
+        known_of = names_and_labels(table, asked)
         for index, (molecule, record) in enumerate(zip(molecules, records)):
             try:
                 given = molecule if record.readable else record
@@ -103,7 +108,11 @@ def explain(
                 rows.append({})
                 reasons.append(str(error))
             else:
-                page = output / f"{table.start + index + 1:05d}.html"
+                row, (name, label) = table.start + index + 1, known_of[index]
+                measured = label and f"{asked} measured: {label}"
+                origin = [name, f"row {row} of {Path(table.name).name}", measured, f"model {model}"]
+                why.source = " · ".join(filter(None, origin))
+                page = output / f"{row:05d}.html"
                 why.save(page)
                 if svg:
                     why.save(page.with_suffix(".svg"))
@@ -115,10 +124,10 @@ def explain(
                 )  # fmt: skip
                 reasons.append("")
             progress(index + 1)
-        asked = [] if predictor.config.mode == "regression" else ["class"]
+        of_class = [] if predictor.config.mode == "regression" else ["class"]
         names = ["prediction", "output", "baseline"]
         names += [f"share_{name}" for name in predictor.config.modalities]
-        frame = pd.DataFrame(rows, columns=[*asked, *names, "page"])
+        frame = pd.DataFrame(rows, columns=[*of_class, *names, "page"])
         # float32 is the precision of the network's output.
         return frame.astype(dict.fromkeys(names, "float32")), reasons
 
@@ -130,6 +139,50 @@ def explain(
          "reference": reference and [file_identity(reference), reference_column]},
         chunk=10,
     )  # fmt: skip
+
+
+def names_and_labels(table: Table, task: str) -> list[tuple[str, str]]:
+    """Return for each row its name, with that of its column, and its measured label, "" for none.
+
+    The name is the row's first text beside SMILES and label, or its first number if there is none.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from deepchem_mmsa.tables import Table
+    >>> frame = pd.DataFrame({"batch": ["7"], "ID": ["A-1"], "smiles": ["CCO"], "logS": ["1.10"]})
+    >>> names_and_labels(Table(frame, ["CCO"], "my.csv", "smiles"), "logS")
+    [('ID: A-1', '1.1')]
+    """
+    from deepchem_mmsa.tables.files import MISSING
+
+    cells = table.frame.astype(object).where(table.frame.notna(), "").astype(str)
+    found = []
+    for row in cells.to_dict("records"):
+        row.pop(table.smiles_column)
+        label = row.pop(task, "")
+        there = {
+            column: text for column, text in row.items() if text.strip().lower() not in MISSING
+        }
+        texts = [column for column in there if not _is_number(there[column])]
+        name = next(iter([*texts, *there]), None)
+        found.append(
+            ("" if name is None else f"{name}: {_short(there[name])}",
+             "" if label.strip().lower() in MISSING else _short(label))
+        )  # fmt: skip
+    return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _short(text: str) -> str:
+    return f"{float(text):.6g}" if _is_number(text) else " ".join(text.split())[:80]
 
 
 def _check_question(

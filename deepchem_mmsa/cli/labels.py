@@ -105,7 +105,8 @@ def read_labels(
             if not 2 <= len(set(words.dropna())) <= _WORDS or len(tasks) > 1:
                 raise
             if mode != "classification":
-                hint = "" if mode == "regression" else "; to learn its words, --mode classification"
+                words_meant = mode != "regression" and not _mostly_numbers(table, column.name)
+                hint = "; to learn its words, --mode classification" * words_meant
                 raise TableError(f"{error}{hint}") from error
             classes = sorted(set(words.dropna()))
             _tell_alike(classes, table.name, task)

@@ -66,11 +66,11 @@ def neighbors(
     vectors = []
     column = column_of_other(reference, reference_column, smiles_column)
     with console.progress("reference", count_rows(reference, column)) as progress:
-        for names, records in other_records(
+        for table, records in other_records(
             reference, column, "--reference-column", predictor.settings, jobs, progress
         ):
             vectors.append(predictor.embed(records, batch_size).values)
-            texts.extend(names)
+            texts += table.frame[table.smiles_column].fillna("").astype(str).tolist()
     known = np.concatenate(vectors)
     rows = np.flatnonzero(~np.isnan(known).any(axis=1))
     if len(rows) == 0:

@@ -90,8 +90,8 @@ def other_records(
     settings: ViewSettings,
     jobs: int = 1,
     progress: Callable[[int], None] | None = None,
-) -> Iterator[tuple[list[str], Sequence[object]]]:
-    """Yield SMILES and records of a second table, such as a reference or a training set.
+) -> Iterator[tuple[Table, Sequence[object]]]:
+    """Yield rows and records of a second table, such as a reference or a training set.
 
     A molecule that crashes RDKit fails only its own row.
 
@@ -110,13 +110,12 @@ def other_records(
     """
     stopping = threading.Event()
 
-    def chunks() -> Generator[tuple[list[str], Sequence[object]], None, None]:
+    def chunks() -> Generator[tuple[Table, Sequence[object]], None, None]:
         with records_ahead(settings, jobs) as prepare:
             assert prepare is not None  # the settings are known
             for table in _other_table(path, column, option):
                 tell = until(stopping, shifted(progress or silent, table.start))
-                records = prepare(table, tell)
-                yield table.frame[table.smiles_column].fillna("").astype(str).tolist(), records
+                yield table, prepare(table, tell)
 
     made = chunks() if jobs == 1 else prefetched(chunks(), stopping=stopping)
     with closing(made):

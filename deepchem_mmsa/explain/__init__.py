@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,9 @@ def explain(
         embedding[0].cpu().numpy(), references.embeddings, references.predictions[place],
         references.smiles, n_references,
     )  # fmt: skip
+    for known in ("name", "label"):
+        given = getattr(references, f"{known}s")
+        nearest = [replace(r, **{known: given[r.row]}) for r in nearest] if given else nearest
     attribution = integrate(network, batch, task, target, tolerance, max_steps, batch_size)
 
     missing = {m: missing_reason(record, (m,)) for m in config.modalities
@@ -173,7 +177,12 @@ def explain(
     )
 
 
-def read_references(model: Any, molecules: Sequence[object]) -> References:
+def read_references(
+    model: Any,
+    molecules: Sequence[object],
+    names: Sequence[object] = (),
+    labels: Sequence[object] = (),
+) -> References:
     """Embed reference molecules for :func:`explain`.
 
     Parameters
@@ -181,21 +190,32 @@ def read_references(model: Any, molecules: Sequence[object]) -> References:
     model : MMSAPredictor, MMSAModel or MMSANetwork
         The model to explain.
     molecules : sequence of str, rdkit.Chem.Mol or MoleculeViews
+    names, labels : sequence, optional
+        ``[N]``: a name and a measured label of each, shown on the page; "" where there is none.
 
     Raises
     ------
     TypeError
         If `model` is of another type, or `molecules` is a single text or a table.
+    ValueError
+        If there are names or labels, and not one per molecule.
 
     Examples
     --------
     >>> from deepchem_mmsa.config import MMSAConfig
     >>> network = MMSANetwork(MMSAConfig(mode="regression", modalities=("graph",), graph_width=16))
-    >>> known = read_references(network, ["CCN", "OCC"])
-    >>> known.smiles, known.embeddings.shape
-    (['CCN', 'CCO'], (2, 256))
+    >>> known = read_references(network, ["CCN", "OCC"], labels=[-4.5, -5.0])
+    >>> known.smiles, known.embeddings.shape, known.labels
+    (['CCN', 'CCO'], (2, 256), ['-4.5', '-5.0'])
     """
-    return _embedded(_own_predictor(model), molecules)
+    embedded = _embedded(_own_predictor(model), molecules)
+    told = {"names": list(map(str, names)), "labels": list(map(str, labels))}
+    for what, texts in told.items():
+        if texts and len(texts) != len(embedded.smiles):
+            raise ValueError(
+                f"{len(texts)} {what} for {len(embedded.smiles)} molecules: give one per molecule"
+            )
+    return replace(embedded, names=told["names"], labels=told["labels"])
 
 
 def _embedded(predictor: MMSAPredictor, molecules: Sequence[object]) -> References:

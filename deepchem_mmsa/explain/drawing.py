@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from html import escape
 
 import numpy as np
 from PIL import Image
@@ -19,6 +20,7 @@ __all__ = ["LOWERS", "RAISES", "colour", "draw_contributions", "draw_plain", "dr
 RAISES = (0.945, 0.510, 0.078)
 LOWERS = (0.545, 0.490, 0.745)
 _FAINT = 0.02  # share of the scale below which nothing is coloured
+_SAID = 5  # atoms that the alternative text names
 _RADIUS = (0.22, 0.42)  # of an atom's disc, in bond lengths of 1.5: faint to full
 
 
@@ -121,7 +123,9 @@ def draw_contributions(
         f"<title>{text}</title></circle>"
         for p, text in spots
     ]
-    svg = _bare(drawer)
+    largest = np.argsort(-np.abs(atoms), kind="stable")[:_SAID].tolist()
+    said = ", ".join(f"{spots[i][1]}" for i in largest)
+    svg = _bare(drawer, f"structure with contributions, the largest {said}")
     end = svg.rindex("</svg>")
     return (svg[:end] + "\n".join(discs) + "\n</svg>\n").encode("utf-8")
 
@@ -132,7 +136,7 @@ def draw_plain(molecule: Chem.Mol, width: int = 170, height: int = 120) -> str:
     with quiet_legacy():
         drawer.DrawMolecule(_prepared(molecule))
     drawer.FinishDrawing()
-    return _bare(drawer)
+    return _bare(drawer, f"structure of {Chem.MolToSmiles(molecule)}")
 
 
 def draw_saliency(
@@ -195,10 +199,11 @@ def signed(value: float, scale: float | None = None) -> str:
     return text.replace("-", "−") if float(text) else "0"
 
 
-def _bare(drawer: rdMolDraw2D.MolDraw2DSVG) -> str:
-    """Return the drawing as an element that can be embedded in a page."""
+def _bare(drawer: rdMolDraw2D.MolDraw2DSVG, label: str) -> str:
+    """Return the drawing as an element of a page; screen readers say `label`."""
     svg = drawer.GetDrawingText()
-    return svg[svg.index("<svg") :].replace("<svg", "<svg role='img'", 1)
+    named = f"<svg role='img' aria-label='{escape(label)}'"
+    return svg[svg.index("<svg") :].replace("<svg", named, 1)
 
 
 def _drawer(width: int, height: int, form: str) -> rdMolDraw2D.MolDraw2D:
@@ -214,6 +219,7 @@ def _drawer(width: int, height: int, form: str) -> rdMolDraw2D.MolDraw2D:
     options.fixedBondLength = width / 8.5
     options.padding = 0.06
     options.annotationFontScale = 0.65  # numbers of atoms stay legible in large molecules
+    options.flagCloseContactsDist = -1  # its red boxes would look like contributions
     options.clearBackground = form == "png"
     return drawer
 

@@ -93,6 +93,9 @@ class Explanation:
         Missing views and contributions, and why.
     class_name : str
         Name of the class; empty for regression.
+    source : str
+        Where the molecule came from, such as its name, row and file; shown on the page. Empty
+        until it is set.
     """
 
     molecule: Chem.Mol
@@ -115,6 +118,7 @@ class Explanation:
     residual: float
     reasons: dict[str, str] = field(default_factory=dict)
     class_name: str = ""
+    source: str = ""
 
     @property
     def unit(self) -> str:
@@ -233,6 +237,7 @@ class Explanation:
         ]  # fmt: skip
         return {
             "smiles": self.smiles,
+            "source": self.source,
             "task": self.task,
             "target": self.target,
             "class_name": self.class_name,

@@ -17,7 +17,7 @@ from deepchem_mmsa.explain.drawing import (
     signed,
 )
 from deepchem_mmsa.explain.explanation import TOTAL, Explanation
-from deepchem_mmsa.explain.structure import Anchor
+from deepchem_mmsa.explain.structure import Anchor, Reference
 from deepchem_mmsa.page import html_document
 from deepchem_mmsa.rdkit_state import quiet_legacy
 
@@ -26,6 +26,7 @@ __all__ = ["html_page"]
 _EXEMPLARS = 3  # drawn per anchor
 _FIRST_ATOMS = 6  # named beside the drawing
 _FIRST_DESCRIPTORS = 12
+_NAMED_DESCRIPTORS = 3  # of these beside the drawing
 _NAMES = {
     "graph": "2D graph", "image": "Image", "geometry": "Conformer",
     "fingerprint": "Fingerprint", TOTAL: "All views",
@@ -39,6 +40,7 @@ _CAPTIONS = {
 
 _STYLE = """
 :root { --raises: RAISES; --lowers: LOWERS; }
+.source { margin: 0; font-weight: 600; overflow-wrap: anywhere; }
 h3.next { margin-top: 18px; } .note { color: var(--soft); font-size: .88rem; }
 .hero { display: grid; grid-template-columns: minmax(0, 5fr) minmax(0, 4fr); gap: 14px;
   margin-top: 18px; }
@@ -63,7 +65,8 @@ table { width: 100%; } td { vertical-align: middle; } th.wide { width: 26%; }
 .mol svg { width: 100%; height: auto; display: block; }
 .mol code { font-size: .72rem; display: block; line-height: 1.3; max-height: 2.6em;
   overflow: hidden; color: var(--soft); } .mol .num { display: block; font-size: .78rem;
-  text-align: left; white-space: normal; }
+  text-align: left; white-space: normal; overflow-wrap: anywhere; }
+@media print { .mol { width: 110px; } .card.scroll { break-inside: auto; } }
 @media (max-width: 720px) { .hero { grid-template-columns: 1fr; } .big { font-size: 1.9rem; } }
 """
 
@@ -82,9 +85,10 @@ def html_page(why: Explanation) -> str:
     """
     of_class = "" if why.target is None else f", class {why.class_name}"
     title = f"Why {_prediction(why)} for {why.task}{of_class}?"
-    sections = [_hero(why), _maps(why), _views(why), _memory(why), _references(why), _atoms(why)]
+    sections = [_hero(why), _references(why), _maps(why), _views(why), _memory(why), _atoms(why)]
     style = _STYLE.replace("RAISES", _hex(RAISES)).replace("LOWERS", _hex(LOWERS))
-    content = f"""<p class="soft"><code>{escape(why.smiles)}</code></p>
+    source = f"<p class='source'>{escape(why.source)}</p>\n" if why.source else ""
+    content = f"""{source}<p class="soft"><code>{escape(why.smiles)}</code></p>
 {"".join(sections)}"""
     footer = (
         f" · integrated gradients at {why.steps} points · integration error: "
@@ -105,6 +109,11 @@ def _hero(why: Explanation) -> str:
         "<span class='soft'>of it descriptors</span><span></span>"
         f"<span class='num soft'>{signed(described, largest)}</span>"
     )
+    most = ", ".join(
+        f"{escape(name)} {signed(value, largest)}"
+        for name, value in _ordered(why.descriptors)[:_NAMED_DESCRIPTORS]
+    )
+    named = f"<p class='note'>Of the descriptors most: {most}.</p>" if most else ""
     apart = ", without the descriptors, which belong to no atom" if why.descriptors else ""
     rows = [
         f"<span>blank molecule</span><span></span>"
@@ -116,6 +125,11 @@ def _hero(why: Explanation) -> str:
         + (of_descriptors if v.name == "fingerprint" else "")
         for v in known
     ]
+    if (missing := signed(why.residual, largest)) != "0":
+        rows.append(
+            "<span class='soft'>integration error</span><span></span>"
+            f"<span class='num soft'>{missing}</span>"
+        )
     rows.append(
         f"<b>this molecule</b><span></span><b class='num'>{signed(why.output, largest)}</b>"
     )
@@ -140,7 +154,7 @@ contribution.</figcaption></figure>
 <div class="card"><h3>Prediction</h3><div class="big">{escape(_prediction(why))}</div>
 <p class="soft">{escape(what)}</p>
 <h3>How it adds up</h3>
-<div class="sum">{"".join(rows)}</div>
+<div class="sum">{"".join(rows)}</div>{named}
 <h3 class="next">Atoms that matter most</h3>
 <div class="sum">{"".join(top)}</div></div></section>"""
 
@@ -224,16 +238,19 @@ def _anchor_row(anchor: Anchor) -> str:
 def _references(why: Explanation) -> str:
     if not why.references:
         return ""
-    cards = "".join(
-        _molecule(
-            r.smiles,
-            f"{_value(why, r.prediction)} · cosine {_cosine(r.similarity)} · row {r.row + 1}",
-        )
-        for r in why.references
-    )
+    measured = any(r.label for r in why.references)
+    cards = "".join(_molecule(r.smiles, *_reference(why, r)) for r in why.references)
+    both = "measured label and the prediction" if measured else "prediction"
     return f"""<section><h2>Nearest reference molecules</h2>
-<p class="soft">By the cosine of the embeddings, with the prediction for each.</p>
+<p class="soft">By the cosine of the embeddings, with the {both} for each.</p>
 <div class="card"><div class="mols">{cards}</div></div></section>"""
+
+
+def _reference(why: Explanation, reference: Reference) -> list[str]:
+    lines = [f"measured {reference.label}"] if reference.label else []
+    lines.append(f"predicted {_value(why, reference.prediction)}")
+    lines.append(f"cosine {_cosine(reference.similarity)} · row {reference.row + 1}")
+    return [*lines, reference.name] if reference.name else lines
 
 
 def _atoms(why: Explanation) -> str:
@@ -271,10 +288,9 @@ def _bonds(why: Explanation, symbols: list[str]) -> str:
 def _descriptors(why: Explanation) -> str:
     if not why.descriptors:
         return ""
-    ordered = sorted(why.descriptors.items(), key=lambda item: -abs(item[1]))
     rows = "".join(
         f"<tr><td>{escape(name)}</td><td class='num'>{signed(value)}</td></tr>"
-        for name, value in ordered[:_FIRST_DESCRIPTORS]
+        for name, value in _ordered(why.descriptors)[:_FIRST_DESCRIPTORS]
     )
     whole = signed(sum(why.descriptors.values()))
     return f"""<details><summary>Descriptors, {whole} together</summary>
@@ -282,6 +298,10 @@ def _descriptors(why: Explanation) -> str:
 <th class="num">Fingerprint</th></tr></thead><tbody>{rows}</tbody></table>
 <p class="note">The {_FIRST_DESCRIPTORS} largest. They describe the whole molecule and are not part
 of the atoms' numbers.</p></div></details>"""
+
+
+def _ordered(descriptors: dict[str, float]) -> list[tuple[str, float]]:
+    return sorted(descriptors.items(), key=lambda item: -abs(item[1]))
 
 
 _READING = """<details><summary>How to read this</summary><div class="card">
@@ -333,11 +353,12 @@ def _signed_bar(value: float, scale: float) -> str:
     )
 
 
-def _molecule(smiles: str, caption: str) -> str:
+def _molecule(smiles: str, *captions: str) -> str:
     with quiet_legacy():
         molecule = Chem.MolFromSmiles(smiles)
     picture = draw_plain(molecule) if molecule is not None else ""
+    told = "".join(f"<span class='num'>{escape(caption)}</span>" for caption in captions)
     return (
-        f"<div class='mol'>{picture}<span class='num'>{escape(caption)}</span>"
+        f"<div class='mol'>{picture}{told}"
         f"<code title='{escape(smiles)}'>{escape(smiles)}</code></div>"
     )

@@ -55,12 +55,16 @@ class Reference:
         Cosine of the two molecule embeddings.
     prediction : float
         Predicted probability or value.
+    name, label : str
+        Its name and its measured label; empty where they were not given.
     """
 
     row: int
     smiles: str
     similarity: float
     prediction: float
+    name: str = ""
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,15 @@ class References:
         ``[N, d]``; NaN rows where the molecule has no view that the model reads.
     predictions : np.ndarray
         ``[N, T]`` values or ``[N, T, C]`` probabilities.
+    names, labels : sequence of str
+        ``[N]``, or empty.
     """
 
     smiles: list[str]
     embeddings: np.ndarray
     predictions: np.ndarray
+    names: Sequence[str] = ()
+    labels: Sequence[str] = ()
 
 
 @torch.no_grad()
@@ -166,7 +174,7 @@ def nearest_references(
     --------
     >>> axes = np.eye(2)
     >>> nearest_references(axes[0], axes, np.array([0.1, 0.9]), ["C", "N"], n=1)
-    [Reference(row=0, smiles='C', similarity=1.0, prediction=0.1)]
+    [Reference(row=0, smiles='C', similarity=1.0, prediction=0.1, name='', label='')]
     """
     usable = np.flatnonzero(np.isfinite(embeddings).all(axis=1))
     rows = embeddings[usable]

@@ -75,6 +75,7 @@ def draw(smiles: str) -> Drawing | None:
         options.fixedBondLength = 22
         options.minFontSize, options.maxFontSize = 6, 13
         options.padding = 0.04
+        options.flagCloseContactsDist = -1  # no boxes around atoms that overlap
         drawer.DrawMolecule(rdMolDraw2D.PrepareMolForDrawing(molecule))
         drawer.FinishDrawing()
     return _compact(drawer.GetDrawingText())

@@ -182,9 +182,11 @@ def numbers(column: pd.Series, name: str, first: int = 1) -> np.ndarray:
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         finite = "" if pd.isna(values.iloc[row]) else "finite "
+        n = int(wrong.sum())
+        all_wrong = f" ({n} cells of the column are no numbers)" if n > 1 else ""
         raise TableError(
             f"{name}, row {row + first}, column {column.name!r}: {text.iloc[row]!r} is not a "
-            f"{finite}number; {_remedy(text.iloc[row])}"
+            f"{finite}number; {_remedy(text.iloc[row])}{all_wrong}"
         )
     return values.to_numpy(dtype=float)
 
@@ -251,6 +253,7 @@ def column_named(columns: Sequence[str], wanted: str, name: str) -> str:
     if wanted in columns:
         return wanted
     same = [c for c in columns if c.lower() == wanted.lower()]
+    same = same or [c for c in columns if wanted and wanted.lower() in c.lower()]  # with a unit
     close = same or difflib.get_close_matches(wanted, columns, n=1)
     hint = f"; did you mean {close[0]!r}? Its" if close else ". Its"
     raise TableError(

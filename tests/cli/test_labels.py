@@ -164,6 +164,14 @@ def test_two_to_twenty_words_are_classes(words, read):
             read_labels(table, ["y"], "classification")
 
 
+def test_only_words_are_offered_to_be_learnt():
+    with pytest.raises(TableError, match="to learn its words"):
+        read_labels(tabled(smiles=["C"] * 3, y=["toxic", "safe", "1"]), ["y"])
+    with pytest.raises(TableError) as error:
+        read_labels(tabled(smiles=["C"] * 3, y=["4.1", ">5", "3"]), ["y"])
+    assert "learn" not in str(error.value)
+
+
 def test_classes_that_differ_in_case_only_are_told():
     table = tabled(smiles=["C"] * 3, y=["Active", "active", "inactive"])
     with pytest.raises(TableError, match="'Active' and 'active' differ in upper and lower case"):

@@ -1,6 +1,7 @@
 """Drawings and pages of explanations."""
 
 import copy
+import re
 import xml.etree.ElementTree
 from io import BytesIO
 
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 from rdkit import Chem
 
-from deepchem_mmsa.explain import explain
+from deepchem_mmsa.explain import explain, read_references
 from deepchem_mmsa.explain.drawing import (
     LOWERS,
     RAISES,
@@ -96,3 +97,36 @@ def test_bars_point_to_their_side_and_references_have_their_rows(net):
     assert "class='plus' style='left:50.0%;width:25.0%'" in _signed_bar(0.5, 1)
     page = explain(net, "CCO", references=["CCN"], **QUICK).to_html()
     assert " · row 1</span>" in page
+    with pytest.raises(ValueError, match="1 labels for 2 molecules"):
+        read_references(net, ["CCN", "CCC"], labels=["1"])
+
+
+def test_the_sum_on_the_page_is_that_of_its_rows(net):
+    """What the integral misses, too."""
+    why = explain(net, IBUPROFEN, **QUICK)
+    why.output, why.residual = why.output + 0.1, why.residual + 0.1
+    size = max(abs(why.baseline), abs(why.output), *(abs(v.contribution) for v in why.views))
+    page = why.to_html()
+    box = page[page.index("How it adds up") : page.index("Atoms that matter most")]
+    shown = [float(t.replace("−", "-")) for t in re.findall(r"class='num[^>]*>([+−\d.]+)<", box)]
+    assert len(shown) == 2 + len(why.views) + 1
+    rounding = 0.5 * 10 ** (np.floor(np.log10(size)) - 2)  # three digits of the largest
+    assert abs(sum(shown[:-1]) - shown[-1]) <= len(shown) * rounding
+    why.residual = 0.0
+    assert "<span class='soft'>integration error" not in why.to_html()
+
+
+def test_every_drawing_says_in_words_what_it_shows(net):
+    why = explain(net, "CCO", references=["CCN"], **QUICK)
+    page = why.to_html()
+    assert page.count("<svg role='img' aria-label='structure") == page.count("<svg ") > 5
+    largest = int(np.abs(why.total).argmax())
+    atom = f"{'CCO'[largest]}{largest + 1}: {signed(why.total[largest])}"
+    assert f"aria-label='structure with contributions, the largest {atom}" in page
+
+
+def test_no_colour_but_those_of_the_contributions():
+    crowded = Chem.MolFromSequence("W" * 20)  # its drawing overlaps
+    values = np.zeros(crowded.GetNumAtoms())
+    drawing = draw_contributions(crowded, values).decode()
+    assert set(re.findall("#[0-9A-F]{6}", drawing)) <= {"#000000", "#FFFFFF"}

@@ -19,6 +19,7 @@ from deepchem_mmsa.molecule import MODALITIES, MoleculeViews
 from deepchem_mmsa.tables import (
     TableError,
     check_output,
+    column_named,
     count_rows,
     label_array,
     numbers,
@@ -255,6 +256,8 @@ def test_a_typo_in_a_column_or_file_gets_a_hint(tmp_path):
     (tmp_path / "data.csv").write_text("smiles,logS\nC,1\n")
     with pytest.raises(TableError, match="did you mean 'smiles'"):
         read_table(tmp_path / "data.csv", "smile")
+    with pytest.raises(TableError, match=r"did you mean 'pIC50 \(nM\)'"):
+        column_named(["IC", "pIC50 (nM)"], "pic50", "data.csv")
     with pytest.raises(FileNotFoundError, match=r"did you mean .*data\.csv"):
         read_table(tmp_path / "date.csv")
     with pytest.raises(TableError, match="is a folder"):
@@ -283,6 +286,15 @@ def test_a_label_that_is_no_number_is_named_with_its_remedy(cell, remedy):
     assert str(error.value).startswith(told)
     with pytest.raises(TableError, match="row 1, column"):
         numbers(pd.Series(["1", cell], name="y"), "data.csv", 0)
+
+
+def test_it_is_told_how_many_labels_are_no_numbers():
+    cells = ["1", ">10", "", "<2", "NA", "n.d."]
+    for n, told in ((3, ""), (4, " (2 cells of the column are no numbers)"),
+                    (6, " (3 cells of the column are no numbers)")):  # fmt: skip
+        with pytest.raises(TableError) as error:
+            numbers(pd.Series(cells[:n], name="y"), "data.csv")
+        assert str(error.value).endswith(f"or make classes of the column{told}")
 
 
 @given(st.lists(st.one_of(st.floats(allow_infinity=False), st.none(), st.booleans()), min_size=1))

@@ -1,0 +1,48 @@
+"""Pages of mmsa explain: whose they are, and what is known of the nearest molecules."""
+
+import re
+from html import unescape
+
+import pandas as pd
+import pytest
+
+from deepchem_mmsa.cli.explain import names_and_labels
+from deepchem_mmsa.tables import Table
+
+
+def _text(page):
+    """What a reader sees, with a space for each tag."""
+    return " ".join(unescape(re.sub("<[^>]+>", " ", page.read_text("utf-8"))).split())
+
+
+def test_a_page_names_its_row_and_the_measured_labels_of_the_nearest(mmsa, models, tmp_path):
+    pytest.importorskip("captum")
+    (tmp_path / "hits.csv").write_text(
+        "Compound,smiles,logS\nAspirin,CC(=O)Oc1ccccc1C(=O)O,-1.72\n<b>,CCO,\nAspirin,CCN,NA\n"
+    )
+    (tmp_path / "train.csv").write_text("logS,smiles,ID\n-0.77,CCCO,T-1\n,CCCCO,T-2\n")
+    why, model = tmp_path / "why", models["regression"]
+    command = ["explain", tmp_path / "hits.csv", "-m", model, "-o", why]
+    done = mmsa(*command, "-r", tmp_path / "train.csv")
+    assert done.exit_code == 0, done.output
+    first, second, third = (_text(why / f"0000{row}.html") for row in (1, 2, 3))
+    assert f"Compound: Aspirin · row 1 of hits.csv · logS measured: -1.72 · model {model}" in first
+    assert f"Compound: <b> · row 2 of hits.csv · model {model}" in second
+    assert f"Compound: Aspirin · row 3 of hits.csv · model {model}" in third
+    assert re.search(r"measured -0\.77 predicted \S+ cosine \S+ · row 1 ID: T-1 CCCO", second)
+    assert re.search(r"predicted \S+ cosine \S+ · row 2 ID: T-2 CCCCO", second)
+    assert second.count("measured ") == 2  # the sentence, and one of the two references
+
+
+def test_a_molecule_is_named_by_the_first_text_of_its_row_else_by_a_number():
+    cells = {
+        "tox": ["1", "0", ""], "smiles": ["C", "CC", "CCC"], "batch": ["7", "8", "9"],
+        "id": ["A-1", "NA", "x" * 99],
+    }  # fmt: skip
+    table = Table(pd.DataFrame(cells), ["C", "CC", "CCC"], "my.csv", "smiles")
+    expected = [("id: A-1", "1"), ("batch: 8", "0"), ("id: " + "x" * 80, "")]
+    assert names_and_labels(table, "tox") == expected
+    typed = pd.DataFrame({"smiles": ["C"], "pIC50": [5.537602001], "id": [None]})
+    assert names_and_labels(Table(typed, ["C"], "my.parquet", "smiles"), "pIC50") == [
+        ("", "5.5376")
+    ]
