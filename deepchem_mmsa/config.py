@@ -125,7 +125,7 @@ class MMSAConfig:
     clip_norm : float or None
         Maximum norm for gradient clipping; None disables it.
     freeze_epochs : int
-        Number of epochs at the start of fine-tuning in which the encoders are frozen.
+        Number of epochs at the start of each ``fit`` in which the encoders are frozen.
     precision : {"auto", "fp32", "bf16"}
         Precision of the encoders in training; "auto" is bf16 where the hardware supports it
         natively, but fp32 for custom modules. Inference is fp32 unless "bf16" is set.

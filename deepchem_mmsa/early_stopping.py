@@ -41,9 +41,10 @@ class EarlyStopping:
         Undone before scoring.
     averaging : float
         Below 1: decay of an exponential moving average (EMA) of the weights over steps (Polyak
-        and Juditsky 1992). The average is then scored and kept; training continues from the
-        weights themselves. 0 disables averaging; 0.99 averages over about a hundred steps, and
-        over fewer at the beginning: the decay of step n is at most (1 + n) / (10 + n).
+        and Juditsky 1992), the memory excepted. The average is then scored and kept; training
+        continues from the weights themselves. 0 disables averaging; 0.99 averages over about a
+        hundred steps, and over fewer at the beginning: the decay of step n is at most
+        (1 + n) / (10 + n).
 
     Attributes
     ----------
@@ -116,7 +117,11 @@ class EarlyStopping:
         self._model, self._looked = weakref.ref(model), False
 
     def __call__(self, model: MMSAModel, step: int) -> None:
-        """Update the moving average with the weights of a step."""
+        """Update the moving average with the weights of a step.
+
+        The memory is not averaged: its anchors start, and are re-seeded, all at once, and the
+        average would be of other lengths than any anchor.
+        """
         if not self.averaging:
             return
         if self._average is None:
@@ -127,7 +132,7 @@ class EarlyStopping:
                 self._average[name] = value
                 continue
             average = self._average[name].to(value.device)  # from a checkpoint it is on the CPU
-            if _is_trained(model, name, value):
+            if value.is_floating_point() and not name.startswith("memory."):
                 average.lerp_(value, weight)
             else:
                 average.copy_(value)
@@ -246,15 +251,6 @@ def small_is_good(metric: Any) -> bool:
         f"cannot infer from the metric's name {getattr(metric, 'name', metric)!r} whether lower is "
         "better: give minimize=True or minimize=False"
     )
-
-
-def _is_trained(model: MMSAModel, name: str, value: Tensor) -> bool:
-    """Return whether an entry of the state is a trained weight, which the average includes.
-
-    Memory anchors updated by EMA are not: they are moving averages already, and start all at once.
-    """
-    follows = name.startswith("memory.") and model.config.memory_update == "ema"
-    return value.is_floating_point() and not follows
 
 
 def _copy(model: MMSAModel) -> dict[str, Any]:

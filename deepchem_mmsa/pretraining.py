@@ -111,10 +111,11 @@ def pretraining_terms(
 
 def _copies(smiles: Sequence[str], device: torch.device) -> Tensor | None:
     """Return a number for each molecule, equal for duplicates; None if there are no duplicates."""
-    first = {text: row for row, text in reversed(list(enumerate(smiles)))}
-    if len(first) == len(smiles):
+    names = [text or row for row, text in enumerate(smiles)]  # records without SMILES differ
+    first = {name: row for row, name in reversed(list(enumerate(names)))}
+    if len(first) == len(names):
         return None
-    return torch.tensor([first[text] for text in smiles], device=device)
+    return torch.tensor([first[name] for name in names], device=device)
 
 
 def _over_processes(part: tuple[Tensor, int] | None, codes: Tensor) -> tuple[Tensor, int]:

@@ -63,7 +63,7 @@ def read(folder, name, who):
     return torch.load(folder / f"{name}-{who}.pt", weights_only=True)
 
 
-RUNS = ["pretraining", "attention", "uneven", "regression"]
+RUNS = ["pretraining", "attention", "uneven", "targets", "regression"]
 
 
 @pytest.mark.parametrize("name", RUNS)

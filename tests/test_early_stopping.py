@@ -128,11 +128,12 @@ def test_both_stages_of_a_pretraining_are_watched_alike(make_model, graph_datase
     assert watched == [watched[0], False, watched[0], True]
 
 
-def test_the_memory_is_no_average_of_averages(make_model, graph_dataset):
+@pytest.mark.parametrize("update", ["ema", "gradient"])
+def test_the_memory_is_no_average(make_model, graph_dataset, update):
     """Anchors begin all at once: averaged with the zeros before, they would be too short."""
     anchors = []
     for averaging in (0, 0.99):
-        model = make_model(mode="pretraining", memory_warmup=16)
+        model = make_model(mode="pretraining", memory_warmup=16, memory_update=update)
         stopping = EarlyStopping(graph_dataset, averaging=averaging)
         model.fit(graph_dataset, nb_epoch=1, callbacks=[stopping], checkpoint_interval=0)
         anchors.append(model.model.memory.active_anchors())

@@ -1,5 +1,7 @@
 """The network: scopes agree, gaps are filled by nothing, structure awareness can be taken out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -147,6 +149,16 @@ def test_copies_of_one_molecule_have_nothing_to_tell_apart(molecules, memory):
     assert terms["con"].item() == terms["align"].item() == 0
     others = Collator(MODALITIES, image_size=32)([molecules[5]] * 5 + [molecules[8]])
     assert pretraining_terms(net, others)[1]["con"].item() > 0
+
+
+def test_molecules_without_smiles_are_no_copies(molecules):
+    views = ("graph", "fingerprint")
+    net, collate = network(modalities=views, w_mask=0.0).eval(), Collator(views)
+    named = collate(molecules[:6])
+    nameless = replace(named, smiles=[""] * 6)
+    terms, others = (seeded_terms(net, batch) for batch in (named, nameless))
+    assert terms["con"] == others["con"] > 0
+    assert terms["align"] == others["align"] > 0
 
 
 def test_memory_follows_in_training_only(batch):

@@ -94,7 +94,9 @@ def describe(codes: np.ndarray, embeddings: np.ndarray, names: tuple[str, ...]) 
 class HeldOut:
     """Pre-training callback that evaluates the representation of held-out molecules.
 
-    The metrics are added to ``model.history``.
+    The metrics are added to ``model.history``. They use batch norm's running statistics, which
+    follow augmented images and masked graphs: compute :func:`describe` after ``fit``, which
+    estimates the statistics anew, for those of the final weights (they are better).
 
     Parameters
     ----------

@@ -228,7 +228,9 @@ def _fingerprint_path(network: MMSANetwork, inputs: BatchedFingerprints) -> View
     if not isinstance(encoder, FingerprintMLP):
         return f"{type(encoder).__name__} is not an encoder whose bits can be blended"
     whole = inputs.counts.float().log1p(), encoder.scaled_descriptors(inputs)
-    blank = torch.zeros_like(whole[0]), torch.zeros_like(whole[1])  # a score of 0 is the median
+    # Undefined descriptors are read as medians, whose score is not 0 where molecules tie with them.
+    medians = replace(inputs, descriptors=torch.full_like(inputs.descriptors, torch.nan))
+    blank = torch.zeros_like(whole[0]), encoder.scaled_descriptors(medians)
     return ViewPath(
         ("bits", "descriptors"),
         whole,

@@ -92,8 +92,9 @@ def normal_scores(values: Tensor, levels: Tensor, quantiles: Tensor) -> Tensor:
     Parameters
     ----------
     values : Tensor, [n, D]
-        NaN, where a descriptor is not defined, gets 0, the score of the median.
+        NaN, where a descriptor is not defined, gets the score of the median.
     levels : Tensor, [Q]
+        Symmetric about 0, the level of the median.
     quantiles : Tensor, [D, Q]
 
     Returns
@@ -108,7 +109,8 @@ def normal_scores(values: Tensor, levels: Tensor, quantiles: Tensor) -> Tensor:
     """
     ranks = torch.special.ndtr(levels)
     last = len(levels) - 1
-    x = values.nan_to_num(0.0).T.contiguous()  # [D, n]; undefined ones are overwritten below
+    medians = quantiles[:, len(levels) // 2]
+    x = torch.where(values.isnan(), medians.to(values.dtype), values).T.contiguous()  # [D, n]
     total = torch.zeros_like(x)
     for right in (False, True):
         above = torch.searchsorted(quantiles, x, right=right)  # quantiles below x, or up to it
@@ -117,8 +119,7 @@ def normal_scores(values: Tensor, levels: Tensor, quantiles: Tensor) -> Tensor:
         width = torch.where(end > start, end - start, torch.ones_like(start))
         share = ((x - start) / width).clamp(0, 1)
         total = total + torch.lerp(ranks[low], ranks[high], share)
-    scores = torch.special.ndtri((total / 2).clamp(ranks[0], ranks[-1]))
-    return torch.where(values.isnan(), torch.zeros_like(values), scores.T)
+    return torch.special.ndtri((total / 2).clamp(ranks[0], ranks[-1])).T
 
 
 class FingerprintMLP(nn.Module):

@@ -13,6 +13,7 @@ from deepchem_mmsa.batching import Collator
 from deepchem_mmsa.explain import explain
 from deepchem_mmsa.explain.attribution import view_paths
 from deepchem_mmsa.explain.average import average_atom, average_bond, average_element
+from deepchem_mmsa.layers.fingerprint_encoder import reference_quantiles
 from deepchem_mmsa.molecule import MODALITIES
 from deepchem_mmsa.predictor import MMSAPredictor
 from deepchem_mmsa.views import ViewSettings, molecule_views
@@ -42,7 +43,8 @@ def test_contributions_sum_to_the_difference(changes, seed):
     parts = [atoms_and_more, sum(view.contribution for view in why.views)]
     np.testing.assert_allclose(parts, difference, rtol=0.05)
     assert abs(why.residual) <= 0.05 * abs(difference)
-    assert sum(view.share for view in why.views) == pytest.approx(1)
+    sizes = np.abs([view.contribution for view in why.views])
+    np.testing.assert_allclose([view.share for view in why.views], sizes / sizes.sum())
 
 
 def test_what_is_explained_is_what_is_predicted(net):
@@ -179,6 +181,20 @@ def test_the_blank_conformer_is_of_average_elements(hydrogens):
         path = view_paths(net, batch)[0]["geometry"]
         expected = averaged.encoders["geometry"](batch.inputs["geometry"])
         torch.testing.assert_close(path.encode(*path.blank), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_descriptor_that_is_the_median_contributes_nothing():
+    """Half of the molecules have no saturated ring: to have none is nothing to account for."""
+    net = network(modalities=("fingerprint",), fingerprint_width=16)
+    names, levels, quantiles = reference_quantiles()
+    medians = dict(zip(names, quantiles[:, levels.tolist().index(0.0)].tolist()))
+    record = molecule_views(IBUPROFEN, ViewSettings(("fingerprint",)))
+    why = explain(net, record, **QUICK)
+    own = dict(zip(names, record.descriptors.tolist()))
+    alike = {name for name in names if own[name] == medians[name]}
+    assert {"NumSaturatedRings", "fr_ether", "fr_bicyclic"} < alike
+    for name, value in why.descriptors.items():
+        assert (value == 0) == (name in alike), name
 
 
 def test_the_log_odds_of_a_class_are_those_of_its_task_against_all_others():

@@ -106,12 +106,15 @@ def test_other_weights_give_another_picture(acids):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("views", [("graph",), ("geometry",), VIEWS], ids="+".join)
+@pytest.mark.parametrize("views", [("graph",), ("geometry",), VIEWS, ("fingerprint",)],
+                         ids="+".join)  # fmt: skip
 @pytest.mark.parametrize("substructure", [ACID, "[SX4](=O)(=O)[NX3]"], ids=["acid", "sulfonamide"])
 def test_the_substructure_is_found_in_every_view(views, substructure):
     query, smiles, records, y = labelled_by(substructure, 400, views, image_size=64)
     net = trained(records[:320], y[:320], epochs=20, modalities=views, image_size=64, image_width=8)
     auc, share = found_substructure(net, query, smiles[320:], 20)
     print(f"{substructure} in {views}: AUC {auc:.3f}, share {share:.2f}")
-    assert auc >= 0.9
-    assert share > 0.5
+    # Descriptors, which belong to no atom, take most of the fingerprint's credit.
+    least_auc, least_share = (0.75, 0.0) if views == ("fingerprint",) else (0.9, 0.5)
+    assert auc >= least_auc
+    assert share > least_share

@@ -71,9 +71,14 @@ def test_scores_are_monotone_and_bounded(values, column):
 
 
 def test_an_undefined_descriptor_is_the_median():
-    _, levels, quantiles = reference_quantiles()
+    """Its score is 0 only where no other molecules have the same value."""
+    names, levels, quantiles = reference_quantiles()
+    half = quantiles[:, levels.tolist().index(0.0)]
     nothing = torch.full((2, N_DESCRIPTORS), torch.nan)
-    assert (normal_scores(nothing, levels, quantiles) == 0).all()
+    scores = normal_scores(nothing, levels, quantiles)
+    assert torch.equal(scores, normal_scores(half.expand(2, -1), levels, quantiles))
+    assert scores[0, names.index("MaxPartialCharge")] == 0
+    assert scores[0, names.index("NumSaturatedRings")] < -0.5  # most molecules have none
 
 
 def test_rows_do_not_mix(batch):
