@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from deepchem_mmsa import hub
 from deepchem_mmsa._version import __version__
@@ -259,6 +260,17 @@ def _read_export(folder: Path) -> Pretrained:
     return Pretrained(config, tensors, exemplars, metadata)
 
 
+class _WithoutNoise(TorchFunctionMode):
+    """Skips initial noise, for which torch imports its compiler on the meta device: a second."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function.__name__.endswith("normal_"):
+            return None
+        return function(*args, **(kwargs or {}))
+
+
 def _compare_sizes(config: MMSAConfig, tensors: Mapping[str, Tensor], source: str) -> None:
     """Check that a configuration describes these tensors, before memory is taken for its sizes."""
     if any(getattr(config, modality) == CUSTOM for modality in config.modalities):
@@ -268,7 +280,7 @@ def _compare_sizes(config: MMSAConfig, tensors: Mapping[str, Tensor], source: st
     if config.memory and config.n_anchors != n:
         raise CheckpointError(f"{source} does not fit: n_anchors={config.n_anchors}, {n} there")
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _WithoutNoise():
             network = MMSANetwork(config)
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{source} cannot be built: {error}") from error

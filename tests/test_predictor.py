@@ -174,11 +174,13 @@ def test_embed_in_one_call(folder, predictor):
     )
 
 
-def test_predicts_without_deepchem(folder):
+def test_predicts_without_what_takes_long_to_import(folder):
     code = (
-        "import sys; from deepchem_mmsa import MMSAPredictor; "
-        f"p = MMSAPredictor.from_pretrained({str(folder)!r}); p.predict(['CCO']); "
-        "heavy = ('deepchem', 'dgl', 'dgllife', 'sklearn', 'matplotlib'); "
+        "import sys; from deepchem_mmsa import MMSAPredictor, embed; "
+        f"MMSAPredictor.from_pretrained({str(folder)!r}).predict(['CCO']); "
+        "embed(['CCO'], 'mmsa-small'); embed(['CCO'], 'mmsa-base'); "
+        "heavy = ('deepchem', 'dgl', 'dgllife', 'sklearn', 'matplotlib', 'pandas', 'scipy', "
+        "'torch._dynamo'); "
         "print([m for m in heavy if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

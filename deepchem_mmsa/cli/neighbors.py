@@ -43,6 +43,7 @@ def neighbors(
     """Find the nearest molecules of a reference table by cosine similarity of the embeddings."""
     import numpy as np
     from sklearn.neighbors import NearestNeighbors
+    from sklearn.preprocessing import normalize
 
     from deepchem_mmsa.cli.ahead import processes
     from deepchem_mmsa.cli.rows import (
@@ -80,7 +81,9 @@ def neighbors(
             f"{len(known) - len(rows)} rows of {reference} cannot be read and are left out"
         )
     k = min(count, len(rows))
-    search = NearestNeighbors(n_neighbors=k, metric="cosine").fit(known[rows])
+    # Between unit vectors, d² = 2 − 2 cos; of cosines scikit-learn would keep the whole matrix.
+    known = normalize(known[rows], copy=False)
+    search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(known)
 
     def compute(
         table: Table, molecules: Sequence[object], progress: Callable[[int], None]
@@ -92,14 +95,14 @@ def neighbors(
         columns: dict[str, object] = {}
         distances, found = np.ones((len(values), k)), np.zeros((len(values), k), dtype=int)
         if there.any():
-            distances[there], found[there] = search.kneighbors(values[there])
+            distances[there], found[there] = search.kneighbors(normalize(values[there]))
         for rank in range(k):
             places = rows[found[:, rank]]
             columns[f"neighbor_{rank + 1}"] = np.where(there, [texts[i] for i in places], "")
             columns[f"row_{rank + 1}"] = pd.array(np.where(there, places + 1, -1), dtype="Int64")
             columns[f"row_{rank + 1}"][~there] = pd.NA  # type: ignore[index]
             columns[f"similarity_{rank + 1}"] = np.where(
-                there, np.round(1 - distances[:, rank], 6), np.nan
+                there, np.round(1 - distances[:, rank] ** 2 / 2, 6), np.nan
             )
         return pd.DataFrame(columns), reasons
 

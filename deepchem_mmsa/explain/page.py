@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from functools import lru_cache
 from html import escape
 
 import numpy as np
@@ -254,14 +255,14 @@ def _reference(why: Explanation, reference: Reference) -> list[str]:
 
 
 def _atoms(why: Explanation) -> str:
-    total, views = why.total, list(why.atoms)
+    total, scale, views = why.total, why.scale, list(why.atoms)
     head = "".join(f"<th class='num'>{_name(v)}</th>" for v in [*views, TOTAL])
     order = np.argsort(-np.abs(total), kind="stable").tolist()
     symbols = [atom.GetSymbol() for atom in why.molecule.GetAtoms()]
     rows = "".join(
         f"<tr><td>{symbols[i]}{i + 1}</td>"
-        + "".join(f"<td class='num'>{signed(why.atoms[v][i], why.scale)}</td>" for v in views)
-        + f"<td class='num'><b>{signed(total[i], why.scale)}</b></td></tr>"
+        + "".join(f"<td class='num'>{signed(why.atoms[v][i], scale)}</td>" for v in views)
+        + f"<td class='num'><b>{signed(total[i], scale)}</b></td></tr>"
         for i in order
     )
     table = f"""<details><summary>All {len(order)} atoms as a table</summary>
@@ -274,10 +275,11 @@ def _atoms(why: Explanation) -> str:
 def _bonds(why: Explanation, symbols: list[str]) -> str:
     if why.bonds is None or not len(why.bonds):
         return ""
+    scale = why.scale
     pairs = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in why.molecule.GetBonds()]
     rows = "".join(
         f"<tr><td>{symbols[pairs[i][0]]}{pairs[i][0] + 1} – {symbols[pairs[i][1]]}"
-        f"{pairs[i][1] + 1}</td><td class='num'>{signed(why.bonds[i], why.scale)}</td></tr>"
+        f"{pairs[i][1] + 1}</td><td class='num'>{signed(why.bonds[i], scale)}</td></tr>"
         for i in np.argsort(-np.abs(why.bonds), kind="stable").tolist()
     )
     return f"""<details><summary>All {len(pairs)} bonds as a table</summary>
@@ -353,12 +355,16 @@ def _signed_bar(value: float, scale: float) -> str:
     )
 
 
-def _molecule(smiles: str, *captions: str) -> str:
+@lru_cache(512)  # the same anchors are near many molecules
+def _picture(smiles: str) -> str:
     with quiet_legacy():
         molecule = Chem.MolFromSmiles(smiles)
-    picture = draw_plain(molecule) if molecule is not None else ""
+    return draw_plain(molecule) if molecule is not None else ""
+
+
+def _molecule(smiles: str, *captions: str) -> str:
     told = "".join(f"<span class='num'>{escape(caption)}</span>" for caption in captions)
     return (
-        f"<div class='mol'>{picture}{told}"
+        f"<div class='mol'>{_picture(smiles)}{told}"
         f"<code title='{escape(smiles)}'>{escape(smiles)}</code></div>"
     )

@@ -7,13 +7,10 @@ The features of an edge follow ComENet (Wang et al. 2022, NeurIPS, arXiv 2206.08
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
-from functools import partial
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor, nn
 
 from deepchem_mmsa.layers.message_passing import BatchedConformers
@@ -287,12 +284,12 @@ class BesselBasis(nn.Module):
         self.cutoff = cutoff
         zeros = _bessel_zeros(n_degrees, n_radial)
         norms = [
-            [math.sqrt(2) / abs(_bessel_scalar(degree + 1, zero)) for zero in row]
+            (math.sqrt(2) / _spherical_bessel(degree + 1, row).abs()).tolist()
             for degree, row in enumerate(zeros)
         ]
         # They are in no state: torch's default type, if it is half precision, would change them.
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
-        self.register_buffer("zeros", torch.tensor(zeros, dtype=dtype), persistent=False)
+        self.register_buffer("zeros", torch.tensor(zeros.tolist(), dtype=dtype), persistent=False)
         self.register_buffer("norms", torch.tensor(norms, dtype=dtype), persistent=False)
 
     def forward(self, distance: Tensor) -> Tensor:
@@ -318,19 +315,18 @@ def _spherical_bessel(degree: int, x: Tensor) -> Tensor:
     return torch.where(x < 1.0, series, current)
 
 
-def _bessel_scalar(degree: int, x: float) -> float:
-    # On the CPU, also where networks are made on another device, or on none (exports).
-    return float(_spherical_bessel(degree, torch.tensor(x, dtype=torch.float64, device="cpu")))
-
-
-def _bessel_zeros(n_degrees: int, n_zeros: int) -> list[list[float]]:
+def _bessel_zeros(n_degrees: int, n_zeros: int) -> Tensor:
     """First positive zeros of ``j_0 ... j_{n_degrees-1}``; those of adjacent degrees interlace."""
-    brackets = [math.pi * (n + 1) for n in range(n_zeros + n_degrees)]
-    rows = [brackets[:n_zeros]]
+    # On the CPU, also where networks are made on another device, or on none (exports).
+    ends = torch.arange(1, n_zeros + n_degrees + 1, dtype=torch.float64, device="cpu") * math.pi
+    rows = [ends[:n_zeros]]
     for degree in range(1, n_degrees):
-        brackets = [
-            brentq(partial(_bessel_scalar, degree), low, high, xtol=1e-14)
-            for low, high in itertools.pairwise(brackets)
-        ]
-        rows.append(brackets[:n_zeros])
-    return rows
+        low, high = ends[:-1], ends[1:]
+        sign = _spherical_bessel(degree, low).sign()
+        for _ in range(54):  # from an interval of about π to the precision of its ends
+            middle = (low + high) / 2
+            before = _spherical_bessel(degree, middle).sign() == sign
+            low, high = torch.where(before, middle, low), torch.where(before, high, middle)
+        ends = (low + high) / 2
+        rows.append(ends[:n_zeros])
+    return torch.stack(rows)

@@ -115,8 +115,8 @@ class ResNet18(nn.Module):
         # default type, if it is half precision, would change them.
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
-            channels = 255 * torch.tensor(values, dtype=dtype).view(1, 3, 1, 1)
-            self.register_buffer(name, channels, persistent=False)
+            channels = 255 * torch.tensor(values, dtype=dtype, device="cpu").view(1, 3, 1, 1)
+            self.register_buffer(name, channels.to(self.conv1.weight.device), persistent=False)
         self.reset_parameters(zero_init_residual)
 
     @staticmethod

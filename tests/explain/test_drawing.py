@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from rdkit import Chem
 
-from deepchem_mmsa.explain import explain, read_references
+from deepchem_mmsa.explain import Explanation, explain, page, read_references
 from deepchem_mmsa.explain.drawing import (
     LOWERS,
     RAISES,
@@ -81,6 +81,24 @@ def test_the_page_tells_what_belongs_to_no_atom():
     assert "without the descriptors, which belong to no atom" in page
     assert page.count("class='note'") >= 6
     assert "descriptors" not in explain(network(), "CCO", **QUICK).to_html()
+
+
+def test_a_page_repeats_no_work_per_atom_and_no_drawing_of_an_anchor(net, monkeypatch):
+    sums, drawn = [], []
+    add_up = Explanation.total.fget
+    monkeypatch.setattr(Explanation, "total", property(lambda w: sums.append(w) or add_up(w)))
+    monkeypatch.setattr(page, "draw_plain", lambda molecule: drawn.append(molecule) or "")
+    page._picture.cache_clear()
+    small, large = (explain(net, smiles, **QUICK) for smiles in ("CCO", IBUPROFEN))
+    small.to_html()
+    assert (before := len(sums)) > 0
+    assert len(drawn) == len({s for a in small.anchors for s, _ in a.exemplars[:3]})
+    large.to_html()
+    assert len(sums) == 2 * before
+    assert len(drawn) == len(
+        {s for w in (small, large) for a in w.anchors for s, _ in a.exemplars[:3]}
+    )
+    page._picture.cache_clear()
 
 
 def test_what_raises_is_orange_and_what_lowers_purple():
