@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 _UMASK = os.umask(0o077)  # there is no other way to ask for it
@@ -73,7 +75,8 @@ def write_together(
             write(ready[path])
             with open(ready[path], "rb+") as file:
                 os.fsync(file.fileno())
-            os.chmod(ready[path], 0o666 & ~_UMASK)
+            with suppress(PermissionError):  # FAT, shared folders and some ACLs have no modes
+                os.chmod(ready[path], 0o666 & ~_UMASK)
         if before is not None:
             before()
         for path, temporary in ready.items():
@@ -115,6 +118,9 @@ def sync_folder(folder: str | os.PathLike) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # no such thing, as on SMB
+            raise
     finally:
         os.close(handle)
 

@@ -208,7 +208,7 @@ def sample_dropout(
             for _ in range(masks):
                 h = {**known, **network.modality_embeddings(batch, only=stochastic)}
                 embedding = network.embed_codes(network.project(h), batch.available)
-                value = network.supervised_outputs(embedding, h, batch.available)[0].double()
+                value = network.supervised_outputs(embedding, h, batch.available)[0].cpu().double()
                 # Relative to the first sample, so that the deviation of equal values is exactly 0.
                 if total is None or squares is None:
                     origin = value

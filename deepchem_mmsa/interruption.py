@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Self
 
@@ -65,7 +66,8 @@ class Interruption:
         self.signal, self._since = number, time.monotonic() + ONE_REQUEST
         # Not through logging or print, which may hold a lock when the signal arrives.
         text = "\nfinishing the step, then stopping with a checkpoint; repeat to stop at once\n"
-        os.write(2, text.encode())
+        with suppress(OSError):  # closed, or a terminal that is gone
+            os.write(2, text.encode())
 
 
 def exception_of(number: int, message: str) -> BaseException:

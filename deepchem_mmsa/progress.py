@@ -41,6 +41,8 @@ def progress_bar(shown: bool | None = True, **arguments: Any) -> tqdm:
     >>> with progress_bar(False, total=2) as bar:
     ...     bar.update()
     """
+    if sys.stderr is None:  # closed, or a process of a window
+        return tqdm(disable=True, **arguments)
     live = sys.stderr.isatty()
     layout: dict[str, Any] = {"file": sys.stderr, "mininterval": 0.5, "dynamic_ncols": True}
     if not live:

@@ -14,6 +14,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
+import torch
 
 from tests.fixtures import dataset, graph_dataset, make_model, molecules  # noqa: F401
 
@@ -109,3 +110,21 @@ def pytest_configure(config):
         from deepchem_mmsa.layers.dgl_backend import import_dgl
 
         import_dgl()
+
+
+@pytest.fixture
+def without_doubles(monkeypatch):
+    """A device without float64, as Apple's: a tensor has to leave it before it gets one."""
+    leave, widen = torch.Tensor.cpu, torch.Tensor.double
+
+    def cpu(tensor):
+        there = leave(tensor).clone()
+        there.left = True
+        return there
+
+    def double(tensor):
+        assert getattr(tensor, "left", False), "the device has no float64"
+        return widen(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", cpu)
+    monkeypatch.setattr(torch.Tensor, "double", double)

@@ -1,6 +1,8 @@
 """Files that are whole or not there."""
 
+import errno
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -109,3 +111,31 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     remove_leftovers(path)
     assert not leftover.exists()
     assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
+def test_where_files_have_no_modes_and_folders_cannot_be_flushed(tmp_path, monkeypatch):
+    """FAT refuses the one, SMB the other."""
+    flush = os.fsync
+
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    def of_files(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        flush(handle)
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    monkeypatch.setattr(os, "fsync", of_files)
+    write_text(tmp_path / "a.txt", "there")
+    assert (tmp_path / "a.txt").read_text() == "there"
+
+
+def test_a_folder_that_fails_to_be_flushed_is_told(tmp_path, monkeypatch):
+    def fail(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        write_text(tmp_path / "a.txt", "there")

@@ -318,3 +318,7 @@ def test_an_ensemble_works_in_the_batches_and_processes_asked_for(monkeypatch):
     monkeypatch.setattr(one, "predict", watched_predict)
     ensemble_spread([one, one], ["CCO", "CCN", "CCC"], batch_size=2, n_jobs=2)
     assert (jobs[0], sizes) == (2, [2, 2])
+
+
+def test_masks_need_no_float64_on_the_device(without_doubles):
+    assert (dropout_spread(predictor(), GIVEN[:2], masks=2).std > 0).all()

@@ -63,3 +63,15 @@ def test_a_sigterm_that_torchrun_passes_on_belongs_to_the_scheduler_s(capfd):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert capfd.readouterr().err.count("finishing the step") == 1
+
+
+def test_a_request_is_noted_where_it_cannot_be_told(monkeypatch):
+    """The terminal is gone, or standard error was closed."""
+
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "write", fail)
+    with Interruption() as interruption:
+        signal.raise_signal(signal.SIGTERM)
+        assert interruption.signal == signal.SIGTERM

@@ -39,3 +39,12 @@ def test_a_terminal_is_redrawn(monkeypatch):
 def test_without_being_asked_only_a_terminal_shows_it(monkeypatch):
     assert shown(io.StringIO(), monkeypatch, None) == shown(Terminal(), monkeypatch, False) == ""
     assert shown(Terminal(), monkeypatch, None)
+
+
+def test_a_process_without_standard_error_shows_nothing(monkeypatch):
+    """Closed by the caller, or that of a window (pythonw)."""
+    monkeypatch.setattr(sys, "stderr", None)
+    for asked in (True, False, None):
+        with progress_bar(asked, total=1) as bar:
+            show_means(bar, 1, {"loss": 0.5})
+            bar.update()

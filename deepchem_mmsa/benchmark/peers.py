@@ -166,7 +166,9 @@ class Chemprop:
 
     def _call(self, *words: object) -> str:
         command = [self.command, *map(str, words)]
-        done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - the user's
+        done = subprocess.run(  # noqa: S603 - the user's
+            command, capture_output=True, encoding="utf-8", errors="replace"
+        )
         if done.returncode:
             raise RuntimeError(f"{self.command} {words[0]} failed: {done.stderr[-2000:]}")
         return done.stdout

@@ -95,6 +95,9 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     # SIGTERM, as a scheduler sends it, is handled like Ctrl-C: no partial files, can be resumed.
     signal.signal(signal.SIGTERM, _terminate)
+    # Processes that this one starts look for modules where it does: not in the current folder, in
+    # which a random.py or select.py may lie.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     # OpenMP threads spin while they wait for each other, which is slow on cores shared with other
     # processes. The variable is read when torch is loaded, later (docs/performance.md).
     if "OMP_WAIT_POLICY" not in os.environ:

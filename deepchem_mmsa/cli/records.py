@@ -47,10 +47,11 @@ def as_file(source: str) -> Iterator[str]:
     if not is_pipe(source):
         yield source
         return
-    with tempfile.NamedTemporaryFile(prefix="mmsa-") as file, opened(source) as given:
-        shutil.copyfileobj(given, file)
-        file.flush()
-        yield file.name
+    with tempfile.TemporaryDirectory(prefix="mmsa-") as folder:
+        copy = Path(folder, "input")
+        with opened(source) as given, copy.open("wb") as file:  # Windows opens none twice
+            shutil.copyfileobj(given, file)
+        yield str(copy)
 
 
 def make_records(

@@ -268,7 +268,7 @@ class MemoryBank(nn.Module):
         n_clusters = min(n_clusters, len(directions.unique(dim=0)))
         kmeans = MiniBatchKMeans(
             n_clusters, n_init=1, batch_size=2048, random_state=self.seed % 2**32
-        ).fit(directions.double().cpu().numpy())
+        ).fit(directions.cpu().double().numpy())
         centres = torch.from_numpy(kmeans.cluster_centers_).to(self.usage)
         # k-means clusters directions; an anchor is a mean of codes, as later in `_follow`.
         index = cosine_similarity(codes, centres).argmax(dim=1)
@@ -312,7 +312,7 @@ class MemoryBank(nn.Module):
         _, similarity = self.nearest(codes)
         # Prefers codes far from all anchors; seed and update fix the draw, so no state is saved.
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.n_updates) % 2**63)
-        distance = (1 - similarity).clamp(min=1e-6).double().cpu()
+        distance = (1 - similarity).clamp(min=1e-6).cpu().double()
         chosen = torch.multinomial(distance, len(dead), generator=generator).to(codes.device)
         self.anchors[dead] = codes[chosen].to(self.anchors.dtype)
         self.usage[dead] = 1 / self._count()

@@ -265,6 +265,7 @@ elif words[0] == "train":
     assert set(data.split) == {{"train", "val", "test"}}
     assert (data[data.split == "test"].filter(like="task") == 0).all(axis=None)
     assert data[data.split == "train"].filter(like="task").isna().any(axis=None)
+    sys.stderr.buffer.write(b"10 \\xb5s")  # no UTF-8
     assert after("--pytorch-seed") == "3" and after("--task-type") == "classification"
 elif "fail" in sys.argv[0]:
     sys.exit("no such file")

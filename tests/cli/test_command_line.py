@@ -218,6 +218,22 @@ def test_streams_that_the_caller_closed_are_not_missed(models, table, tmp_path, 
     assert len(done.stdout.splitlines()) == (6 if closed == "2>&-" else 0)
 
 
+def test_modules_in_the_current_folder_are_not_imported(tmp_path):
+    """Neither here nor in the processes that make the records."""
+    entry = tmp_path / "bin" / "mmsa"
+    entry.parent.mkdir()
+    entry.write_text("from deepchem_mmsa.cli import main\nmain()\n")
+    for name in ("random", "select", "torch"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('the wrong {name}')")
+    (tmp_path / "in.csv").write_text("smiles\nCCO\nCCN\n")
+    words = ["featurize", "in.csv", "--modalities", "graph", "--jobs", "2", "--output", "records"]
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
+    done = subprocess.run(
+        [sys.executable, entry, *words], cwd=tmp_path, env=kept, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("command", ["predict", "embed"])
 def test_json_says_what_computed_a_table(mmsa_json, models, table, tmp_path, command):
     told = [

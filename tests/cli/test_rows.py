@@ -17,6 +17,7 @@ import pytest
 from deepchem_mmsa import MMSAPredictor
 from deepchem_mmsa.applicability import ApplicabilityDomain
 from deepchem_mmsa.cli import rows
+from deepchem_mmsa.cli.records import as_file
 from deepchem_mmsa.cli.rows import column_of_other
 from deepchem_mmsa.ensemble import dropout_spread, ensemble_spread
 from deepchem_mmsa.explain import explain
@@ -450,3 +451,17 @@ def test_a_named_pipe_is_read_once_and_whole(mmsa, models, table, tmp_path):
     writer = threading.Thread(target=lambda: pipe.write_bytes(table.read_bytes()), daemon=True)
     writer.start()
     assert mmsa("predict", pipe, "-m", models["regression"]).stdout == expected
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="cannot list open files here")
+def test_the_copy_of_a_pipe_is_closed_while_it_is_read():
+    """Windows opens no file twice."""
+    reading, writing = os.pipe()
+    os.write(writing, b"smiles\nCCO\n")
+    os.close(writing)
+    with as_file(f"/dev/fd/{reading}") as copy:
+        held = [os.path.realpath(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd")]
+        assert os.path.realpath(copy) not in held
+        assert Path(copy).read_bytes() == b"smiles\nCCO\n"
+    os.close(reading)
+    assert not os.path.exists(copy)

@@ -452,3 +452,9 @@ def test_a_cluster_without_codes_starts_as_long_as_a_code_is(monkeypatch):
     bank.update(7 * torch.eye(16)[:1] + 1e-3 * torch.arange(16).unsqueeze(1))
     assert bank.usage.tolist() == [1, 0]
     assert bank.anchors[1].norm().item() == pytest.approx(7, rel=0.01)
+
+
+def test_the_memory_needs_no_float64_on_the_device(without_doubles):
+    bank, codes = reseeded()
+    assert bank.is_active
+    torch.testing.assert_close(bank.anchors[3], codes[15])
