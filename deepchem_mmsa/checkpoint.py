@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from deepchem_mmsa._version import __version__
 from deepchem_mmsa.atomic import sync_folder, write_atomically
@@ -22,10 +23,16 @@ from deepchem_mmsa.config import ARCHITECTURE, MMSAConfig
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
+EXTRA_STATE = "_extra_state"
 
 
 class CheckpointError(ValueError):
     """A checkpoint or exported model that cannot be used here, and why."""
+
+
+def tensors_in(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a state by name, without the extra state of modules."""
+    return {k: v for k, v in state.items() if not k.endswith(EXTRA_STATE)}
 
 
 def save_state(path: str | os.PathLike, state: Mapping[str, Any]) -> None:
@@ -122,6 +129,41 @@ def load_newest(paths: Iterable[str]) -> tuple[str, dict[str, Any]]:
             f"remove them; the newest: {faults[0]}"
         )
     raise ValueError("No checkpoint found")
+
+
+def check_tensors(
+    mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor], entire: tuple[str, ...], source: str
+) -> None:
+    """Check that each tensor of a network is in a source, with the same shape.
+
+    Parameters
+    ----------
+    mine, theirs : mapping
+        Tensors by name, of the network and of the source.
+    entire : tuple of str
+        Beginnings of names of which the source must not have more than the network.
+    source : str
+
+    Raises
+    ------
+    CheckpointError
+        If they do not fit; the message lists the first names.
+    """
+    missing = [k for k in mine if k not in theirs]
+    beyond = [k for k in theirs if k not in mine and k.startswith(entire)]
+    shapes = [
+        f"{k} {tuple(theirs[k].shape)} there, {tuple(v.shape)} here"
+        for k, v in mine.items()
+        if k in theirs and theirs[k].shape != v.shape
+    ]
+    if missing or beyond or shapes:
+        names = (("missing", missing), ("only there:", beyond))
+        told = [f"{how} {', '.join(sorted(some)[:5])}" for how, some in names if some]
+        raise CheckpointError(
+            f"{source} does not fit: "
+            + "; ".join(told + shapes[:5])
+            + "; use the same architecture, or copy fewer components"
+        )
 
 
 def check_architecture(mine: MMSAConfig, theirs: MMSAConfig, source: str) -> None:

@@ -24,13 +24,12 @@ from deepchem_mmsa import hub
 from deepchem_mmsa._version import __version__
 from deepchem_mmsa.atomic import write_together
 from deepchem_mmsa.card import card_text
-from deepchem_mmsa.checkpoint import CheckpointError
+from deepchem_mmsa.checkpoint import CheckpointError, check_tensors, tensors_in
 from deepchem_mmsa.config import CUSTOM, MMSAConfig
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.views import FEATURE_VERSION, compare_features
 
 FORMAT = 1
-EXTRA_STATE = "_extra_state"
 
 _MALFORMED = (
     OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError,
@@ -79,7 +78,7 @@ class Pretrained:
 
 def tensors_of(network: nn.Module) -> dict[str, Tensor]:
     """Return parameters and buffers by name, without the extra state of modules."""
-    return {k: v for k, v in network.state_dict().items() if not k.endswith(EXTRA_STATE)}
+    return tensors_in(network.state_dict())
 
 
 def export(
@@ -102,6 +101,9 @@ def export(
         If the metadata are not JSON-serialisable.
     ValueError
         If `precision` is unknown, or ``"tasks"`` or ``"classes"`` of the metadata are no lists.
+    CheckpointError
+        If a part other than an encoder was replaced, such as the head: the export could not be
+        loaded.
     OSError
         If it cannot be written.
     """
@@ -117,6 +119,7 @@ def export(
             if p.dim() > 1 and not name.startswith("memory.")
         }
         tensors = {k: v.bfloat16() if k in matrices else v for k, v in tensors.items()}
+    _check_rebuilt(network, config, tensors)
     weights = save(tensors)
     metadata = {k: v for k, v in metadata.items() if k not in _IDENTITY}  # another export's
     _check_names(metadata)
@@ -138,6 +141,22 @@ def export(
     if not any(exemplars):
         (folder / "exemplars.json").unlink(missing_ok=True)  # they would be another model's
     shutil.rmtree(folder / PREVIOUS, ignore_errors=True)
+
+
+def _check_rebuilt(network: nn.Module, config: MMSAConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Check that the configuration, with the custom encoders, describes these tensors."""
+    given: Any = network.get_submodule("encoders")
+    own = {m: given[m] for m in config.modalities if getattr(config, m) == CUSTOM}
+    with torch.device("meta"), _WithoutNoise():
+        usual = MMSANetwork(config, own)
+    try:
+        check_tensors(tensors_of(usual), tensors, ("",), "the usual network")
+    except CheckpointError as error:
+        raise CheckpointError(
+            "a part of this network was replaced, and from_pretrained would refuse the export "
+            f"({str(error).partition('; use ')[0]}): keep its checkpoints (restore), or export a "
+            "usual model that has taken over the rest by load_from_pretrained"
+        ) from None
 
 
 def _check_names(metadata: Mapping[str, Any]) -> None:
@@ -404,22 +423,8 @@ def copy_tensors(
     """
     starts = tuple(prefixes)
     mine = {k: v for k, v in tensors_of(network).items() if k.startswith(starts)}
-    missing = [k for k in mine if k not in tensors]
     entire = tuple(p for p in starts if not p or p.startswith(("encoders.", "head.")))
-    beyond = [k for k in tensors if k not in mine and k.startswith(entire)]
-    shapes = [
-        f"{k} {tuple(tensors[k].shape)} there, {tuple(v.shape)} here"
-        for k, v in mine.items()
-        if k in tensors and tensors[k].shape != v.shape
-    ]
-    if missing or beyond or shapes:
-        names = (("missing", missing), ("only there:", beyond))
-        told = [f"{how} {', '.join(sorted(some)[:5])}" for how, some in names if some]
-        raise CheckpointError(
-            f"{source} does not fit: "
-            + "; ".join(told + shapes[:5])
-            + "; use the same architecture, or copy fewer components"
-        )
+    check_tensors(mine, tensors, entire, source)
     with torch.no_grad():
         for name, value in mine.items():
             value.copy_(tensors[name])

@@ -7,7 +7,7 @@ model.py.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.config import CUSTOM, MMSAConfig
 from deepchem_mmsa.layers.encoders import ENCODER_OPTIONS, check_output, make_encoder
 from deepchem_mmsa.layers.fusion import Fusion
-from deepchem_mmsa.layers.heads import Head, atom_width, shows_atoms
+from deepchem_mmsa.layers.heads import Head, atom_width, check_raw, shows_atoms
 from deepchem_mmsa.layers.hypergraph import (
     Hypergraph,
     HypergraphConv,
@@ -27,6 +27,7 @@ from deepchem_mmsa.layers.hypergraph import (
 )
 from deepchem_mmsa.layers.memory_bank import MemoryBank, MemoryReadout
 from deepchem_mmsa.layers.message_passing import BatchedGraph, pool
+from deepchem_mmsa.layers.single_row import running_statistics
 from deepchem_mmsa.molecule import FINGERPRINT_SIZE, N_DESCRIPTORS
 from deepchem_mmsa.pretraining import LOSS_TERMS, MASK_TOKEN, pretraining_terms
 
@@ -150,7 +151,9 @@ class MMSANetwork(nn.Module):
             if name == CUSTOM:
                 raise ValueError(
                     f"the {modality} encoder of this configuration is a custom module: pass it "
-                    f"again, {modality}=<nn.Module> (in Python; the command line has no such model)"
+                    f"again, {modality}=<nn.Module>, to from_pretrained of MMSAModel or "
+                    "MMSAPredictor; the command line, embed, load_ensemble and MMSATransformer "
+                    "read no such model"
                 )
             options = ENCODER_OPTIONS[modality](self.config)
             return make_encoder(modality, name, **options)
@@ -194,9 +197,9 @@ class MMSANetwork(nn.Module):
         atoms : torch.Tensor, optional
             Atom embeddings of the graph encoder, if already computed.
         """
-        with self._encoding(modality, batch.available.device):
-            h = self.read(modality, inputs, atoms)
         n, sums = len(batch.rows[modality]), modality == "graph" and self.sums_atoms
+        with self._encoding(modality, batch.available.device, n):
+            h = self.read(modality, inputs, atoms)
         check_output(modality, self.encoders[modality], h, n, sums)
         return self._in_batch(h, batch.rows[modality], len(batch))
 
@@ -211,19 +214,22 @@ class MMSANetwork(nn.Module):
 
     def atom_embeddings(self, graph: BatchedGraph) -> Tensor:
         """Return the graph encoder's atom embeddings, ``[N, atom_dim]``."""
-        with self._encoding("graph", graph.atoms.device):
+        with self._encoding("graph", graph.atoms.device, graph.n_molecules):
             encoder: Any = self.encoders["graph"]
             return encoder.atom_embeddings(graph)
 
     @contextmanager
-    def _encoding(self, modality: str, device: torch.device) -> Iterator[None]:
-        """Set the encoder's precision, and disable gradients if it is frozen."""
+    def _encoding(self, modality: str, device: torch.device, n: int) -> Iterator[None]:
+        """Set the encoder's precision for n molecules, and disable gradients if it is frozen."""
         dtype = torch.bfloat16 if self.config.precision == "bf16" else None
+        custom = getattr(self.config, modality) == CUSTOM
         # A custom module may not know bf16, as DGL's kernels do not: only if it is asked for.
-        if self.training and getattr(self.config, modality) != CUSTOM:
+        if self.training and not custom:
             dtype = self.training_dtype
         learning = torch.is_grad_enabled() and modality not in self.frozen
         with (
+            # The named encoders see to this themselves.
+            running_statistics(self.encoders[modality]) if custom and n < 2 else nullcontext(),
             torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None),
             torch.set_grad_enabled(learning),
         ):
@@ -388,6 +394,7 @@ class MMSANetwork(nn.Module):
             there = available[:, self.config.modalities.index("graph"), None]
             sums = torch.where(there, sums, torch.zeros_like(sums))
         raw = self.head(embedding) if sums is None else self.head(embedding, sums)
+        check_raw(self.head, raw, len(embedding), self.config)
         if self.config.mode == "classification":
             logits = raw.view(len(raw), self.config.n_tasks, self.config.n_classes)
             return [logits.softmax(-1), logits, embedding]

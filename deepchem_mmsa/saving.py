@@ -190,6 +190,9 @@ class SavableModel(TorchModel):
         path, state = files.load_newest(paths)
         theirs = MMSAConfig.from_dict(state["config"])
         files.check_architecture(self.config, theirs, path)
+        if strict:  # before anything is copied; a custom encoder or head may be another
+            saved = files.tensors_in(state["model_state_dict"])
+            files.check_tensors(exports.tensors_of(self.model), saved, ("",), path)
         self.model.load_state_dict(state["model_state_dict"], strict=strict)
         others = [f.name for f in fields(theirs) if f.name not in ARCHITECTURE]
         if changed := self.config.differences(theirs, others):

@@ -1,5 +1,6 @@
 """Encoders and a head of one's own: what they must have, and that they are trained and kept."""
 
+import deepchem as dc
 import numpy as np
 import pytest
 import torch
@@ -8,7 +9,8 @@ from torch import nn
 from deepchem_mmsa import MMSAModel, MMSAPredictor, training
 from deepchem_mmsa.checkpoint import CheckpointError
 from deepchem_mmsa.layers.dgl_backend import import_dgllife
-from tests.fixtures import AtomCounts
+from deepchem_mmsa.molecule import MoleculeViews
+from tests.fixtures import AtomCounts, labelled
 
 
 def test_a_module_of_ones_own(make_model, graph_dataset, tmp_path):
@@ -17,7 +19,7 @@ def test_a_module_of_ones_own(make_model, graph_dataset, tmp_path):
     assert model.config.graph == "custom"
     assert model.history[-1]["mask"] == 0
     model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="pass it again, graph=<nn.Module>"):
+    with pytest.raises(ValueError, match="pass it again, graph=<nn.Module>, to from_pretrained of"):
         MMSAModel.from_pretrained(tmp_path)
     again = MMSAModel.from_pretrained(tmp_path, graph=AtomCounts(), mode="regression")
     again.fit(graph_dataset, nb_epoch=1)
@@ -100,7 +102,14 @@ def test_what_a_module_of_ones_own_gives_is_checked(make_model, dataset, modalit
     class Wider(AtomCounts):
         out_dim = 13
 
-    for kind, told in ((OneForAll, r"\[1, 12\]"), (OfAtoms, r", 12\]"), (Wider, r"\[8, 12\]")):
+    class WithAttention(AtomCounts):
+        def forward(self, graph):
+            return super().forward(graph), None
+
+    for kind, told in (
+        (OneForAll, r"\[1, 12\]"), (OfAtoms, r", 12\]"), (Wider, r"\[8, 12\]"),
+        (WithAttention, "a tuple"),
+    ):  # fmt: skip
         model = make_model(mode="pretraining", modalities=modalities, graph=kind())
         with pytest.raises(ValueError, match=f"{kind.__name__} has given .*{told} for 8 mol"):
             model.fit(dataset, nb_epoch=1)
@@ -128,6 +137,68 @@ def test_a_head_of_ones_own_is_trained(make_model, graph_dataset, tmp_path):
     again.model.head = nn.Linear(model.config.embedding_dim, 1)
     again.restore()
     assert (again.predict(graph_dataset) == model.predict(graph_dataset)).all()
-    model.save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match="does not fit"):
-        MMSAModel.from_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="a part of this network was replaced.*head.weight"):
+        model.save_pretrained(tmp_path / "export")  # nobody could read it
+    assert not (tmp_path / "export" / "config.json").exists()
+    usual = make_model(mode="regression")
+    usual.load_from_pretrained(model)
+    usual.save_pretrained(tmp_path / "export")
+    MMSAModel.from_pretrained(tmp_path / "export")
+
+
+@pytest.mark.parametrize("mode", ["regression", "classification"])
+def test_what_a_head_of_ones_own_gives_is_checked(make_model, graph_dataset, mode):
+    """With a loss of one's own, [n] against [n, 1] would become [n, n] silently."""
+
+    class Flat(nn.Linear):
+        def forward(self, e):
+            return super().forward(e)[:, 0]
+
+    model = make_model(mode=mode, loss=lambda outputs, labels, weights: outputs[0].sum())
+    model.model.head = Flat(model.config.embedding_dim, 1)
+    with pytest.raises(ValueError, match=r"the head Flat has given \[8\] for 8.*\[8, [12]\]"):
+        model.fit(labelled(graph_dataset, np.arange(len(graph_dataset))[:, None] % 2), nb_epoch=1)
+
+
+def test_another_module_than_the_checkpoints_is_refused_whole(make_model, graph_dataset):
+    class Wider(AtomCounts):
+        out_dim = 13
+
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(120, 13)
+
+    model = make_model(mode="regression", graph=AtomCounts())
+    model.save()
+    for changes in ({"graph": Wider()}, {"graph": ShownAtoms()}):
+        other = make_model(mode="regression", model_dir=model.model_dir, **changes)
+        if isinstance(changes["graph"], ShownAtoms):  # the head that was put in is forgotten
+            other.model.head = nn.Linear(model.config.embedding_dim, 1)
+        before = {k: v.clone() for k, v in other.model.named_parameters()}
+        with pytest.raises(CheckpointError, match=r"checkpoint1.pt does not fit: .*(table|head)"):
+            other.restore()
+        assert all(torch.equal(before[k], v) for k, v in other.model.named_parameters())
+
+
+def test_batch_norm_of_ones_own_takes_a_single_molecule_or_none(make_model, dataset):
+    """Of a batch, one molecule may have the view, or none, at any step of a run."""
+
+    class Normed(AtomCounts):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(12)
+
+        def forward(self, graph):
+            return self.norm(super().forward(graph))
+
+    for n_graphs in (1, 0):
+        X = dataset.X[:8].copy()
+        for row in range(n_graphs, 8):
+            of = X[row]
+            X[row] = MoleculeViews(
+                of.smiles, atomic_numbers=of.atomic_numbers, coordinates=of.coordinates
+            )
+        data = dc.data.NumpyDataset(X, dataset.y[:8])
+        model = make_model(mode="regression", modalities=("graph", "geometry"), graph=Normed())
+        assert np.isfinite(model.fit(data, nb_epoch=1))
+        assert model.model.train().encoders["graph"].norm.training

@@ -107,8 +107,9 @@ def check_output(
     width: Any = encoder.out_dim
     if with_sum:
         width = width + encoder.atom_dim
-    if output.shape != (n_molecules, width):
+    given = list(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+    if given != [n_molecules, width]:
         raise ValueError(
-            f"the {modality} encoder {type(encoder).__name__} has given {list(output.shape)} for "
+            f"the {modality} encoder {type(encoder).__name__} has given {given} for "
             f"{n_molecules} molecules; it must return [n, out_dim], here {[n_molecules, width]}"
         )

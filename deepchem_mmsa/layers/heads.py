@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Head", "atom_width", "shows_atoms"]
+__all__ = ["Head", "atom_width", "check_raw", "shows_atoms"]
 
 ATOMS = 20
 """Atoms of an ordinary molecule; scales their sum to the initial size of one atom's term."""
@@ -27,6 +27,18 @@ def atom_width(encoder: Any) -> int:
             "`atom_embeddings(graph)` and `readout(graph, atoms)`"
         )
     return encoder.atom_dim
+
+
+def check_raw(head: nn.Module, raw: Tensor, n: int, config: Any) -> None:
+    """Raise ValueError unless a head, perhaps a custom one, has given ``[n, n_tasks]``."""
+    classes = config.n_classes if config.mode == "classification" else 1
+    given = list(raw.shape) if isinstance(raw, Tensor) else f"a {type(raw).__name__}"
+    if given != [n, config.n_tasks * classes]:
+        wanted = "[n, n_tasks * n_classes]" if config.mode == "classification" else "[n, n_tasks]"
+        raise ValueError(
+            f"the head {type(head).__name__} has given {given} for {n} embeddings; it must return "
+            f"{wanted}, here {[n, config.n_tasks * classes]}"
+        )
 
 
 class Head(nn.Sequential):
