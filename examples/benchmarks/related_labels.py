@@ -69,7 +69,7 @@ def main() -> None:
     model.fit(train, a.epochs, checkpoint_interval=0, callbacks=[stopping])
     write_keys([keys[row] for row in rows], a.output / "molecules.txt.gz")
     told = {
-        "source": a.source, "molecules": len(rows), "tasks": len(whole.tasks),
+        "source": a.source, "molecules": len(rows), "n_tasks": len(whole.tasks),
         "valid": stopping.best_score, "best_epoch": stopping.best_epoch,
     }  # fmt: skip
     model.save_pretrained(a.output / "model", metadata=told)

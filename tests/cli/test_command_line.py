@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -292,7 +293,7 @@ def test_wrong_options_are_json_where_that_was_asked_for(arguments, monkeypatch,
 
     monkeypatch.setattr("sys.argv", ["mmsa", *arguments])
     monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
-    with pytest.raises(SystemExit) as ended:
+    with mock.patch.dict("os.environ"), pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2
     said = json.loads(capsys.readouterr().err)
