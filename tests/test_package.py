@@ -99,7 +99,7 @@ def test_registers_in_deepchem_whichever_comes_first(code):
     out, _ = run(
         code + "; print(dc.models.MMSAModel.__name__, dc.feat.MMSAFeaturizer.__name__, "
         "'TorchModel' in [c.__name__ for c in dc.models.MMSAModel.__mro__], "
-        "hasattr(dc.models, 'nothing'), {'MMSAModel', 'GCNModel'} <= {*dir(dc.models)}, "
+        "hasattr(dc.models, 'nothing'), {'MMSAModel', 'SklearnModel'} <= {*dir(dc.models)}, "
         "'MMSAFeaturizer' in dir(dc.feat))"
     )
     assert out.splitlines()[-1] == "MMSAModel MMSAFeaturizer True False True True"
