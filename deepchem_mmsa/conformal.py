@@ -128,7 +128,7 @@ class ConformalIntervals:
         # A margin for rounding, so that an error equal to the quantile (a tie) is covered.
         half = half + 4 * np.finfo(float).eps * (np.abs(values) + half)
         half = np.where(np.isfinite(values), half, np.inf)
-        centre = np.nan_to_num(values, posinf=0, neginf=0)
+        centre = np.nan_to_num(values)
         return centre - half, centre + half
 
     def covers(

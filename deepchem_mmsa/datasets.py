@@ -352,5 +352,8 @@ def _parent(smiles: str) -> str:
             molecule = Chem.MolFromSmiles(smiles)
         if molecule is not None:
             parts = Chem.GetMolFrags(molecule, asMols=True)
-            smiles = Chem.MolToSmiles(max(parts, key=Chem.Mol.GetNumHeavyAtoms))
+            size = max(part.GetNumHeavyAtoms() for part in parts)
+            texts = [Chem.MolToSmiles(part) for part in parts if part.GetNumHeavyAtoms() == size]
+            # Of components of one size the same one, in whatever order they are written.
+            return max(connectivity(text) or text for text in texts)
     return connectivity(smiles) or smiles

@@ -144,6 +144,4 @@ class RunState:
 
 
 def _order(sizes: list[int | None]) -> str:
-    if len(sizes) < 3:
-        return ""
     return " in the dataset's order" if sizes[2] is None else f" in the order of seed {sizes[2]}"

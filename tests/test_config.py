@@ -87,6 +87,22 @@ def test_errors_name_field_and_remedy(arguments, message):
         MMSAConfig(**arguments)
 
 
+@pytest.mark.parametrize("value", [-1, float("nan"), "any other"], ids=str)
+def test_every_field_is_checked_and_named(value):
+    for field in fields(MMSAConfig):
+        if field.name not in MODALITIES:  # names of encoders, which the network knows
+            with pytest.raises(ValueError, match=field.name):
+                MMSAConfig(**{field.name: value})
+
+
+@pytest.mark.parametrize("names", [None, ("mode", "seed")])
+def test_differences_are_those_of_the_fields_asked_for(names):
+    one, other = MMSAConfig(seed=1, n_tasks=2), MMSAConfig(seed=2, n_tasks=3)
+    told = ["n_tasks: 2, not 3"] * (names is None) + ["seed: 1, not 2"]
+    assert one.differences(other, names) == told
+    assert one.differences(one.replace(), names) == []
+
+
 def test_unknown_argument_gets_a_hint():
     with pytest.raises(ValueError, match="did you mean 'learning_rate'"):
         MMSAConfig().replace(learning_rat=0.1)

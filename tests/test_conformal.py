@@ -195,6 +195,15 @@ def test_a_class_as_improbable_as_the_limit_is_in_the_set(per_class):
     assert sets(p).tolist() == [[True, False], [False, True]] * 10
 
 
+@pytest.mark.parametrize("shape", [(30, 3), (30, 2, 3)], ids=str)
+def test_the_size_of_a_set_is_the_number_of_its_classes(shape):
+    random = np.random.default_rng(0)
+    p = random.dirichlet(np.ones(3), shape[:-1])
+    sets = ConformalSets(0.6).fit(random.integers(3, size=shape[:-1]), p)
+    assert set(sets.size(p).flat) >= {1, 2}
+    assert sets.size(p).tolist() == np.count_nonzero(sets(p), axis=-1).tolist()
+
+
 def test_ranks_are_counted_in_decimals():
     """55 % of a hundred are 55, though 100 * 0.55 is a little more in binary."""
     errors = np.arange(1.0, 100)

@@ -175,6 +175,18 @@ def test_columns_stay_where_they_are_whatever_ends_a_line(tmp_path, encoding, en
 
 def test_molecules_without_an_inchi_are_known_too():
     assert without_shared(["*CCO", "*CCN"], ["OCC*"]) == (["*CCN"], ["*CCO"])
+    assert without_shared(["*[C@H](N)C"], ["*[C@@H](N)C"]) == ([], ["*[C@H](N)C"])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.permutations(["CCCO", "C[C@H](N)F", "*CCN", "[Na+]"]), st.booleans())
+def test_the_order_of_components_does_not_matter(parts, mirrored):
+    """Where several are the largest, and one is a mirror image, too."""
+    written = ".".join(parts)
+    smiles = np.array(["[Na+].C[C@H](N)F.CCCO.*CCN", written.replace("@", "@" * (1 + mirrored))])
+    train = np.array([True, False])
+    assert shared_rows(smiles, train, ~train, forms=True) == [1]
+    assert shared_rows(smiles, train, ~train) == ([] if mirrored else [1])
 
 
 def test_mirror_images_are_two_molecules():

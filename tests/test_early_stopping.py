@@ -1,6 +1,7 @@
 """Early stopping keeps the best weights, or the best average of weights."""
 
 import itertools
+import math
 
 import deepchem as dc
 import numpy as np
@@ -151,6 +152,14 @@ def test_averaging_is_a_decay(averaging):
 def test_patience_is_a_number_of_epochs(patience):
     with pytest.raises(ValueError, match="must be a number of epochs"):
         EarlyStopping(None, patience=patience)
+
+
+@pytest.mark.parametrize("patience", [0, 1, 2.5])
+def test_patience_is_how_many_epochs_are_no_better(make_model, graph_dataset, patience):
+    model, rising = make_model(mode="regression"), itertools.count(1.0)
+    model.validation_loss = lambda dataset: next(rising)
+    model.fit(graph_dataset, nb_epoch=9, callbacks=EarlyStopping(graph_dataset, patience=patience))
+    assert len(model.history) == 1 + max(1, math.ceil(patience))
 
 
 def test_another_model_begins_anew_and_the_same_goes_on(make_model, graph_dataset):

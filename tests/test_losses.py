@@ -302,20 +302,28 @@ weights_2x3 = st.lists(
 ).map(lambda rows: torch.tensor(rows).double())
 
 
-@given(weights=weights_2x3, seed=seeds, weighted=st.booleans())
+@given(
+    weights=weights_2x3,
+    seed=seeds,
+    n_classes=st.integers(2, 4),
+    weighted=st.sampled_from(["", "class", "class of task"]),
+)
 @quick
-def test_classification_equals_a_naive_reference(weights, seed, weighted):
-    n, n_classes = len(weights), 4
+def test_classification_equals_a_naive_reference(weights, seed, n_classes, weighted):
+    n = len(weights)
     logits = randn(n, 3, n_classes, seed=seed).requires_grad_()
     labels = torch.randint(n_classes, (n, 3), generator=generator(seed)).double()
     labels[weights == 0] = torch.nan
-    class_weights = torch.tensor([1.0, 2.0, 0.5, 4.0]) if weighted else None
-    loss = losses.masked_supervised_classification(logits, labels, weights, class_weights)
+    of_class = 0.1 + torch.rand(3, n_classes, generator=generator(seed)).double()
+    if weighted != "class of task":
+        of_class[:] = of_class[0] if weighted else 1
+    given = {"": None, "class": of_class[0], "class of task": of_class}[weighted]
+    loss = losses.masked_supervised_classification(logits, labels, weights, given)
     total = value = 0.0
     for i, t in itertools.product(range(n), range(3)):
         if weights[i, t] > 0:
             c = int(labels[i, t])
-            w = float(weights[i, t]) * (float(class_weights[c]) if weighted else 1.0)
+            w = float(weights[i, t] * of_class[t, c])
             value -= w * logits[i, t].log_softmax(0)[c].item()
             total += w
     assert loss.item() == pytest.approx(value / total if total else 0.0)
@@ -421,20 +429,6 @@ def test_errors_name_row_task_and_value():
         losses.masked_supervised_regression(torch.zeros(2, 3), labels, weights)
     with pytest.raises(ValueError, match="temperature=0"):
         losses.info_nce(torch.zeros(2, 2), torch.zeros(2, 2), 0)
-
-
-def test_class_weights_are_those_of_their_task():
-    logits, ones = randn(4, 2, 2), torch.ones(4, 2).double()
-    labels = torch.tensor([[0.0, 1], [1, 0], [1, 1], [0, 0]])
-    both = torch.tensor([[1.0, 3.0], [5.0, 1.0]]).double()
-    found = losses.masked_supervised_classification(logits, labels, ones, both)
-    total = weight = 0.0
-    for i in range(4):
-        for t in range(2):
-            c = int(labels[i, t])
-            total -= float(both[t, c] * logits[i, t].log_softmax(0)[c])
-            weight += float(both[t, c])
-    assert found.item() == pytest.approx(total / weight)
 
 
 def test_contrast_knows_copies_too():

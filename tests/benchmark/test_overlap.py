@@ -3,6 +3,7 @@
 import gzip
 
 import pytest
+from joblib import parallel_config
 
 from deepchem_mmsa.benchmark import overlap
 from deepchem_mmsa.benchmark.overlap import held_out_keys, keys_of, leave_out, write_keys
@@ -11,11 +12,15 @@ from tests.conftest import DRUGS
 from tests.fixtures import SMILES
 
 
-@pytest.mark.slow  # two workers import deepchem
-def test_keys_do_not_depend_on_processes(monkeypatch):
+@pytest.mark.parametrize(
+    "backend",
+    ["sequential", pytest.param("loky", marks=pytest.mark.slow)],  # its workers import deepchem
+)
+def test_keys_do_not_depend_on_processes(monkeypatch, backend):
     monkeypatch.setattr(overlap, "_CHUNK", 20)
     many = DRUGS + SMILES
-    assert keys_of(many, n_jobs=2) == keys_of(many)
+    with parallel_config(backend):
+        assert keys_of(many, n_jobs=2) == keys_of(many)
 
 
 def test_what_is_held_out_is_left_out(tmp_path):

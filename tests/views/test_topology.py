@@ -154,6 +154,8 @@ def test_the_molecule_given_is_not_changed():
         ("[H][H]", "atomic_number", [0, 0]),
         ("C[C@H](N)C(=O)O", "cip", [0, 2, 0, 0, 0, 0]),  # L-alanine is S
         ("C[C@@H](N)C(=O)O", "cip", [0, 1, 0, 0, 0, 0]),
+        ("O[C@H]1C[C@@H](Cl)C1", "cip", [0, 2, 0, 2, 0, 0]),  # s: pseudoasymmetric
+        ("O[C@H]1C[C@H](Cl)C1", "cip", [0, 1, 0, 1, 0, 0]),  # r
         ("C#N", "hybridization", [2, 2]),
         ("c1ccoc1", "aromatic", [1] * 5),
         ("C1CC1C", "in_ring", [0, 1, 1, 1]),
