@@ -22,7 +22,6 @@ from torch import Tensor
 from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.ensemble import over_batches
 from deepchem_mmsa.layers.memory_bank import MOLECULES_PER_ANCHOR, MemoryBank
-from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.predictor import MMSAPredictor
 from deepchem_mmsa.rdkit_state import quiet_legacy
 from deepchem_mmsa.views import check_sequence
@@ -59,6 +58,7 @@ class ApplicabilityDomain:
     Examples
     --------
     >>> from deepchem_mmsa.config import MMSAConfig
+    >>> from deepchem_mmsa.network import MMSANetwork
     >>> config = MMSAConfig(mode="regression", modalities=("graph",), graph_width=16)
     >>> domain = ApplicabilityDomain(MMSAPredictor(MMSANetwork(config)), anchors="training")
     >>> _ = domain.fit(["C" * n for n in range(2, 12)] + ["C" * n + "O" for n in range(2, 12)])
@@ -170,8 +170,9 @@ class ApplicabilityDomain:
 
     def _codes(self, molecules: Iterable[object]) -> Tensor:
         """Return the unified codes c, ``[N, d]``, in the space of the anchors."""
+        network = self.predictor.network
 
-        def unified(network: MMSANetwork, batch: MoleculeBatch) -> Tensor:
+        def unified(batch: MoleculeBatch) -> Tensor:
             return network.fusion.fuse(network.codes(batch), batch.available)
 
         records = self.predictor.records(molecules, self.n_jobs)

@@ -17,6 +17,18 @@ from typing import Any
 from deepchem_mmsa.molecule import DEFAULT_MODALITIES, MAX_IMAGE_SIZE, MODALITIES
 
 MODES = ("pretraining", "classification", "regression")
+_CHOICES = {
+    "mode": MODES,
+    "features": ("basic", "full"),
+    "graph_jk": ("last", "concat"),
+    "fusion": ("mean", "attention"),
+    "hypergraph_norm": ("row", "sym"),
+    "hypergraph_scope": ("batch", "memory"),
+    "memory_update": ("ema", "gradient"),
+    "schedule": ("joint", "staged"),
+    "lr_schedule": ("constant", "cosine"),
+    "precision": ("auto", "fp32", "bf16"),
+}
 MAX_LAYERS = 1000
 CUSTOM = "custom"
 """The encoder name that stands for a custom ``nn.Module`` in a configuration."""
@@ -224,41 +236,20 @@ class MMSAConfig:
 
     def __post_init__(self) -> None:
         """Convert sequences to tuples and check every field."""
-        if isinstance(self.modalities, str):
-            object.__setattr__(self, "modalities", (self.modalities,))
-        if not isinstance(self.class_weights, (str, type(None))):
-            object.__setattr__(self, "class_weights", _numbers("class_weights", self.class_weights))
-        several = isinstance(self.modalities, Iterable)
-        given = tuple(self.modalities) if several else (self.modalities,)
-        unknown = [m for m in given if m not in MODALITIES]
-        if unknown or not given or len(set(given)) != len(given):
-            raise ValueError(
-                f"modalities={given!r}: choose a non-empty subset of {MODALITIES}, each once"
-            )
-        # One canonical order: parameters and columns must not depend on the user's.
-        object.__setattr__(self, "modalities", tuple(m for m in MODALITIES if m in given))
-
+        self._check_modalities()
         for field in fields(self):
             if field.type == "bool":
                 value = getattr(self, field.name)
                 if value not in (True, False):
                     raise ValueError(f"{field.name}={value!r}: must be true or false")
                 object.__setattr__(self, field.name, bool(value))
-        self._one_of("mode", MODES)
-        self._one_of("features", ("basic", "full"))
+        for name, allowed in _CHOICES.items():
+            self._one_of(name, allowed)
         pools = str(self.graph_readout).split("+")
         if not set(pools) <= {"mean", "sum", "max"} or len(set(pools)) < len(pools):
             raise ValueError(
                 f"graph_readout={self.graph_readout!r}: choose mean, sum or max, or join with '+'"
             )
-        self._one_of("graph_jk", ("last", "concat"))
-        self._one_of("fusion", ("mean", "attention"))
-        self._one_of("hypergraph_norm", ("row", "sym"))
-        self._one_of("hypergraph_scope", ("batch", "memory"))
-        self._one_of("memory_update", ("ema", "gradient"))
-        self._one_of("schedule", ("joint", "staged"))
-        self._one_of("lr_schedule", ("constant", "cosine"))
-        self._one_of("precision", ("auto", "fp32", "bf16"))
         for name in (
             "n_tasks", "graph_width", "graph_layers", "geometry_width",
             "geometry_layers", "fingerprint_width", "fingerprint_layers", "embedding_dim",
@@ -287,6 +278,7 @@ class MMSAConfig:
         for name in ("encoder_learning_rate", "clip_norm"):
             if getattr(self, name) is not None:
                 self._positive(name)
+        self._check_class_weights()
         if self.memory and self.hypergraph and self.n_neighbors > self.n_anchors:
             raise ValueError(
                 f"n_neighbors={self.n_neighbors} (k) is larger than n_anchors={self.n_anchors} "
@@ -298,22 +290,41 @@ class MMSAConfig:
                 f"atom_sum=True: the sum is over the graph's atoms, and modalities="
                 f"{self.modalities!r} has no graph; add it, or set atom_sum=False"
             )
-        if isinstance(self.class_weights, str):
-            self._one_of("class_weights", ("balanced",))
-        elif self.class_weights is not None:
-            if len(self.class_weights) != self.n_classes:
-                raise ValueError(
-                    f"class_weights has {len(self.class_weights)} values for n_classes="
-                    f"{self.n_classes}; give one per class, or 'balanced'"
-                )
-            usable = all(0 <= weight < math.inf for weight in self.class_weights)
-            if not usable or not any(self.class_weights):
-                raise ValueError(
-                    f"class_weights={tuple(self.class_weights)}: they must be finite, at least 0, "
-                    "and not all 0"
-                )
 
     # ---- checks -------------------------------------------------------------------------
+
+    def _check_modalities(self) -> None:
+        one = isinstance(self.modalities, str) or not isinstance(self.modalities, Iterable)
+        given = (self.modalities,) if one else tuple(self.modalities)
+        unknown = [m for m in given if m not in MODALITIES]
+        if unknown or not given or len(set(given)) != len(given):
+            raise ValueError(
+                f"modalities={given!r}: choose a non-empty subset of {MODALITIES}, each once"
+            )
+        # One canonical order: parameters and columns must not depend on the user's.
+        object.__setattr__(self, "modalities", tuple(m for m in MODALITIES if m in given))
+
+    def _check_class_weights(self) -> None:
+        given = self.class_weights
+        if given is None:
+            return
+        if isinstance(given, str):
+            self._one_of("class_weights", ("balanced",))
+            return
+        try:
+            weights = tuple(map(float, given))
+        except (TypeError, ValueError):
+            raise ValueError(f"class_weights={given!r}: must be a sequence of numbers") from None
+        if len(weights) != self.n_classes:
+            raise ValueError(
+                f"class_weights has {len(weights)} values for n_classes={self.n_classes}; give one "
+                "per class, or 'balanced'"
+            )
+        if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+            raise ValueError(
+                f"class_weights={weights}: they must be finite, at least 0, and not all 0"
+            )
+        object.__setattr__(self, "class_weights", weights)
 
     def _one_of(self, name: str, allowed: Sequence[str]) -> None:
         if getattr(self, name) not in allowed:
@@ -365,9 +376,7 @@ class MMSAConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MMSAConfig:
         """Build from plain values; unknown names raise ValueError."""
-        return cls().replace(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        )
+        return cls().replace(**values)
 
     def to_json(self) -> str:
         """Return the configuration as JSON text."""
@@ -408,13 +417,6 @@ class MMSAConfig:
             for name in chosen
             if getattr(self, name) != getattr(other, name)
         ]
-
-
-def _numbers(name: str, values: Any) -> tuple[float, ...]:
-    try:
-        return tuple(float(value) for value in values)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}={values!r}: must be a sequence of numbers") from None
 
 
 ARCHITECTURE = (

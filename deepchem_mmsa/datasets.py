@@ -80,6 +80,7 @@ def example_table(name: str) -> pd.DataFrame:
 
 
 @lru_cache(maxsize=1 << 18)
+@quiet_legacy()
 def connectivity(smiles: str) -> str | None:
     """Return the first block of the InChIKey: the skeleton without stereochemistry.
 
@@ -91,12 +92,11 @@ def connectivity(smiles: str) -> str | None:
     >>> connectivity("C[C@H](N)C(=O)O") == connectivity("NC(C)C(O)=O")
     True
     """
-    with quiet_legacy():
-        molecule = Chem.MolFromSmiles(smiles)
-        if molecule is None:
-            return None
-        key = Chem.MolToInchiKey(molecule)
-        return key[:14] or Chem.MolToSmiles(molecule, isomericSmiles=False) or None
+    molecule = Chem.MolFromSmiles(smiles)
+    if molecule is None:
+        return None
+    key = Chem.MolToInchiKey(molecule)
+    return key[:14] or Chem.MolToSmiles(molecule, isomericSmiles=False) or None
 
 
 def without_shared(smiles: Iterable[str], reference: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -145,15 +145,16 @@ def connectivities(smiles: str) -> frozenset[str]:
     """
     if not isinstance(smiles, str):  # NaN or None, as pandas gives an empty cell
         return frozenset()
-    keys = {connectivity(smiles)}
-    if "." in smiles:
-        with quiet_legacy():
-            molecule = Chem.MolFromSmiles(smiles)
-        if molecule is not None:
-            for part in Chem.GetMolFrags(molecule, asMols=True):
-                if part.GetNumHeavyAtoms() > _COUNTERIONS:
-                    keys.add(connectivity(Chem.MolToSmiles(part)))
+    large = (part for part in _components(smiles) if part.GetNumHeavyAtoms() > _COUNTERIONS)
+    keys = {connectivity(smiles), *(connectivity(Chem.MolToSmiles(part)) for part in large)}
     return frozenset(key for key in keys if key is not None)
+
+
+@quiet_legacy()
+def _components(smiles: str) -> tuple[Chem.Mol, ...]:
+    """Return the components of a salt; none of another molecule, or of unreadable text."""
+    molecule = Chem.MolFromSmiles(smiles) if "." in smiles else None
+    return () if molecule is None else Chem.GetMolFrags(molecule, asMols=True)
 
 
 def dataset_from_smiles(
@@ -195,15 +196,21 @@ def dataset_from_smiles(
         raise ValueError("no molecule was given")
     if y is None:
         return NumpyDataset(featurizer.featurize_all(smiles), ids=ids)
-    y = np.atleast_1d(label_array(y))
+    y, w = _labels_and_weights(y)
     if len(y) != len(ids):
         raise ValueError(
             f"{len(y)} rows of labels for {len(ids)} molecules: give y as [N] or [N, T], a row for "
             "each molecule"
         )
-    X, y = featurizer.featurize_all(smiles), y.reshape(len(y), -1)
+    return NumpyDataset(featurizer.featurize_all(smiles), y, w, ids)
+
+
+def _labels_and_weights(y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels and weights, ``[N, T]`` each; both are 0 where a label is missing."""
+    y = np.atleast_1d(label_array(y))
+    y = y.reshape(len(y), -1)
     missing = np.isnan(y)
-    return NumpyDataset(X, np.where(missing, 0, y), (~missing).astype(float), ids)
+    return np.where(missing, 0, y), (~missing).astype(float)
 
 
 def dataset_from_csv(
@@ -300,10 +307,7 @@ def dataset_from_shards(
         shards = ShardSet.open(shards)
     if y is None:
         return ShardDataset(shards, tasks=tasks)
-    y = label_array(y)
-    y = y.reshape(len(y), -1)
-    missing = np.isnan(y)
-    return ShardDataset(shards, np.where(missing, 0, y), (~missing).astype(float), tasks)
+    return ShardDataset(shards, *_labels_and_weights(y), tasks)
 
 
 def shared_rows(
@@ -332,6 +336,7 @@ def shared_rows(
 
 
 @lru_cache(maxsize=1 << 18)
+@quiet_legacy()
 def canonical_text(smiles: str) -> str:
     """Return the canonical SMILES; text that RDKit cannot read stays as it is.
 
@@ -340,20 +345,15 @@ def canonical_text(smiles: str) -> str:
     >>> canonical_text("OCC"), canonical_text("C1CC")
     ('CCO', 'C1CC')
     """
-    with quiet_legacy():
-        molecule = Chem.MolFromSmiles(smiles)
-        return smiles if molecule is None else Chem.MolToSmiles(molecule)
+    molecule = Chem.MolFromSmiles(smiles)
+    return smiles if molecule is None else Chem.MolToSmiles(molecule)
 
 
 def _parent(smiles: str) -> str:
     """Return the connectivity of the largest component; unreadable text stays as it is."""
-    if "." in smiles:
-        with quiet_legacy():
-            molecule = Chem.MolFromSmiles(smiles)
-        if molecule is not None:
-            parts = Chem.GetMolFrags(molecule, asMols=True)
-            size = max(part.GetNumHeavyAtoms() for part in parts)
-            texts = [Chem.MolToSmiles(part) for part in parts if part.GetNumHeavyAtoms() == size]
-            # Of components of one size the same one, in whatever order they are written.
-            return max(connectivity(text) or text for text in texts)
+    if parts := _components(smiles):
+        size = max(part.GetNumHeavyAtoms() for part in parts)
+        texts = [Chem.MolToSmiles(part) for part in parts if part.GetNumHeavyAtoms() == size]
+        # Of components of one size the same one, in whatever order they are written.
+        return max(connectivity(text) or text for text in texts)
     return connectivity(smiles) or smiles

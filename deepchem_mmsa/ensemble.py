@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +19,6 @@ from torch import Tensor
 from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.hub import find_model, members
 from deepchem_mmsa.inference import check_dropout, sample_dropout
-from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.predictor import MMSAPredictor, check_batch_size
 
 
@@ -92,6 +90,7 @@ def check_alike(predictors: Sequence[MMSAPredictor]) -> None:
     Examples
     --------
     >>> from deepchem_mmsa.config import MMSAConfig
+    >>> from deepchem_mmsa.network import MMSANetwork
     >>> config = MMSAConfig(mode="regression", modalities=("graph",), graph_width=16)
     >>> check_alike([
     ...     MMSAPredictor(MMSANetwork(config), {"tasks": [name]}) for name in ("logD", "logS")
@@ -149,6 +148,7 @@ def ensemble_spread(
     Examples
     --------
     >>> from deepchem_mmsa.config import MMSAConfig
+    >>> from deepchem_mmsa.network import MMSANetwork
     >>> config = MMSAConfig(mode="regression", modalities=("graph",), graph_width=16)
     >>> models = [MMSAPredictor(MMSANetwork(config)) for _ in range(3)]
     >>> ensemble_spread(models, ["CCO", "CCN"]).std.shape
@@ -191,6 +191,7 @@ def dropout_spread(
     Examples
     --------
     >>> from deepchem_mmsa.config import MMSAConfig
+    >>> from deepchem_mmsa.network import MMSANetwork
     >>> config = MMSAConfig(mode="regression", modalities=("graph",), graph_width=16)
     >>> predictor = MMSAPredictor(MMSANetwork(config))
     >>> bool((dropout_spread(predictor, ["CCO", "CCN"], masks=5).std > 0).all())
@@ -204,7 +205,7 @@ def dropout_spread(
     # A copy: dropout is switched on in it while other threads may predict with the original.
     own = copy.deepcopy(predictor.network)
 
-    def sample(_: MMSANetwork, batch: MoleculeBatch) -> Tensor:
+    def sample(batch: MoleculeBatch) -> Tensor:
         return torch.stack(sample_dropout(own, batch, masks, seed), dim=-1)
 
     both, reasons = over_batches(predictor, molecules, sample, batch_size)
@@ -214,11 +215,10 @@ def dropout_spread(
 def over_batches(
     predictor: MMSAPredictor,
     molecules: Iterable[object],
-    compute: Callable[[MMSANetwork, MoleculeBatch], Tensor],
+    compute: Callable[[MoleculeBatch], Tensor],
     batch_size: int = 256,
-    n_jobs: int = 1,
 ) -> tuple[np.ndarray, list[str]]:
-    """Apply a function of network and batch to molecules.
+    """Apply a function of a batch to molecules.
 
     Parameters
     ----------
@@ -226,7 +226,7 @@ def over_batches(
     molecules : iterable of str, rdkit.Chem.Mol or MoleculeViews
     compute : callable
         Returns a tensor with a row per molecule of the batch.
-    batch_size, n_jobs : int
+    batch_size : int
         As in :meth:`MMSAPredictor.predict`.
 
     Returns
@@ -244,9 +244,9 @@ def over_batches(
         If there is no molecule, or `batch_size` is below 1.
     """
     check_batch_size(batch_size)
-    records = predictor.records(molecules, n_jobs)
+    records = predictor.records(molecules)
     if not records:
         raise ValueError("no molecule was given")
-    parts = list(predictor.apply(records, partial(compute, predictor.network), batch_size))
+    parts = list(predictor.apply(records, compute, batch_size))
     values = np.concatenate([part.values for part in parts]).astype(float)
     return values, [reason for part in parts for reason in part.reasons]

@@ -140,9 +140,9 @@ def _pieces_in_order(
         if hasattr(dataset, "shard_reader"):
             readers = (dataset.shard_reader(int(i)) for i in order)
         else:
-            readers = (_reader(*dataset.get_shard(int(i))[:3]) for i in order)
+            readers = (reader_of(*dataset.get_shard(int(i))[:3]) for i in order)
     else:
-        readers = [_reader(dataset.X, dataset.y, dataset.w)]
+        readers = [reader_of(dataset.X, dataset.y, dataset.w)]
     if generator is None:
         for n, take in readers:
             yield take, np.arange(n)
@@ -179,7 +179,7 @@ def _joined(group: list[Reader]) -> Reader:
     return int(ends[-1]), take
 
 
-def _reader(X: Any, y: Any, w: Any) -> Reader:
+def reader_of(X: Any, y: Any, w: Any) -> Reader:
     """Return the number of rows, and a function that takes some of them."""
     n = len(X)
     X = np.asarray(X)

@@ -394,7 +394,7 @@ def publish(folder: str | os.PathLike, name: str, private: bool = False) -> str:
 
 def copy_tensors(
     network: nn.Module, tensors: Mapping[str, Tensor], prefixes: Iterable[str], source: str
-) -> list[str]:
+) -> None:
     """Copy parameters and buffers by name; each must be in the source, with the same shape.
 
     An encoder, a head or a whole network must have the same ones on both sides: the first layers
@@ -411,11 +411,6 @@ def copy_tensors(
     source : str
         Name of the source in error messages.
 
-    Returns
-    -------
-    list of str
-        The names copied.
-
     Raises
     ------
     CheckpointError
@@ -428,4 +423,3 @@ def copy_tensors(
     with torch.no_grad():
         for name, value in mine.items():
             value.copy_(tensors[name])
-    return list(mine)

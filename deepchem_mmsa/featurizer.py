@@ -205,9 +205,7 @@ class MMSAFeaturizer(Featurizer):
         self.failures.extend(failures)
         if failures:
             warn_user(_describe(failures, len(made)))
-        records = np.empty(len(made), dtype=object)
-        records[:] = made
-        return records
+        return np.array(made, dtype=object)
 
     def views(self, molecule: str | Chem.Mol) -> MoleculeViews:
         """Featurize one molecule; an unreadable one is flagged instead of raising an error.

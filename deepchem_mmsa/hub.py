@@ -197,16 +197,15 @@ def _library() -> ModuleType:
     return huggingface_hub
 
 
-def download(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
-    """Fetch a model, or find it in the cache.
+def download(name: str) -> Path:
+    """Fetch a model, or find it in the cache of ``huggingface_hub`` (``HF_HOME``).
+
+    Offline (``HF_HUB_OFFLINE=1``) only cached models are found.
 
     Parameters
     ----------
     name : str
         ``hf:owner/model``, optionally with ``@revision``.
-    cache_dir : path-like, optional
-        By default that of ``huggingface_hub`` (``HF_HOME``); offline (``HF_HUB_OFFLINE=1``) only
-        cached models are found.
 
     Returns
     -------
@@ -226,7 +225,7 @@ def download(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
     repository, revision = split_name(name)
     try:
         folder = library.snapshot_download(
-            repository, revision=revision, cache_dir=cache_dir, allow_patterns=list(FILES)
+            repository, revision=revision, allow_patterns=list(FILES)
         )
     except (OSError, ValueError) as error:  # all of the hub's errors are one or the other
         raise ModelNotFoundError(

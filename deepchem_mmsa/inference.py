@@ -189,8 +189,7 @@ def sample_dropout(
     fixed = [m for m in network.encoders if m not in stochastic]
     known = network.modality_embeddings(batch, only=fixed)
     dropouts = [part for part in network.modules() if isinstance(part, _DropoutNd)]
-    total: Tensor | None = None
-    squares: Tensor | None = None
+    values: list[Tensor] = []
     device = batch.available.device
     # One each: a layer with nothing to drop in a batch must not shift the others' masks.
     seeds = ((seed * 1_000_003 + place) % 2**63 for place in range(len(dropouts)))
@@ -208,20 +207,16 @@ def sample_dropout(
             for _ in range(masks):
                 h = {**known, **network.modality_embeddings(batch, only=stochastic)}
                 embedding = network.embed_codes(network.project(h), batch.available)
-                value = network.supervised_outputs(embedding, h, batch.available)[0].cpu().double()
-                # Relative to the first sample, so that the deviation of equal values is exactly 0.
-                if total is None or squares is None:
-                    origin = value
-                    total, squares = torch.zeros_like(value), torch.zeros_like(value)
-                total = total + (value - origin)
-                squares = squares + (value - origin) ** 2
+                value = network.supervised_outputs(embedding, h, batch.available)[0]
+                values.append(value.cpu().double())
     finally:
         for part, before in zip(dropouts, inplace):
             part.eval()
             part.inplace = before
         for hook in hooks:
             hook.remove()
-    assert total is not None
-    assert squares is not None
-    mean = total / masks
-    return (origin + mean).float(), (squares / masks - mean**2).clamp(min=0).sqrt().float()
+    # Relative to the first sample, so that the deviation of equal values is exactly 0.
+    differences, zero = [value - values[0] for value in values], torch.zeros_like(values[0])
+    mean = sum(differences, zero) / masks
+    square = sum((difference**2 for difference in differences), zero) / masks
+    return (values[0] + mean).float(), (square - mean**2).clamp(min=0).sqrt().float()

@@ -249,7 +249,6 @@ def alignment(
     memory_embedding: Tensor,
     batch_embedding: Tensor,
     temperature: float = 0.1,
-    mask: Tensor | None = None,
     molecule: Tensor | None = None,
 ) -> Tensor:
     """``L_align``: InfoNCE between a molecule's memory-only embedding and its batch embedding.
@@ -262,8 +261,6 @@ def alignment(
         ``e`` of scope "batch", from all of them; the teacher, detached here.
     temperature : float, default 0.1
         τ.
-    mask : bool Tensor, [B], optional
-        Molecules that take part.
     molecule : int64 Tensor, [B], optional
         As in :func:`info_nce`.
 
@@ -271,10 +268,10 @@ def alignment(
     -------
     Tensor, scalar
     """
-    return info_nce(memory_embedding, batch_embedding.detach(), temperature, mask, molecule)
+    return info_nce(memory_embedding, batch_embedding.detach(), temperature, molecule=molecule)
 
 
-def commitment(codes: Tensor, anchors: Tensor, mask: Tensor | None = None) -> Tensor:
+def commitment(codes: Tensor, anchors: Tensor) -> Tensor:
     """``mean_i 1 − cos(c_i, sg(nearest anchor))``: keeps codes near the anchors.
 
     Parameters
@@ -282,15 +279,11 @@ def commitment(codes: Tensor, anchors: Tensor, mask: Tensor | None = None) -> Te
     codes : Tensor, [B, d]
     anchors : Tensor, [K_active, d]
         Detached here. Without anchors the loss is 0.
-    mask : bool Tensor, [B], optional
-        Molecules that take part.
 
     Returns
     -------
     Tensor, scalar
     """
-    if mask is not None:
-        codes = codes[mask]
     if len(codes) == 0 or len(anchors) == 0:
         return _zero_in_graph(codes)
     with torch.autocast(codes.device.type, enabled=False):
@@ -298,15 +291,13 @@ def commitment(codes: Tensor, anchors: Tensor, mask: Tensor | None = None) -> Te
         return (1 - similarity.amax(dim=1)).mean()
 
 
-def balance(p: Tensor, mask: Tensor | None = None) -> Tensor:
+def balance(p: Tensor) -> Tensor:
     """``KL(mean_i p_i ‖ uniform)``: encourages equal use of all anchors.
 
     Parameters
     ----------
     p : Tensor, [B, K_active]
         Addresses, each row a distribution.
-    mask : bool Tensor, [B], optional
-        Molecules that take part.
 
     Returns
     -------
@@ -318,8 +309,6 @@ def balance(p: Tensor, mask: Tensor | None = None) -> Tensor:
     >>> balance(torch.eye(4)).item()
     0.0
     """
-    if mask is not None:
-        p = p[mask]
     if p.numel() == 0:
         return _zero_in_graph(p)
     mean = _at_least_fp32(p).mean(0)
@@ -398,7 +387,7 @@ def masked_supervised_classification(
     n_classes = logits.shape[-1]
     labels = labels.to(torch.float64 if labels.dtype == torch.float64 else torch.float32)
     observed = _observed(logits, labels, weights)
-    classes = torch.where(observed, labels, torch.zeros_like(labels))
+    classes = labels.masked_fill(~observed, 0)
     wrong = ((classes != classes.floor()) | (classes < 0) | (classes >= n_classes)).nonzero()
     if len(wrong):
         row, task = wrong[0].tolist()
@@ -407,15 +396,18 @@ def masked_supervised_classification(
             f"with {n_classes} classes it must be one of 0..{n_classes - 1}"
         )
     index = classes.long()
-    logits = _at_least_fp32(torch.where(observed.unsqueeze(-1), logits, torch.zeros_like(logits)))
-    weights = torch.where(observed, weights, torch.zeros_like(weights)).to(logits.dtype)
+    logits = _at_least_fp32(logits.masked_fill(~observed.unsqueeze(-1), 0))
+    weights = weights.masked_fill(~observed, 0).to(logits.dtype)
     if class_weights is not None:
-        per_task = class_weights.to(logits).expand(logits.shape[1], n_classes)
-        weights = (
-            weights * per_task.expand(len(logits), -1, -1).gather(2, index.unsqueeze(-1))[..., 0]
-        )
+        weights = weights * weight_of_class(class_weights.to(logits), index)
     loss = -logits.log_softmax(-1).gather(2, index.unsqueeze(-1)).squeeze(-1)
     return _weighted_mean(loss, weights)
+
+
+def weight_of_class(class_weights: Tensor, index: Tensor) -> Tensor:
+    """Return the weight, of ``[C]`` or ``[T, C]``, of each class number ``[B, T]``."""
+    tasks = torch.arange(index.shape[1], device=index.device)
+    return class_weights.expand(len(tasks), -1)[tasks, index]
 
 
 def masked_supervised_regression(predictions: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
@@ -439,7 +431,7 @@ def masked_supervised_regression(predictions: Tensor, labels: Tensor, weights: T
         If shapes differ, a weight is negative or NaN, or a label with positive weight is NaN.
     """
     observed = _observed(predictions, labels, weights)
-    predictions = _at_least_fp32(torch.where(observed, predictions, torch.zeros_like(predictions)))
-    labels = torch.where(observed, labels, torch.zeros_like(labels)).to(predictions.dtype)
-    weights = torch.where(observed, weights, torch.zeros_like(weights)).to(predictions.dtype)
+    predictions = _at_least_fp32(predictions.masked_fill(~observed, 0))
+    labels = labels.masked_fill(~observed, 0).to(predictions.dtype)
+    weights = weights.masked_fill(~observed, 0).to(predictions.dtype)
     return _weighted_mean((predictions - labels) ** 2, weights)

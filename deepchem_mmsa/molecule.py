@@ -13,6 +13,7 @@ import json
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -72,6 +73,7 @@ _ATOM_SIZES = np.array(list(ATOM_FEATURES.values()), dtype=np.uint8)
 _BOND_SIZES = np.array(list(BOND_FEATURES.values()), dtype=np.uint8)
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class MoleculeViews:
     """A molecule in up to four modalities.
 
@@ -125,46 +127,60 @@ class MoleculeViews:
     True
     """
 
-    __slots__ = (
-        "atomic_numbers",
-        "atoms",
-        "bond_atoms",
-        "bonds",
-        "coordinates",
-        "descriptors",
-        "fingerprint_bits",
-        "fingerprint_counts",
-        "image",
-        "reasons",
-        "smiles",
-    )
+    smiles: str
+    image: bytes | None = None
+    atoms: np.ndarray | None = None
+    bond_atoms: np.ndarray | None = None
+    bonds: np.ndarray | None = None
+    atomic_numbers: np.ndarray | None = None
+    coordinates: np.ndarray | None = None
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    fingerprint_bits: np.ndarray | None = None
+    fingerprint_counts: np.ndarray | None = None
+    descriptors: np.ndarray | None = None
 
-    def __init__(
-        self,
-        smiles: str,
-        image: bytes | None = None,
-        atoms: np.ndarray | None = None,
-        bond_atoms: np.ndarray | None = None,
-        bonds: np.ndarray | None = None,
-        atomic_numbers: np.ndarray | None = None,
-        coordinates: np.ndarray | None = None,
-        reasons: Mapping[str, str] | None = None,
-        fingerprint_bits: np.ndarray | None = None,
-        fingerprint_counts: np.ndarray | None = None,
-        descriptors: np.ndarray | None = None,
-    ) -> None:
-        self.smiles = smiles
-        self.image = image
-        self.atoms = atoms
-        self.bond_atoms = bond_atoms
-        self.bonds = bonds
-        self.atomic_numbers = atomic_numbers
-        self.coordinates = coordinates
-        self.fingerprint_bits = fingerprint_bits
-        self.fingerprint_counts = fingerprint_counts
-        self.descriptors = descriptors
-        self.reasons: dict[str, str] = dict(reasons or {})
-        self._check()
+    def __post_init__(self) -> None:
+        self.reasons = dict(self.reasons or {})
+        if not isinstance(self.smiles, str):
+            raise ValueError(f"smiles must be text, got {type(self.smiles).__name__}")
+        if self.image is not None and not isinstance(self.image, bytes):
+            raise ValueError(f"image must be bytes, got {type(self.image).__name__}")
+        if not (self.atoms is None) == (self.bonds is None) == (self.bond_atoms is None):
+            raise ValueError("atoms, bond_atoms and bonds belong together: give all or none")
+        if (self.atomic_numbers is None) != (self.coordinates is None):
+            raise ValueError("atomic_numbers and coordinates belong together: give both or none")
+        if self.atoms is not None and self.bond_atoms is not None and self.bonds is not None:
+            n_bonds = len(self.bonds)
+            _check_array("atoms", self.atoms, np.uint8, (None, _N_ATOM), _ATOM_SIZES)
+            _check_array("bonds", self.bonds, np.uint8, (None, _N_BOND), _BOND_SIZES)
+            n_atoms = len(self.atoms)
+            if n_atoms > _MAX_ATOMS or n_bonds > _MAX_BONDS:
+                raise ValueError(f"{n_atoms} atoms, {n_bonds} bonds: more than a record can hold")
+            _check_array("bond_atoms", self.bond_atoms, np.uint16, (n_bonds, 2), n_atoms)
+        if self.atomic_numbers is not None and self.coordinates is not None:
+            n_points = len(self.coordinates)
+            if n_points > _MAX_POINTS:
+                raise ValueError(f"{n_points} points: more than a record can hold")
+            _check_array("coordinates", self.coordinates, np.float32, (None, 3))
+            _check_array("atomic_numbers", self.atomic_numbers, np.uint8, (n_points,), 119)
+            if not np.isfinite(self.coordinates).all():
+                raise ValueError("coordinates must be finite")
+        self._check_fingerprint()
+        for name, reason in self.reasons.items():
+            if name not in MODALITIES or not isinstance(reason, str):
+                raise ValueError(f"reasons must map {MODALITIES} to text, got {name!r}: {reason!r}")
+
+    def _check_fingerprint(self) -> None:
+        parts = (self.fingerprint_bits, self.fingerprint_counts, self.descriptors)
+        bits, counts, descriptors = parts
+        if bits is not None and counts is not None and descriptors is not None:
+            _check_array("fingerprint_bits", bits, np.uint16, (None,), FINGERPRINT_SIZE)
+            _check_array("fingerprint_counts", counts, np.uint8, (len(bits),))
+            _check_array("descriptors", descriptors, np.float32, (N_DESCRIPTORS,))
+            if (np.diff(bits.astype(int)) <= 0).any() or (counts == 0).any():
+                raise ValueError("fingerprint_bits must be ascending, each with a count above 0")
+        elif any(part is not None for part in parts):
+            raise ValueError("fingerprint bits, counts and descriptors belong together")
 
     @classmethod
     def unreadable(
@@ -206,49 +222,6 @@ class MoleculeViews:
         """Whether the molecule could be read, even if no view of it could be made."""
         reasons = self.reasons.values()
         return not reasons or not all(reason.startswith(UNREADABLE) for reason in reasons)
-
-    def _check(self) -> None:
-        """Raise ValueError unless every field has its shape, type and range."""
-        if not isinstance(self.smiles, str):
-            raise ValueError(f"smiles must be text, got {type(self.smiles).__name__}")
-        if self.image is not None and not isinstance(self.image, bytes):
-            raise ValueError(f"image must be bytes, got {type(self.image).__name__}")
-        if not (self.atoms is None) == (self.bonds is None) == (self.bond_atoms is None):
-            raise ValueError("atoms, bond_atoms and bonds belong together: give all or none")
-        if (self.atomic_numbers is None) != (self.coordinates is None):
-            raise ValueError("atomic_numbers and coordinates belong together: give both or none")
-        if self.atoms is not None and self.bond_atoms is not None and self.bonds is not None:
-            n_bonds = len(self.bonds)
-            _check_array("atoms", self.atoms, np.uint8, (None, _N_ATOM), _ATOM_SIZES)
-            _check_array("bonds", self.bonds, np.uint8, (None, _N_BOND), _BOND_SIZES)
-            n_atoms = len(self.atoms)
-            if n_atoms > _MAX_ATOMS or n_bonds > _MAX_BONDS:
-                raise ValueError(f"{n_atoms} atoms, {n_bonds} bonds: more than a record can hold")
-            _check_array("bond_atoms", self.bond_atoms, np.uint16, (n_bonds, 2), n_atoms)
-        if self.atomic_numbers is not None and self.coordinates is not None:
-            n_points = len(self.coordinates)
-            if n_points > _MAX_POINTS:
-                raise ValueError(f"{n_points} points: more than a record can hold")
-            _check_array("coordinates", self.coordinates, np.float32, (None, 3))
-            _check_array("atomic_numbers", self.atomic_numbers, np.uint8, (n_points,), 119)
-            if not np.isfinite(self.coordinates).all():
-                raise ValueError("coordinates must be finite")
-        self._check_fingerprint()
-        for name, reason in self.reasons.items():
-            if name not in MODALITIES or not isinstance(reason, str):
-                raise ValueError(f"reasons must map {MODALITIES} to text, got {name!r}: {reason!r}")
-
-    def _check_fingerprint(self) -> None:
-        parts = (self.fingerprint_bits, self.fingerprint_counts, self.descriptors)
-        bits, counts, descriptors = parts
-        if bits is not None and counts is not None and descriptors is not None:
-            _check_array("fingerprint_bits", bits, np.uint16, (None,), FINGERPRINT_SIZE)
-            _check_array("fingerprint_counts", counts, np.uint8, (len(bits),))
-            _check_array("descriptors", descriptors, np.float32, (N_DESCRIPTORS,))
-            if (np.diff(bits.astype(int)) <= 0).any() or (counts == 0).any():
-                raise ValueError("fingerprint_bits must be ascending, each with a count above 0")
-        elif any(part is not None for part in parts):
-            raise ValueError("fingerprint bits, counts and descriptors belong together")
 
     def to_bytes(self) -> bytes:
         """Serialise to a header, the texts, the image, and the arrays, deflated.
@@ -353,7 +326,7 @@ class MoleculeViews:
             bonds=bonds,
             atomic_numbers=atomic_numbers,
             coordinates=coordinates,
-            reasons=_read_reasons(reasons) if reasons else None,
+            reasons=_read_reasons(reasons) if reasons else {},
             fingerprint_bits=bits,
             fingerprint_counts=counts,
             descriptors=descriptors,

@@ -78,11 +78,7 @@ class MMSANetwork(nn.Module):
             dropout=config.fusion_dropout,
         )
         self.hypergraph = (
-            HypergraphConv(
-                config.embedding_dim,
-                norm=config.hypergraph_norm,
-                dropout=config.hypergraph_dropout,
-            )
+            HypergraphConv(config.embedding_dim, config.hypergraph_norm, config.hypergraph_dropout)
             if config.hypergraph
             else None
         )
@@ -186,7 +182,7 @@ class MMSANetwork(nn.Module):
     def encode(
         self, modality: str, batch: MoleculeBatch, inputs: Any, atoms: Tensor | None = None
     ) -> Tensor:
-        """Encode inputs and place them in the modality's rows of h_m, ``[B, out_dim]``.
+        """Encode inputs and place them in the modality's rows of h_m, ``[B, out_dim]``, in fp32.
 
         Parameters
         ----------
@@ -201,7 +197,10 @@ class MMSANetwork(nn.Module):
         with self._encoding(modality, batch.available.device, n):
             h = self.read(modality, inputs, atoms)
         check_output(modality, self.encoders[modality], h, n, sums)
-        return self._in_batch(h, batch.rows[modality], len(batch))
+        h = h.float()
+        if n == len(batch):
+            return h
+        return h.new_zeros(len(batch), h.shape[1]).index_copy(0, batch.rows[modality], h)
 
     def read(self, modality: str, inputs: Any, atoms: Tensor | None = None) -> Tensor:
         """Encode a modality's inputs alone, one row each, as in :meth:`modality_embeddings`."""
@@ -234,14 +233,6 @@ class MMSANetwork(nn.Module):
             torch.set_grad_enabled(learning),
         ):
             yield
-
-    @staticmethod
-    def _in_batch(h: Tensor, rows: Tensor, n: int) -> Tensor:
-        """Place [n_m, d] in its rows of [B, d], in fp32."""
-        h = h.float()
-        if len(rows) == n:
-            return h
-        return h.new_zeros(n, h.shape[1]).index_copy(0, rows, h)
 
     def codes(self, batch: MoleculeBatch) -> Tensor:
         """Return the codes c_m, ``[B, M, d]``; rows of missing modalities are meaningless."""
@@ -392,7 +383,7 @@ class MMSANetwork(nn.Module):
         if self.sums_atoms and "graph" in h:
             sums = h["graph"][:, self.feature_widths["graph"] :]
             there = available[:, self.config.modalities.index("graph"), None]
-            sums = torch.where(there, sums, torch.zeros_like(sums))
+            sums = sums.masked_fill(~there, 0)
         raw = self.head(embedding) if sums is None else self.head(embedding, sums)
         check_raw(self.head, raw, len(embedding), self.config)
         if self.config.mode == "classification":
@@ -421,12 +412,21 @@ class MMSANetwork(nn.Module):
     def share(self, labels: Tensor, weights: Tensor) -> float:
         """Return the weight of a batch's :meth:`supervised_loss` in a mean over batches."""
         if self.config.mode == "classification" and self.config.class_weights:
-            index = torch.where(weights != 0, labels, torch.zeros_like(labels)).long()
-            per_class = self.class_weight.expand(len(labels), -1, -1)
-            weights = weights * per_class.gather(2, index.unsqueeze(-1))[..., 0]
+            index = labels.masked_fill(weights == 0, 0).long()
+            weights = weights * losses.weight_of_class(self.class_weight, index)
         return float(weights.sum())
 
     # ---- components ---------------------------------------------------------------------
+
+    @property
+    def exemplars(self) -> list[list[tuple[str, float]]]:
+        """The exemplars of :class:`MemoryBank`; none, and none are kept, without a memory."""
+        return [] if self.memory is None else self.memory.exemplars
+
+    @exemplars.setter
+    def exemplars(self, kept: list[list[tuple[str, float]]]) -> None:
+        if self.memory is not None:
+            self.memory.exemplars = kept
 
     def components(self) -> dict[str, nn.Module]:
         """Return the parts by name: each modality's encoder, fusion, hypergraph, ..., head."""

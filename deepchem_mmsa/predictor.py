@@ -23,7 +23,7 @@ from deepchem_mmsa.batching import Collator, MoleculeBatch
 from deepchem_mmsa.checkpoint import CheckpointError
 from deepchem_mmsa.config import CUSTOM, MMSAConfig
 from deepchem_mmsa.distributed import chosen_device
-from deepchem_mmsa.exports import copy_tensors, load_pretrained, tensors_of
+from deepchem_mmsa.exports import Pretrained, copy_tensors, load_pretrained, tensors_of
 from deepchem_mmsa.hub import DEFAULT_MODEL, FILES
 from deepchem_mmsa.inference import NOT_FINITE, missing_reason, warn_of_oddities
 from deepchem_mmsa.molecule import MoleculeViews
@@ -126,30 +126,31 @@ class MMSAPredictor:
         """
         source = load_pretrained(folder_or_name)
         try:
-            network = MMSANetwork(source.config, encoders)
-            copy_tensors(network, source.tensors, [""], str(folder_or_name))
-            if network.memory is not None:
-                network.memory.exemplars = source.exemplars
-            predictor = cls(network, source.metadata)
+            predictor = cls._of(source, str(folder_or_name), encoders)
             _ = predictor.settings  # or its pictures cannot be drawn
         except CheckpointError:
             raise
         except (IndexError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder_or_name} cannot be built: {error}") from error
-        network.to(chosen_device(device))
+        predictor.network.to(chosen_device(device))
         return predictor
+
+    @classmethod
+    def _of(cls, source: Pretrained, name: str, encoders: Mapping[str, nn.Module] | None) -> Self:
+        network = MMSANetwork(source.config, encoders)
+        copy_tensors(network, source.tensors, [""], name)
+        network.exemplars = source.exemplars
+        return cls(network, source.metadata)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy as configuration and safetensors; only custom encoders as modules."""
         tensors = {k: v.cpu().contiguous().clone() for k, v in tensors_of(self.network).items()}
-        memory = self.network.memory
-        exemplars = memory.exemplars if memory is not None else []
         own = {
             m: self.network.encoders[m]
             for m in self.config.modalities
             if getattr(self.config, m) == CUSTOM
         }
-        state = (self.config.to_dict(), save(tensors), exemplars, self.metadata, own)
+        state = (self.config.to_dict(), save(tensors), self.network.exemplars, self.metadata, own)
         return _from_bytes, (type(self), *state)
 
     @property
@@ -371,11 +372,8 @@ def _from_bytes(
     encoders: Mapping[str, nn.Module] | None = None,
 ) -> MMSAPredictor:
     """Undo :meth:`MMSAPredictor.__reduce__`; the model is placed on the CPU."""
-    network = MMSANetwork(MMSAConfig.from_dict(config), encoders)
-    copy_tensors(network, load(weights), [""], "the pickled model")
-    if network.memory is not None:
-        network.memory.exemplars = exemplars
-    return kind(network, metadata)
+    source = Pretrained(MMSAConfig.from_dict(config), load(weights), exemplars, metadata)
+    return kind._of(source, "the pickled model", encoders)
 
 
 def check_batch_size(batch_size: int) -> None:

@@ -237,7 +237,7 @@ class SavableModel(TorchModel):
         precision : {"fp32", "bf16"}
             ``"bf16"`` halves the file; weights keep three significant digits.
         """
-        remembered = self.model.memory.exemplars if exemplars and self.model.memory else []
+        remembered = self.model.exemplars if exemplars else []
         notes = {
             "tasks": self.tasks,
             "labels_seen": self._labels_seen,
@@ -361,10 +361,11 @@ class SavableModel(TorchModel):
         ValueError
             If a component does not exist, or a checkpoint is given for an exported model.
         """
+        stored = checkpoint is not None or model_dir is not None
         if assignment_map is not None or value_map is not None:
             if components is not None:
                 raise ValueError("components are copied by name: leave out the maps, or components")
-            if checkpoint is not None or model_dir is not None:
+            if stored:
                 source_model.restore(checkpoint, model_dir)  # type: ignore[union-attr]
             if assignment_map is None:
                 assignment_map = self._create_assignment_map(source_model, include_top)
@@ -372,13 +373,12 @@ class SavableModel(TorchModel):
             self._from_labels |= _has_seen_labels(source_model)
             return
         if isinstance(source_model, SavableModel):
-            if checkpoint is not None or model_dir is not None:
+            if stored:
                 source_model.restore(checkpoint, model_dir)
-            memory = source_model.model.memory
             source = exports.Pretrained(
                 source_model.config,
                 exports.tensors_of(source_model.model),
-                memory.exemplars if memory is not None else [],
+                source_model.model.exemplars,
                 {
                     "labels_seen": source_model._labels_seen,
                     "from_labels": _has_seen_labels(source_model),
@@ -391,7 +391,7 @@ class SavableModel(TorchModel):
                     f"the source is a {type(source_model).__name__}; give an MMSAModel, or a "
                     "folder or name as in from_pretrained"
                 )
-            if checkpoint is not None or model_dir is not None:
+            if stored:
                 raise ValueError(
                     f"{source_model} is an exported model, which has no checkpoints: leave out "
                     "checkpoint and model_dir"
@@ -423,8 +423,8 @@ class SavableModel(TorchModel):
                 prefixes += ["label_mean", "label_scale"]
                 self._labels_seen = bool(source.metadata.get("labels_seen"))
         exports.copy_tensors(self.model, source.tensors, prefixes, name)
-        if self.model.memory is not None and (components is None or "memory" in components):
-            self.model.memory.exemplars = source.exemplars
+        if components is None or "memory" in components:
+            self.model.exemplars = source.exemplars
 
 
 def _has_seen_labels(source: Any) -> bool:

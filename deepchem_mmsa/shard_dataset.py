@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from deepchem.data import Dataset
 from deepchem.data.datasets import pad_batch
 
+from deepchem_mmsa.epochs import Reader, Rows, reader_of
 from deepchem_mmsa.shards import ShardSet
 from deepchem_mmsa.shards.file import Shard
 
@@ -87,7 +88,7 @@ class ShardDataset(Dataset):
         ids = np.array([record.smiles for record in X], dtype=object)
         return X, _part(self._y, chosen), _part(self._w, chosen), ids
 
-    def shard_reader(self, i: int) -> tuple[int, Callable[[np.ndarray], tuple[np.ndarray, ...]]]:
+    def shard_reader(self, i: int) -> Reader:
         """Return the number of molecules in a shard, and a function from row numbers to X, y, w.
 
         The file is read on the first call, and only the requested records are decoded. If the
@@ -95,14 +96,11 @@ class ShardDataset(Dataset):
         overrides :meth:`get_shard` is read through its override.
         """
         if type(self).get_shard is not ShardDataset.get_shard:
-            X, labels, weights, _ = self.get_shard(i)
-            zeros, ones = np.zeros((len(X), 1)), np.ones((len(X), 1))
-            parts = X, zeros if labels is None else labels, ones if weights is None else weights
-            return len(X), lambda rows: tuple(part[rows] for part in parts)
+            return reader_of(*self.get_shard(i)[:3])
         first = self._borders[i]
         opened: list[Shard] = []
 
-        def take(rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        def take(rows: np.ndarray) -> Rows:
             if not opened:
                 opened.append(self.shards.shard(int(self._numbers[i])))
             chosen = first + rows
@@ -113,9 +111,8 @@ class ShardDataset(Dataset):
         return int(self._borders[i + 1] - first), take
 
     def _records(self, i: int, shard: Shard, rows: np.ndarray) -> np.ndarray:
-        X = np.empty(len(rows), dtype=object)
-        X[:] = [shard.record(row) for row in (rows - self._firsts[i]).tolist()]
-        return X
+        records = [shard.record(row) for row in (rows - self._firsts[i]).tolist()]
+        return np.array(records, dtype=object)
 
     def itershards(self) -> Iterator[Batch]:
         """Yield (X, y, w, ids) shard by shard."""

@@ -101,6 +101,7 @@ class Run:
         ``f(outputs, labels, weights)`` → scalar.
     variables, callbacks, max_checkpoints_to_keep, checkpoint_interval, all_losses
         As in ``TorchModel.fit``. A callback may also have ``on_fit_start(model)``,
+        ``on_fit_continue(model)`` (of an ended run that is given more epochs),
         ``on_epoch_end(model, epoch)``, ``on_fit_end(model)``, and
         ``state_dict``/``load_state_dict`` to be saved in checkpoints.
     skip_bad_batches : bool

@@ -19,11 +19,18 @@ from tests.test_ensemble import predictor
 CHAINS = ["C" * n + end for n in range(2, 13) for end in ("", "O", "N")]
 
 
+def unified_codes(predictor, molecules):
+    network = predictor.network
+    return over_batches(
+        predictor, molecules, lambda b: network.fusion.fuse(network.codes(b), b.available)
+    )[0]
+
+
 @pytest.fixture(scope="module")
 def remembering():
     """A model whose memory has anchors: codes of the chains."""
     made = predictor()
-    values, _ = over_batches(made, CHAINS, lambda n, b: n.fusion.fuse(n.codes(b), b.available))
+    values = unified_codes(made, CHAINS)
     made.network.memory.warmup = len(CHAINS)
     made.network.memory.update(torch.from_numpy(values).float())
     assert made.network.memory.is_active
@@ -32,9 +39,7 @@ def remembering():
 
 def test_distance_is_that_of_the_nearest_anchor(remembering):
     domain = ApplicabilityDomain(remembering)
-    codes, _ = over_batches(
-        remembering, SMILES, lambda n, b: n.fusion.fuse(n.codes(b), b.available)
-    )
+    codes = unified_codes(remembering, SMILES)
     anchors = remembering.network.memory.active_anchors()
     expected = 1 - cosine_similarity(torch.from_numpy(codes).float(), anchors).max(1).values
     np.testing.assert_allclose(domain.distance(SMILES), expected.detach().numpy(), atol=1e-6)
@@ -214,9 +219,7 @@ def test_the_yardstick_has_no_share_in_its_own_anchors(remembering):
 
 
 def test_each_fifth_is_measured_by_the_anchors_of_the_others(remembering):
-    codes, _ = over_batches(
-        remembering, CHAINS, lambda n, b: n.fusion.fuse(n.codes(b), b.available)
-    )
+    codes = unified_codes(remembering, CHAINS)
     codes, expected = torch.from_numpy(codes).float(), []
     for k in range(5):
         bank = MemoryBank(remembering.config.n_anchors, codes.shape[1], warmup=10**6)

@@ -116,12 +116,12 @@ def test_what_cannot_be_sampled_is_refused():
     with pytest.raises(ValueError, match="no dropout to sample; train several models"):
         dropout_spread(still, GIVEN)
     with pytest.raises(ValueError, match="no molecule was given"):
-        over_batches(still, [], lambda network, batch: network.embed(batch))
+        over_batches(still, [], still.network.embed)
 
 
 def test_over_batches_is_the_same_in_any_batch_size():
     one = predictor()
-    values, reasons = over_batches(one, GIVEN, lambda n, b: n.embed(b), batch_size=5)
+    values, reasons = over_batches(one, GIVEN, one.network.embed, batch_size=5)
     np.testing.assert_allclose(values, one.embed(GIVEN).values, atol=1e-5)
     assert reasons == one.embed(GIVEN).reasons
 
@@ -264,7 +264,9 @@ def test_hydrogens_are_read_as_the_model_was_trained(hydrogens):
     encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     one.predict(["CCO"])
     copied = []
-    over_batches(one, ["CCO"], lambda n, b: copied.append(b.inputs["geometry"]) or n.embed(b))
+    over_batches(
+        one, ["CCO"], lambda b: copied.append(b.inputs["geometry"]) or one.network.embed(b)
+    )
     for conformers in (*seen, *copied):
         assert bool((conformers.atomic_numbers == 1).any()) == hydrogens
 

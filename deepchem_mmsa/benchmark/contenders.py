@@ -168,9 +168,8 @@ def _check_weights(
             f"may be those of {split.name}'s test set: give one that was pre-trained only, or the "
             "keys of the labelled molecules (pretrained_on=, --pretraining-keys)"
         )
-    remembered = network.memory.exemplars if network.memory is not None else []
     keys = _keys_in(pretrained_on) if pretrained_on else frozenset()
-    check_apart(split, [smiles for row in remembered for smiles, _ in row], keys)
+    check_apart(split, [smiles for row in network.exemplars for smiles, _ in row], keys)
 
 
 @functools.lru_cache(maxsize=8)

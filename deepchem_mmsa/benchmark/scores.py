@@ -7,7 +7,7 @@ from typing import Any
 import deepchem as dc
 import numpy as np
 
-from deepchem_mmsa.evaluate import masked_scores
+from deepchem_mmsa.evaluate import mean_scores
 
 
 def metric_of(name: str) -> dc.metrics.Metric:
@@ -37,9 +37,10 @@ def score(dataset: Any, predictions: np.ndarray, metric: str) -> tuple[float, li
         ``[N, T, 2]`` probabilities or ``[N, T]`` values in label units.
     metric : {"roc_auc", "rmse", "mae"}
     """
-    per_task = masked_scores(dataset.y, dataset.w, predictions, metric_of(metric))[metric]
-    known = per_task[~np.isnan(per_task)]
-    return (float(known.mean()) if len(known) else float("nan")), per_task.tolist()
+    means, per_task = mean_scores(
+        dataset.y, dataset.w, predictions, metric_of(metric), per_task_metrics=True
+    )
+    return means[metric], per_task[metric]
 
 
 def labels_of(dataset: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -273,6 +273,7 @@ def _redrawn(
     return rows[~drawn].tolist(), rows[drawn].tolist()
 
 
+@quiet_legacy()
 def murcko_scaffold(smiles: str) -> str:
     """Return the Bemis-Murcko scaffold with chirality; "" for a molecule without a ring.
 
@@ -286,11 +287,10 @@ def murcko_scaffold(smiles: str) -> str:
     >>> murcko_scaffold("CC(=O)Oc1ccccc1C(=O)O")
     'c1ccccc1'
     """
-    with quiet_legacy():
-        molecule = Chem.MolFromSmiles(str(smiles))
-        if molecule is None:
-            raise ValueError(f"cannot read the SMILES {smiles!r}: drop its row before splitting")
-        return MurckoScaffold.MurckoScaffoldSmiles(mol=molecule, includeChirality=True)
+    molecule = Chem.MolFromSmiles(str(smiles))
+    if molecule is None:
+        raise ValueError(f"cannot read the SMILES {smiles!r}: drop its row before splitting")
+    return MurckoScaffold.MurckoScaffoldSmiles(mol=molecule, includeChirality=True)
 
 
 def scaffold_split(

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from deepchem_mmsa.cli import options
-from deepchem_mmsa.cli.console import Console, ExitCode, Failure, Interrupted
+from deepchem_mmsa.cli.console import Console, ExitCode, Failure, Interrupted, make_folder
 
 
 def benchmark(
@@ -112,10 +112,7 @@ def benchmark(
         n_jobs=jobs,
         progress=not console.silent and sys.stderr.isatty(),
     )
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Failure(f"cannot write to {output}: {error.strerror}", ExitCode.OUTPUT) from error
+    make_folder(output)
 
     @functools.lru_cache(maxsize=1)  # the views of a set are used by all protocols
     def whole(dataset: str) -> Whole:

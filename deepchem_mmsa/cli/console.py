@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -57,6 +58,14 @@ def keep_input(source: str, *outputs: str | os.PathLike) -> None:
                 "folder",
                 ExitCode.OUTPUT,
             )
+
+
+def make_folder(folder: Path) -> None:
+    """Make the output folder of a command, where it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Failure(f"cannot write to {folder}: {error.strerror}", ExitCode.OUTPUT) from error
 
 
 class Interrupted(KeyboardInterrupt):

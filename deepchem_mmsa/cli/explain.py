@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deepchem_mmsa.cli import options
-from deepchem_mmsa.cli.console import Console, ExitCode, Failure, keep_input
+from deepchem_mmsa.cli.console import Console, ExitCode, Failure, keep_input, make_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,10 +87,7 @@ def explain(
             told += names_and_labels(table, asked)
     known = read_references(predictor, others, *zip(*told))
     keep_input(source, output / "explanations.csv")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Failure(f"cannot write to {output}: {error.strerror}", ExitCode.OUTPUT) from error
+    make_folder(output)
 
     def compute(
         table: Table, molecules: Sequence[object], progress: Callable[[int], None]

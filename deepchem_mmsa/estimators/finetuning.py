@@ -283,14 +283,8 @@ class FineTunedEstimator(MoleculeReader):
                     "this one: remove it, or choose another folder"
                 )
         for place, p in zip(mine, self.predictors_):
-            memory = p.network.memory
-            exports.export(
-                place,
-                p.network,
-                p.config,
-                memory.exemplars if memory is not None else [],
-                {**p.metadata, "labels_seen": True},
-            )
+            notes = {**p.metadata, "labels_seen": True}
+            exports.export(place, p.network, p.config, p.network.exemplars, notes)
 
 
 def _task_names(y: Any, mode: str) -> list[str] | None:
@@ -317,7 +311,6 @@ def _dataset(
 ) -> Any:
     from deepchem.data import NumpyDataset
 
-    X = np.empty(len(rows), dtype=object)
-    X[:] = [records[row] for row in rows]
+    X = np.array([records[row] for row in rows], dtype=object)
     ids = np.array([record.smiles for record in X], dtype=object)
     return NumpyDataset(X, np.nan_to_num(y[rows]), w[rows], ids)

@@ -48,16 +48,16 @@ class FilterEdges:
         features: list[Tensor],
         dense: bool | None = None,
     ) -> None:
+        squares = n_atoms.square()
         if dense is None:
-            n_pairs = int(n_atoms.square().sum()) if src.device.type == "cpu" else None
-            dense = n_pairs is not None and n_pairs <= MAX_PAIRS_PER_EDGE * len(src)
+            few = MAX_PAIRS_PER_EDGE * len(src)
+            dense = src.device.type == "cpu" and int(squares.sum()) <= few
         self.edges = EdgeList(src, dst, len(molecule_of_atom))
         self.sizes: list[int] | None = None
         self.features = features
         if dense:
-            n_pairs = int(n_atoms.square().sum())
+            n_pairs = int(squares.sum())
             first_atom = (n_atoms.cumsum(0) - n_atoms).index_select(0, molecule_of_atom)
-            squares = n_atoms.square()
             first_pair = (squares.cumsum(0) - squares).index_select(0, molecule_of_atom)
             size = n_atoms.index_select(0, molecule_of_atom)
             row = torch.arange(len(first_atom), device=dst.device) - first_atom

@@ -151,8 +151,8 @@ class Fusion(nn.Module):
         Tensor, [B, d]
             A molecule without any available modality gets zeros and no gradient.
         """
-        # `where`, not a product: a masked row must have no influence at all, whatever it holds.
-        codes = torch.where(available.unsqueeze(-1), codes, torch.zeros_like(codes))
+        # Not a product: a masked row must have no influence at all, whatever it holds.
+        codes = codes.masked_fill(~available.unsqueeze(-1), 0)
         if self.attention is None:
             weight = available.to(codes.dtype)
         else:

@@ -21,9 +21,7 @@ TIE_TOLERANCE = 1e-3  # Å; converged conformers repeat equal bonds to about 1e-
 SOFTENING = 0.05  # Å; below this height three atoms count as collinear, smoothly
 
 
-def radius_graph(
-    conformers: BatchedConformers, cutoff: float, max_neighbors: int | None = None
-) -> tuple[Tensor, Tensor]:
+def radius_graph(conformers: BatchedConformers, cutoff: float) -> tuple[Tensor, Tensor]:
     """Return the pairs of atoms of one molecule that are closer than a cutoff.
 
     Pairs are listed molecule by molecule without padding, so that a large molecule costs only
@@ -35,9 +33,6 @@ def radius_graph(
         ``N`` atoms, Å.
     cutoff : float
         Å.
-    max_neighbors : int, optional
-        Keep only so many nearest neighbours per atom, and all that tie with the last one, so
-        that the result does not depend on the order of atoms.
 
     Returns
     -------
@@ -47,7 +42,7 @@ def radius_graph(
     Raises
     ------
     ValueError
-        When an option is not positive.
+        When the cutoff is not positive.
 
     Examples
     --------
@@ -59,8 +54,6 @@ def radius_graph(
     """
     if not cutoff > 0:
         raise ValueError(f"cutoff={cutoff} must be positive (Å)")
-    if max_neighbors is not None and max_neighbors < 1:
-        raise ValueError(f"max_neighbors={max_neighbors} must be at least 1")
     with torch.no_grad():
         positions, n_atoms = conformers.coordinates, conformers.n_atoms
         molecule = conformers.molecule_of_atom
@@ -74,21 +67,7 @@ def radius_graph(
         vectors = positions.index_select(0, src) - positions.index_select(0, dst)
         squared = vectors.square().sum(1)
         keep = (squared < cutoff * cutoff) & (src != dst)
-        src, dst, squared = src[keep], dst[keep], squared[keep]
-        if max_neighbors is not None and len(src):
-            near = _among_nearest(squared, dst, len(positions), max_neighbors)
-            src, dst = src[near], dst[near]
-    return src, dst
-
-
-def _among_nearest(squared: Tensor, dst: Tensor, n_atoms: int, k: int) -> Tensor:
-    """Mask of the edges that are no longer than the k-th shortest of their target."""
-    by_length = torch.argsort(squared, stable=True)
-    order = by_length[torch.argsort(dst[by_length], stable=True)]
-    counts = torch.bincount(dst, minlength=n_atoms)
-    last = counts.cumsum(0) - counts + counts.clamp(max=k) - 1
-    limit = squared[order[last.clamp(min=0)]]
-    return squared <= limit.index_select(0, dst) * (1 + 1e-6)
+        return src[keep], dst[keep]
 
 
 def _nearest_edge(

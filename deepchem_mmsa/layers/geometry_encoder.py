@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from deepchem_mmsa.layers.atom_encoder import AtomEncoder
 from deepchem_mmsa.layers.dgl_backend import import_dgllife, run_dgllife
 from deepchem_mmsa.layers.filtered_sum import FilterEdges, by_size, filtered_sum
 from deepchem_mmsa.layers.geometry_basis import (
@@ -20,31 +21,24 @@ from deepchem_mmsa.layers.geometry_basis import (
     spherical_harmonics,
 )
 from deepchem_mmsa.layers.gin import padded_rows
-from deepchem_mmsa.layers.message_passing import (
-    REDUCTIONS,
-    BatchedConformers,
-    EdgeList,
-    pool,
-)
+from deepchem_mmsa.layers.message_passing import BatchedConformers, EdgeList
 
 __all__ = ["ComENet", "SchNet", "radius_graph"]
 
 N_ELEMENTS = 120  # Z = 0 (dummy atom) to 118, and one spare
 
 
-class GeometryEncoder(nn.Module):
-    """Base class of the conformer encoders: atom embeddings, then their readout.
+class GeometryEncoder(AtomEncoder):
+    """Base class of the conformer encoders.
 
     Parameters
     ----------
     cutoff : float
         Å; atoms farther apart exchange no messages.
-    max_neighbors : int or None
-        Limit per atom, see :func:`radius_graph`.
-    width, n_layers, out_dim : int
+    width, n_layers : int
         Sizes.
-    readout : {"mean", "sum", "max"}
-        How atoms are pooled.
+    readout
+        See :class:`~deepchem_mmsa.layers.atom_encoder.AtomEncoder`.
 
     Raises
     ------
@@ -52,56 +46,13 @@ class GeometryEncoder(nn.Module):
         When an option is unknown or out of range.
     """
 
-    def __init__(
-        self,
-        cutoff: float,
-        max_neighbors: int | None,
-        width: int,
-        n_layers: int,
-        out_dim: int,
-        readout: str,
-    ) -> None:
-        super().__init__()
+    def __init__(self, cutoff: float, width: int, n_layers: int, readout: str) -> None:
+        super().__init__(width, readout)
         if not cutoff > 0:
             raise ValueError(f"cutoff={cutoff} must be positive (Å)")
-        for name, value in (("width", width), ("n_layers", n_layers), ("out_dim", out_dim)):
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
-        if readout not in REDUCTIONS:
-            raise ValueError(
-                f"readout={readout!r} is unknown; choose one of {', '.join(REDUCTIONS)}"
-            )
+        if n_layers < 1:
+            raise ValueError(f"n_layers={n_layers} must be at least 1")
         self.cutoff = cutoff
-        self.max_neighbors = max_neighbors
-        self.atom_dim = out_dim
-        self.out_dim = out_dim
-        self.pooling = readout
-
-    def atom_embeddings(self, conformers: BatchedConformers) -> Tensor:
-        """Embed every atom in its environment: ``[N, atom_dim]``."""
-        raise NotImplementedError
-
-    def readout(self, conformers: BatchedConformers, atoms: Tensor) -> Tensor:
-        """Pool the atoms of each molecule: ``[N, atom_dim]`` to ``[G, out_dim]``."""
-        return pool(atoms, conformers.n_atoms, self.pooling, conformers.molecule_of_atom)
-
-    def forward(self, conformers: BatchedConformers) -> Tensor:
-        """Encode conformers.
-
-        Parameters
-        ----------
-        conformers : BatchedConformers
-            ``G`` molecules, coordinates in Å; ``G`` may be 0.
-
-        Returns
-        -------
-        Tensor
-            ``[G, out_dim]``.
-        """
-        if len(conformers.atomic_numbers) == 0:
-            empty = next(self.parameters()).new_zeros((0, self.atom_dim))
-            return self.readout(conformers, empty)
-        return self.readout(conformers, self.atom_embeddings(conformers))
 
 
 class EdgeGraphConv(nn.Module):
@@ -190,12 +141,8 @@ class ComENet(GeometryEncoder):
         Radial functions per degree; degrees of the harmonics (at most 4).
     n_dense : int
         Residual layers per block, and layers of the output MLP.
-    out_dim : int, optional
-        Width of the embedding; ``width`` if not given.
     readout : {"mean", "sum", "max"}
         How atoms are pooled.
-    max_neighbors : int, optional
-        Limit per atom, see :func:`radius_graph`.
 
     Raises
     ------
@@ -220,11 +167,9 @@ class ComENet(GeometryEncoder):
         n_radial: int = 3,
         n_spherical: int = 2,
         n_dense: int = 3,
-        out_dim: int | None = None,
         readout: str = "mean",
-        max_neighbors: int | None = None,
     ) -> None:
-        super().__init__(cutoff, max_neighbors, width, n_layers, out_dim or width, readout)
+        super().__init__(cutoff, width, n_layers, readout)
         self.n_spherical = n_spherical
         self.radial = BesselBasis(cutoff, n_radial, n_spherical)
         self.embedding = nn.Embedding(N_ELEMENTS, width)
@@ -233,7 +178,7 @@ class ComENet(GeometryEncoder):
             ComENetBlock(width, *n_features, n_dense) for _ in range(n_layers)
         )
         self.output = nn.ModuleList(nn.Linear(width, width) for _ in range(n_dense))
-        self.project = nn.Linear(width, self.out_dim)
+        self.project = nn.Linear(width, width)
 
     def edge_features(
         self, conformers: BatchedConformers, src: Tensor, dst: Tensor
@@ -281,13 +226,15 @@ class ComENet(GeometryEncoder):
         Tensor
             ``[N, atom_dim]``.
         """
+        if len(conformers.atomic_numbers) == 0:
+            return self.no_atoms()
         molecules, order = by_size(conformers.n_atoms)
         batch = BatchedConformers(
             conformers.atomic_numbers[order],
             conformers.coordinates.index_select(0, order),
             conformers.n_atoms[molecules],
         )
-        src, dst = radius_graph(batch, self.cutoff, self.max_neighbors)
+        src, dst = radius_graph(batch, self.cutoff)
         features = self.edge_features(batch, src, dst)
         edges = FilterEdges(src, dst, batch.n_atoms, batch.molecule_of_atom, list(features))
         x = padded_rows(functional.silu(self.embedding(batch.atomic_numbers)))
@@ -313,12 +260,8 @@ class SchNet(GeometryEncoder):
         Interactions.
     gap : float
         Å between the centres of the radial functions.
-    out_dim : int, optional
-        Must equal ``width`` if given; dgllife's network has no other output.
     readout : {"mean", "sum", "max"}
         How atoms are pooled.
-    max_neighbors : int, optional
-        Limit per atom.
 
     Raises
     ------
@@ -334,13 +277,9 @@ class SchNet(GeometryEncoder):
         width: int = 256,
         n_layers: int = 4,
         gap: float = 0.2,
-        out_dim: int | None = None,
         readout: str = "mean",
-        max_neighbors: int | None = None,
     ) -> None:
-        super().__init__(cutoff, max_neighbors, width, n_layers, width, readout)
-        if out_dim not in (None, width):
-            raise ValueError(f"out_dim={out_dim} must equal width={width} for 'schnet'")
+        super().__init__(cutoff, width, n_layers, readout)
         self.gnn = import_dgllife().model.SchNetGNN(
             node_feats=width,
             hidden_feats=[width] * n_layers,
@@ -357,7 +296,9 @@ class SchNet(GeometryEncoder):
         RuntimeError
             When the installed DGL does not support the batch's device.
         """
-        src, dst = radius_graph(conformers, self.cutoff, self.max_neighbors)
+        if len(conformers.atomic_numbers) == 0:
+            return self.no_atoms()
+        src, dst = radius_graph(conformers, self.cutoff)
         positions = conformers.coordinates
         vectors = positions.index_select(0, src) - positions.index_select(0, dst)
         distances = (vectors.square().sum(1, keepdim=True) + 1e-12).sqrt()

@@ -1,11 +1,12 @@
-"""The interface of all 2D graph encoders, and the embedding of categorical features."""
+"""The base class of the 2D graph encoders, and the embedding of categorical features."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from deepchem_mmsa.layers.message_passing import REDUCTIONS, BatchedGraph, pool
+from deepchem_mmsa.layers.atom_encoder import AtomEncoder
+from deepchem_mmsa.layers.message_passing import BatchedGraph
 from deepchem_mmsa.molecule import (
     ATOM_FEATURE_SETS,
     ATOM_FEATURES,
@@ -18,24 +19,15 @@ __all__ = ["GraphEncoder", "bond_counts_of", "embed_sum", "embedding_tables", "j
 SELF_LOOP_TYPE = 4  # of BOND_FEATURES["type"]
 
 
-class GraphEncoder(nn.Module):
-    """Base class of the 2D graph encoders: atom embeddings, then their readout.
-
-    A subclass implements :meth:`atom_embeddings`, and may override :meth:`readout`.
+class GraphEncoder(AtomEncoder):
+    """Base class of the 2D graph encoders.
 
     Parameters
     ----------
     features : {"basic", "full"}
         Atom and bond columns that are read: number and chirality, type and direction; or all.
-    width : int
-        Width of the atoms' and of the molecule's embedding.
-    readout : {"mean", "sum", "max"}
-        How atoms are pooled; several joined by ``+``, such as ``"mean+max"``, are concatenated.
-
-    Attributes
-    ----------
-    atom_dim, out_dim : int
-        Widths of the two outputs.
+    width, readout
+        See :class:`~deepchem_mmsa.layers.atom_encoder.AtomEncoder`.
 
     Raises
     ------
@@ -43,24 +35,13 @@ class GraphEncoder(nn.Module):
         When an option is unknown or out of range.
     """
 
-    def __init__(self, features: str, width: int, readout: str = "mean") -> None:
-        super().__init__()
+    def __init__(self, features: str, width: int, readout: str) -> None:
+        super().__init__(width, readout)
         if features not in ATOM_FEATURE_SETS:
             raise ValueError(
                 f"features={features!r} is unknown; choose one of {', '.join(ATOM_FEATURE_SETS)}"
             )
-        parts = readout.split("+")
-        if not set(parts) <= set(REDUCTIONS) or len(set(parts)) < len(parts):
-            raise ValueError(
-                f"readout={readout!r} is unknown; choose of {', '.join(REDUCTIONS)}, each once, "
-                "joined by '+'"
-            )
-        if width < 1:
-            raise ValueError(f"width={width} must be at least 1")
         self.features = features
-        self.atom_dim = width
-        self.out_dim = width * len(parts)
-        self.pooling = readout
 
     @property
     def atom_vocabularies(self) -> list[int]:
@@ -71,35 +52,6 @@ class GraphEncoder(nn.Module):
     def bond_vocabularies(self) -> list[int]:
         """Vocabulary size of each bond column that is read."""
         return list(BOND_FEATURES.values())[: BOND_FEATURE_SETS[self.features]]
-
-    def atom_embeddings(self, graph: BatchedGraph) -> Tensor:
-        """Embed every atom in its molecule: ``[N, atom_dim]``."""
-        raise NotImplementedError
-
-    def readout(self, graph: BatchedGraph, atoms: Tensor) -> Tensor:
-        """Pool the atoms of each molecule: ``[N, atom_dim]`` to ``[G, out_dim]``."""
-        molecule = graph.molecule_of_atom
-        pooled = [pool(atoms, graph.n_atoms, how, molecule) for how in self.pooling.split("+")]
-        return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
-
-    def forward(self, graph: BatchedGraph) -> Tensor:
-        """Encode molecules.
-
-        Parameters
-        ----------
-        graph : BatchedGraph
-            ``G`` molecules; ``G`` may be 0.
-
-        Returns
-        -------
-        Tensor
-            ``[G, out_dim]``.
-        """
-        return self.readout(graph, self.atom_embeddings(graph))
-
-    def no_atoms(self) -> Tensor:
-        """Return the embeddings of a batch without atoms, ``[0, atom_dim]``."""
-        return next(self.parameters()).new_zeros((0, self.atom_dim))
 
 
 def embedding_tables(vocabularies: list[int], width: int) -> nn.ModuleList:

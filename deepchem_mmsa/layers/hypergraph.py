@@ -21,7 +21,8 @@ which the codes are learned, and gradients do not flow through them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +93,6 @@ class Hypergraph:
     weight: Tensor
     n_nodes: int
     n_hyperedges: int
-    _gather: EdgeList | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         n_node, n_hyperedge, n_weight = len(self.node), len(self.hyperedge), len(self.membership)
@@ -119,13 +119,11 @@ class Hypergraph:
         zeros = self.membership.new_zeros(self.n_hyperedges)
         return zeros.index_add(0, self.hyperedge, self.membership)
 
-    @property
+    @cached_property
     def gather_edges(self) -> EdgeList:
         """Edges from nodes to their hyperedges, numbered ``N, N + 1, ...`` after the nodes."""
-        if self._gather is None:
-            total = self.n_nodes + self.n_hyperedges
-            self._gather = EdgeList(self.node, self.hyperedge + self.n_nodes, total)
-        return self._gather
+        total = self.n_nodes + self.n_hyperedges
+        return EdgeList(self.node, self.hyperedge + self.n_nodes, total)
 
     @property
     def scatter_edges(self) -> EdgeList:

@@ -70,8 +70,6 @@ class ResNet18(nn.Module):
     width : int
         Channels of the first stage, at least 8; the last one has eight times as many. 64 is
         torchvision's network (11,176,512 parameters), 32 a four times cheaper one.
-    zero_init_residual : bool
-        Start every block as the identity (the scale of its last batch norm is 0).
 
     Attributes
     ----------
@@ -94,7 +92,7 @@ class ResNet18(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, width: int = 64, zero_init_residual: bool = False) -> None:
+    def __init__(self, width: int = 64) -> None:
         super().__init__()
         if width < MIN_WIDTH:
             raise ValueError(
@@ -117,7 +115,7 @@ class ResNet18(nn.Module):
         for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             channels = 255 * torch.tensor(values, dtype=dtype, device="cpu").view(1, 3, 1, 1)
             self.register_buffer(name, channels.to(self.conv1.weight.device), persistent=False)
-        self.reset_parameters(zero_init_residual)
+        self.reset_parameters()
 
     @staticmethod
     def _stage(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
@@ -126,17 +124,13 @@ class ResNet18(nn.Module):
             BasicBlock(out_channels, out_channels, 1),
         )
 
-    def reset_parameters(self, zero_init_residual: bool = False) -> None:
+    def reset_parameters(self) -> None:
         """Initialise as He et al. 2015 (arXiv 1502.01852), fan-out."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, nn.BatchNorm2d):
                 module.reset_parameters()
-        if zero_init_residual:
-            for module in self.modules():
-                if isinstance(module, BasicBlock):
-                    nn.init.zeros_(module.bn2.weight)
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode images.

@@ -140,13 +140,8 @@ class MemoryBank(nn.Module):
         """Whether there is any anchor yet."""
         return self._count() > 0
 
-    @property
-    def active(self) -> Tensor:
-        """Which rows of ``anchors`` are in use, bool [K]: the first ones."""
-        return torch.arange(self.n_anchors, device=self.anchors.device) < self.n_active
-
     def active_anchors(self) -> Tensor:
-        """Return the anchors in use, [K_active, d]."""
+        """Return the anchors in use, [K_active, d]: the first rows of ``anchors``."""
         # A copy: an update between forward and backward must not change what backward needs.
         return self.anchors[: self._count()].clone()
 
@@ -196,16 +191,15 @@ class MemoryBank(nn.Module):
         similarity, index = cosine_similarity(codes, self.active_anchors()).max(dim=1)
         return index, similarity
 
-    def share_in_use(self, codes: Tensor | None = None) -> float:
-        """Return the share of the active anchors that are nearest to at least one molecule.
+    def share_in_use(self) -> float:
+        """Return the share of the active anchors that are nearest to a recent training molecule.
 
-        ``codes`` are [B, d], by default the recent ones of training; NaN if there are none.
+        NaN without recent molecules, or without anchors.
         """
-        codes = self.recent_codes if codes is None else codes
-        if not self.is_active or len(codes) == 0:
+        if not self.is_active or len(self.recent_codes) == 0:
             return float("nan")
         with torch.no_grad():
-            index, _ = self.nearest(codes)
+            index, _ = self.nearest(self.recent_codes)
         return len(index.unique()) / self._count()
 
     # --- learning -----------------------------------------------------------------------------

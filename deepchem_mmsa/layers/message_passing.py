@@ -9,6 +9,7 @@ compare their values and gradients.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -46,20 +47,15 @@ class EdgeList:
     dst: Tensor
     n_nodes: int
     _dgl: Any = field(default=None, init=False, repr=False)
-    _in_degree: Tensor | None = field(default=None, init=False, repr=False)
-    _bags: tuple[Tensor, Tensor, Tensor] | None = field(default=None, init=False, repr=False)
-    _reverse: EdgeList | None = field(default=None, init=False, repr=False)
 
-    @property
+    @cached_property
     def in_degree(self) -> Tensor:
         """Number of edges that end in each node, int64 ``[n_nodes]``."""
-        if self._in_degree is None:
-            self._in_degree = torch.bincount(self.dst, minlength=self.n_nodes)
-        return self._in_degree
+        return torch.bincount(self.dst, minlength=self.n_nodes)
 
-    @property
+    @cached_property
     def bags(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The edges sorted by target, built once.
+        """The edges sorted by target.
 
         Returns
         -------
@@ -67,18 +63,14 @@ class EdgeList:
             int64 ``[E]``, the order; int64 ``[E]``, the sources in it; int64 ``[n_nodes]``, where
             the edges of each target begin.
         """
-        if self._bags is None:
-            order = torch.argsort(self.dst, stable=True)
-            starts = self.in_degree.cumsum(0) - self.in_degree
-            self._bags = order, self.src.index_select(0, order), starts
-        return self._bags
+        order = torch.argsort(self.dst, stable=True)
+        starts = self.in_degree.cumsum(0) - self.in_degree
+        return order, self.src.index_select(0, order), starts
 
-    @property
+    @cached_property
     def reverse(self) -> EdgeList:
-        """The reversed edges, along which gradients flow, built once."""
-        if self._reverse is None:
-            self._reverse = EdgeList(self.dst, self.src, self.n_nodes)
-        return self._reverse
+        """The reversed edges, along which gradients flow."""
+        return EdgeList(self.dst, self.src, self.n_nodes)
 
     def dgl(self) -> Any:
         """Return the same edges as a ``DGLGraph``, built once.
@@ -139,8 +131,6 @@ class BatchedGraph:
     bonds: Tensor
     n_atoms: Tensor
     n_edges: Tensor
-    _molecule_of_atom: Tensor | None = field(default=None, init=False, repr=False)
-    _edges: EdgeList | None = field(default=None, init=False, repr=False)
     _dgl: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -160,19 +150,15 @@ class BatchedGraph:
         """Number of molecules ``G``."""
         return len(self.n_atoms)
 
-    @property
+    @cached_property
     def molecule_of_atom(self) -> Tensor:
         """Index of each atom's molecule, int64 ``[N]``."""
-        if self._molecule_of_atom is None:
-            self._molecule_of_atom = _molecule_of_atom(self.n_atoms, len(self.atoms))
-        return self._molecule_of_atom
+        return _molecule_of_atom(self.n_atoms, len(self.atoms))
 
-    @property
+    @cached_property
     def edges(self) -> EdgeList:
-        """The bonds as an :class:`EdgeList`, built once."""
-        if self._edges is None:
-            self._edges = EdgeList(self.src, self.dst, len(self.atoms))
-        return self._edges
+        """The bonds as an :class:`EdgeList`."""
+        return EdgeList(self.src, self.dst, len(self.atoms))
 
     def to(self, device: torch.device | str) -> BatchedGraph:
         """Return this batch on another device."""
@@ -224,7 +210,6 @@ class BatchedConformers:
     atomic_numbers: Tensor
     coordinates: Tensor
     n_atoms: Tensor
-    _molecule_of_atom: Tensor | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.coordinates.shape != (len(self.atomic_numbers), 3):
@@ -238,12 +223,10 @@ class BatchedConformers:
         """Number of molecules ``G``."""
         return len(self.n_atoms)
 
-    @property
+    @cached_property
     def molecule_of_atom(self) -> Tensor:
         """Index of each atom's molecule, int64 ``[N]``."""
-        if self._molecule_of_atom is None:
-            self._molecule_of_atom = _molecule_of_atom(self.n_atoms, len(self.atomic_numbers))
-        return self._molecule_of_atom
+        return _molecule_of_atom(self.n_atoms, len(self.atomic_numbers))
 
     def to(self, device: torch.device | str) -> BatchedConformers:
         """Return this batch on another device."""

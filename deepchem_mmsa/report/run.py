@@ -20,7 +20,6 @@ from deepchem_mmsa.ensemble import over_batches
 from deepchem_mmsa.hub import members
 from deepchem_mmsa.labels import usable
 from deepchem_mmsa.molecule import MoleculeViews
-from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.predictor import MMSAPredictor
 from deepchem_mmsa.shards import ShardSet
 from deepchem_mmsa.views import many_views
@@ -300,14 +299,14 @@ def _looked_at(
     seed: int,
 ) -> Run:
     """Run the network over the rows: all of a supervised run, a sample after pre-training."""
-    config, n = predictor.config, len(source.smiles)
+    network, config, n = predictor.network, predictor.config, len(source.smiles)
     supervised = config.mode != "pretraining"
     places = np.flatnonzero(source.parts != "")
     if not supervised and len(places) > at_most:
         chosen = np.random.default_rng(seed).choice(places, at_most, replace=False)
         places = np.sort(chosen)
     unused = np.flatnonzero(source.parts == "")
-    has_memory = predictor.network.memory is not None and predictor.network.memory.is_active
+    memory = network.memory if network.memory is not None and network.memory.is_active else None
     width = config.embedding_dim
     outputs = 0
     if supervised:
@@ -317,7 +316,7 @@ def _looked_at(
     smiles = list(source.smiles)
     failed = np.zeros(n, dtype=bool)
 
-    def compute(network: MMSANetwork, batch: MoleculeBatch) -> Tensor:
+    def compute(batch: MoleculeBatch) -> Tensor:
         h = network.modality_embeddings(batch)
         code = network.fusion.fuse(network.project(h), batch.available)
         embedding = network.structure_aware(code)
@@ -325,9 +324,8 @@ def _looked_at(
         if supervised:
             outputs = network.supervised_outputs(embedding, h, batch.available)
             found.append(outputs[0].flatten(1))
-        if has_memory:
-            assert network.memory is not None
-            index, similarity = network.memory.nearest(code)
+        if memory is not None:
+            index, similarity = memory.nearest(code)
             found.append(torch.stack([index.to(similarity), similarity], 1))
         else:
             found.append(embedding.new_full((len(batch), 2), torch.nan))

@@ -13,7 +13,7 @@ from filelock import FileLock
 from deepchem_mmsa import MMSAPredictor
 from deepchem_mmsa.cli import rows
 from deepchem_mmsa.cli.console import ExitCode
-from deepchem_mmsa.cli.rows import read_part
+from deepchem_mmsa.cli.kept_rows import KeptRows, read_part
 from deepchem_mmsa.tables import read_chunks, write_chunks, write_table
 from tests.conftest import DRUGS
 
@@ -25,12 +25,12 @@ def test_every_option_that_decides_the_numbers_is_part_of_what_is_kept(
 ):
     kept = []
 
-    class Noted(rows._Parts):
+    class Noted(KeptRows):
         def __init__(self, source, output, identity):
             super().__init__(source, output, identity)
             kept.append(self._text)
 
-    monkeypatch.setattr(rows, "_Parts", Noted)
+    monkeypatch.setattr(rows, "KeptRows", Noted)
     for name in ("one", "two"):
         (tmp_path / f"{name}.csv").write_text("\n".join(["SMILES", *DRUGS[: 20 + len(name)], name]))
     other = [tmp_path / "one.csv", tmp_path / "two.csv"]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deepchem_mmsa.cli import rows
+from deepchem_mmsa.cli import kept_rows, rows
 from deepchem_mmsa.cli.console import Console, Interrupted, _explained
 from deepchem_mmsa.views import ViewSettings
 
@@ -136,7 +136,7 @@ def test_what_was_kept_of_another_run_is_computed_again(count, table, monkeypatc
     if changed == "content":  # of the same length
         os.utime(table, ns=(0, 0))
     elif changed == "version":
-        monkeypatch.setattr(rows, "__version__", "another")
+        monkeypatch.setattr(kept_rows, "__version__", "another")
     assert count(**({changed: other[changed]} if changed in other else {}))[0] == SMILES
 
 

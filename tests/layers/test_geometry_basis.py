@@ -50,24 +50,6 @@ def test_radius_graph_equals_a_loop(sizes, seed, cutoff):
     assert list(zip(src.tolist(), dst.tolist())) == expected
 
 
-@QUICK
-@given(sizes=SIZES, seed=SEEDS, k=st.integers(1, 4))
-def test_max_neighbors_keeps_the_nearest(sizes, seed, k):
-    conformers = random_conformers(seed, sizes)
-    src, dst = radius_graph(conformers, 4.0)
-    near_src, near_dst = radius_graph(conformers, 4.0, max_neighbors=k)
-    length = (conformers.coordinates[src] - conformers.coordinates[dst]).norm(dim=1)
-    for atom in range(sum(sizes)):
-        mine = dst == atom
-        nearest = src[mine][length[mine].argsort()[:k]].sort().values
-        assert torch.equal(nearest, near_src[near_dst == atom])
-
-
-def test_max_neighbors_keeps_ties():
-    square = molecule([6] * 4, [[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]])
-    assert len(radius_graph(square, 5.0, max_neighbors=1)[0]) == 8
-
-
 def test_a_large_molecule_costs_its_own_square_only():
     conformers = random_conformers(0, [1] * 200 + [30])
     big = torch.rand(500, 3, generator=torch.Generator().manual_seed(0)) * 20

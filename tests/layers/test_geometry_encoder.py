@@ -305,14 +305,16 @@ def test_padding_of_rows_changes_neither_values_nor_gradients(monkeypatch):
         torch.testing.assert_close(padded, plain, rtol=0, atol=0.05 * scale + 1e-6)
 
 
-@pytest.mark.parametrize("readout", ["mean", "sum", "max"])
-def test_readouts_and_out_dim(readout):
+@pytest.mark.parametrize("readout", ["mean", "sum", "max", "mean+max"])
+def test_readouts(readout):
     conformers = random_conformers(0, [4, 6])
-    encoder = ComENet(width=16, n_layers=1, out_dim=5, readout=readout).eval()
+    encoder = ComENet(width=16, n_layers=1, readout=readout).eval()
     first = encoder.atom_embeddings(conformers)[:4]
-    assert first.shape == (4, 5)
-    expected = first.amax(0) if readout == "max" else getattr(first, readout)(0)
+    assert first.shape == (4, 16)
+    pooled = {"mean": first.mean(0), "sum": first.sum(0), "max": first.amax(0)}
+    expected = torch.cat([pooled[how] for how in readout.split("+")])
     torch.testing.assert_close(encoder(conformers)[0], expected)
+    assert encoder.out_dim == len(expected)
 
 
 @pytest.mark.parametrize(
@@ -335,9 +337,5 @@ def test_bad_basis_and_graph_options_are_named():
         ComENet(n_spherical=7)
     with pytest.raises(ValueError, match="n_radial=0"):
         ComENet(n_radial=0)
-    with pytest.raises(ValueError, match="out_dim=5"):
-        ENCODERS["geometry"]["schnet"](width=16, out_dim=5)
-    with pytest.raises(ValueError, match="max_neighbors=0"):
-        radius_graph(random_conformers(0, [2]), 8.0, max_neighbors=0)
     with pytest.raises(ValueError, match="cutoff=-1"):
         radius_graph(random_conformers(0, [2]), -1)
