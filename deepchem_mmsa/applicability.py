@@ -29,6 +29,8 @@ from deepchem_mmsa.views import check_sequence
 N_FOLDS = 5
 """Folds of the training molecules, to measure each distance to anchors made without it."""
 
+_AT_A_TIME = 2**20  # numbers of resamples in memory
+
 
 class ApplicabilityDomain:
     """Distance to the nearest memory anchor, ranked among the training molecules.
@@ -295,9 +297,17 @@ def error_ordering(
     random = np.random.default_rng(seed)
     ranks = rankdata(np.stack([x, y]), axis=1)
     found = float(_correlation(*ranks))
-    chance = _correlation(ranks[0], random.permuted(np.tile(ranks[1], (n_resamples, 1)), axis=1))
-    rows = random.integers(len(x), size=(n_resamples, len(x)))
-    again = _correlation(rankdata(x[rows], axis=1), rankdata(y[rows], axis=1))
+    most = max(1, _AT_A_TIME // len(x))
+    sizes = [min(most, n_resamples - start) for start in range(0, n_resamples, most)]
+    chance = np.concatenate(
+        [_correlation(ranks[0], random.permuted(np.tile(ranks[1], (n, 1)), axis=1)) for n in sizes]
+    )
+    again = np.concatenate(
+        [
+            _correlation(rankdata(x[rows], axis=1), rankdata(y[rows], axis=1))
+            for rows in (random.integers(len(x), size=(n, len(x))) for n in sizes)
+        ]
+    )
     low, high = np.percentile(again, [2.5, 97.5])
     # The observed order counts as one of the permutations, so that p is never 0.
     p_value = (1 + int((chance >= found).sum())) / (1 + n_resamples)

@@ -1,5 +1,7 @@
 """The applicability domain: distances are what they say, and scores know their training set."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -137,6 +139,20 @@ def test_chance_is_not_taken_for_order():
     related = error_ordering(x, x + 2 * random.normal(size=200))
     assert related.p_value < 0.01
     assert related.low > 0.2
+
+
+def test_ordering_needs_no_matrix_of_all_resamples(monkeypatch):
+    """Its memory does not grow with the resamples, and the blocks change no digit."""
+    random = np.random.default_rng(0)
+    x, y = np.round(random.normal(size=(2, 5000)), 2)
+    whole = error_ordering(x[:70], y[:70], n_resamples=500)
+    tracemalloc.start()
+    error_ordering(x, y)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 100e6  # a single matrix of 1000 × 5000 numbers is 40 MB, and there were a dozen
+    monkeypatch.setattr("deepchem_mmsa.applicability._AT_A_TIME", 1000)
+    assert error_ordering(x[:70], y[:70], n_resamples=500) == whole
 
 
 def test_ordering_leaves_out_gaps_and_refuses_what_does_not_vary():

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from deepchem_mmsa.cli.rows import Compute
     from deepchem_mmsa.predictor import MMSAPredictor
     from deepchem_mmsa.tables import Table
+    from deepchem_mmsa.views import ViewSettings
 
 
 def _more_than_one(masks: int) -> int:
@@ -177,9 +178,9 @@ def _domain(
     molecules: list[object] = []
     settings = predictor.settings
     if Path(training).is_dir():
-        smiles = _trained_on(training)
-        with console.progress("domain", len(smiles)) as progress:
-            molecules += many_views(smiles, settings, jobs, progress, contained=True)
+        given = _trained_on(training, settings)
+        with console.progress("domain", len(given)) as progress:
+            molecules += many_views(given, settings, jobs, progress, contained=True)
     else:
         column = column_of_other(training, *columns)
         with console.progress("domain", count_rows(training, column)) as progress:
@@ -198,8 +199,8 @@ def _rows_of(domain: str) -> str:
     return str(Path(domain) / "rows.csv") if Path(domain).is_dir() else domain
 
 
-def _trained_on(run: str) -> list[str]:
-    """Return the SMILES of the rows that a run was trained on."""
+def _trained_on(run: str, settings: ViewSettings | None = None) -> list[object]:
+    """Return what a run was trained on: its records with these views, or the SMILES."""
     import pandas as pd
 
     path = Path(_rows_of(run))
@@ -210,7 +211,25 @@ def _trained_on(run: str) -> list[str]:
             "give it, or a table of the training molecules",
             ExitCode.INPUT,
         )
-    return told.loc[told["split"] == "train", "smiles"].tolist()
+    trained = (told["split"] == "train").to_numpy()
+    kept = _kept_records(Path(run, "records"), settings, trained)
+    return kept or told.loc[trained, "smiles"].tolist()
+
+
+def _kept_records(folder: Path, settings: ViewSettings | None, wanted: np.ndarray) -> list[object]:
+    """Return the wanted records of a run; none if they are gone, or not as they would be made."""
+    from deepchem_mmsa.shards import ShardError, ShardSet
+    from deepchem_mmsa.shards.reading import read_manifest
+    from deepchem_mmsa.views import FEATURE_VERSION
+
+    try:
+        version = (read_manifest(folder) or {}).get("feature_version")
+        shards = ShardSet.open(folder)
+        if (version, shards.settings, len(shards)) != (FEATURE_VERSION, settings, len(wanted)):
+            return []
+        return [record for record, used in zip(shards, wanted) if used]
+    except ShardError:
+        return []
 
 
 def prediction_columns(

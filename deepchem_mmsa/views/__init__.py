@@ -54,7 +54,9 @@ FEATURE_VERSION = 3
 _CHUNKS = 4, 32
 _CHUNKS_OF_GRAPHS = 64, 256
 _BLOCK = 1024  # molecules read ahead by several workers
-_NICE = 10  # niceness of workers in the background
+# Niceness of workers in the background: two weigh as much as this process. At 10, any other
+# program's process got ten times as much of a shared core as a worker.
+_NICE = 3
 _SECONDS = 60.0  # processor time per molecule, in addition to that for its conformer
 _warming: list[threading.Thread] = []  # threads that start processes
 _MAX_REASON = 500  # characters; RDKit's messages repeat the whole input

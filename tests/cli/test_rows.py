@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -21,7 +22,9 @@ from deepchem_mmsa.cli.records import as_file
 from deepchem_mmsa.cli.rows import column_of_other
 from deepchem_mmsa.ensemble import dropout_spread, ensemble_spread
 from deepchem_mmsa.explain import explain
+from deepchem_mmsa.shards import featurize_to_shards
 from deepchem_mmsa.tables import count_rows
+from deepchem_mmsa.views import ViewSettings
 from tests.conftest import DRUGS
 
 SMILES = ["CCO", "C1CC", "", "c1ccccc1", "CCN"]
@@ -426,6 +429,34 @@ def test_the_domain_of_a_run_is_that_of_its_training_rows(mmsa, models, table, t
     assert told[0].stdout == told[1].stdout
     assert told[2].exit_code == 3
     assert "not the folder of mmsa finetune" in told[2].stderr
+
+
+def test_the_domain_of_a_run_takes_the_records_of_its_training(mmsa, models, table, tmp_path):
+    """Making them again would take longest, and lose geometries that came from a file."""
+    run = tmp_path / "run"
+    run.mkdir()
+    parts = ["train"] * 22 + ["valid", "test", ""]
+    frame = pd.DataFrame({"smiles": DRUGS[:25], "status": "ok", "split": parts})
+    frame.to_csv(run / "rows.csv", index=False)
+
+    def told():
+        done = mmsa("predict", table, "-m", models["regression"], "--domain", run)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    made_anew = told()
+    settings = MMSAPredictor.from_pretrained(models["regression"]).settings
+    featurize_to_shards(DRUGS[:25], run / "records", settings, shard_size=10)
+    frame.assign(smiles="C").to_csv(run / "rows.csv", index=False)
+    assert told() == made_anew
+    # Records that are not those of the rows, or not what this model reads, are made again.
+    frame[:24].to_csv(run / "rows.csv", index=False)
+    assert told() == made_anew
+    shutil.rmtree(run / "records")
+    featurize_to_shards(DRUGS[:24], run / "records", ViewSettings(("fingerprint",)))
+    assert told() == made_anew
+    (run / "records" / "shard-00000.mmsa").write_bytes(b"damaged")
+    assert told() == made_anew
 
 
 def test_a_model_is_not_averaged_with_itself(mmsa, models, table):

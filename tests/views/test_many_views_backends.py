@@ -342,3 +342,15 @@ def state(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
         return "X"
+
+
+@pytest.mark.skipif(not hasattr(os, "nice"), reason="the system has no niceness")
+def test_workers_in_the_background_yield_to_this_process_but_do_not_starve():
+    """At a niceness of 10 other programs got ten times their share; at 3 they get twice it."""
+
+    def niceness(_):
+        views._made_chunk([], GRAPH, contain=False, background=True, owner=os.getpid())
+        return str(os.nice(0)).encode()
+
+    (found,) = isolated([None], niceness, seconds=60)
+    assert max(1, os.nice(0)) <= int(found) <= max(3, os.nice(0))
