@@ -20,6 +20,7 @@ def card_text(
     metadata: Mapping[str, Any],
     n_parameters: int,
     n_exemplars: int,
+    n_models: int = 1,
 ) -> str:
     """Return a model card in Markdown, with the front matter that the Hugging Face hub reads.
 
@@ -32,6 +33,8 @@ def card_text(
         As an export has them.
     n_parameters, n_exemplars : int
         Of its tensors; SMILES of training molecules in it.
+    n_models : int
+        Models of an ensemble, whose first one the other arguments describe.
 
     Examples
     --------
@@ -41,6 +44,17 @@ def card_text(
     """
     kind = "embeddings" if config.mode == "pretraining" else config.mode
     call = "embed" if config.mode == "pretraining" else "predict"
+    use = f"""from deepchem_mmsa import MMSAPredictor
+
+predictor = MMSAPredictor.from_pretrained({json.dumps(name)})
+values, reasons = predictor.{call}(["CCO", "c1ccccc1O"])"""
+    of_which = ""
+    if n_models > 1:
+        of_which = f"These are {n_models} networks, whose mean is predicted; of the first one:\n\n"
+        use = f"""from deepchem_mmsa.ensemble import ensemble_spread, load_ensemble
+
+predictors = load_ensemble({json.dumps(name)})
+values, std, reasons = ensemble_spread(predictors, ["CCO", "c1ccccc1O"])"""
     notes = [f"* {key}: {value}" for key, value in _flat(metadata) if key not in _OTHERWISE_SAID]
     licence = any("licen" in key.lower() for key in metadata)
     exemplars = f"SMILES of {n_exemplars} molecules of its pre-training" if n_exemplars else "none"
@@ -59,10 +73,7 @@ tags: [chemistry, molecules, deepchem, {kind}]
 With the Python package `deepchem_mmsa` (and its extra `hub`, for a model on the hub):
 
 ```python
-from deepchem_mmsa import MMSAPredictor
-
-predictor = MMSAPredictor.from_pretrained({json.dumps(name)})
-values, reasons = predictor.{call}(["CCO", "c1ccccc1O"])
+{use}
 ```
 
 A molecule that cannot be read has NaN and a reason. `MMSAModel.from_pretrained` loads the model for
@@ -70,7 +81,7 @@ fine-tuning, or for use with DeepChem. Loading executes nothing.
 
 ## Training and scores
 
-{chr(10).join(notes) or "The author has noted nothing."}
+{of_which}{chr(10).join(notes) or "The author has noted nothing."}
 
 ## Limits
 
@@ -82,7 +93,7 @@ fine-tuning, or for use with DeepChem. Loading executes nothing.
 
 ## Files
 
-* parameters: {n_parameters:,}
+{of_which}* parameters: {n_parameters:,}
 * exemplars: {exemplars}
 * written by deepchem_mmsa {metadata.get("package_version")}, with features of version
   {metadata.get("feature_version")}

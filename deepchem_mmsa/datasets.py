@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -259,7 +259,8 @@ def dataset_from_csv(
     columns = [column_named(list(table.frame), task, table.name) for task in tasks]
     y = None
     if columns:
-        y = np.stack([numbers(table.frame[column], table.name, 0) for column in columns], axis=1)
+        read = partial(numbers, name=table.name, first=0, semicolons=table.semicolons)
+        y = np.stack([read(table.frame[column]) for column in columns], axis=1)
     return dataset_from_smiles(table.frame[smiles_column].tolist(), featurizer, y)
 
 

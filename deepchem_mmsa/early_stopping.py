@@ -75,8 +75,8 @@ class EarlyStopping:
         transformers: Sequence[Any] = (),
         averaging: float = 0.0,
     ) -> None:
-        if not 0 <= averaging < 1:
-            raise ValueError(f"averaging must be at least 0 and below 1, got {averaging}")
+        if not isinstance(averaging, (int, Real)) or not 0 <= averaging < 1:
+            raise ValueError(f"averaging must be at least 0 and below 1, got {averaging!r}")
         if not isinstance(patience, (int, Real)) or not patience >= 0:
             raise ValueError(f"patience={patience!r}: must be a number of epochs, inf to go on")
         if dataset is not None:

@@ -7,6 +7,7 @@ weights are used, and one task with a single class turns the mean over tasks int
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -44,7 +45,8 @@ def masked_scores(
     metrics : deepchem.metrics.Metric, list of them, or metric functions
     n_classes : int
     use_sample_weights : bool
-        Whether the metrics also use the weights as sample weights.
+        Whether the metrics also use the weights as sample weights; where all weights are equal,
+        a metric need not take them.
 
     Returns
     -------
@@ -54,6 +56,8 @@ def masked_scores(
 
     Raises
     ------
+    TypeError
+        If weights that differ are to be used by a metric that takes none.
     ValueError
         If labels and predictions differ in the number of molecules or tasks.
 
@@ -95,22 +99,38 @@ def masked_scores(
         # DeepChem applies the mean over tasks to the score of a single one too.
         single = copy.copy(metric)
         single.task_averager = _unchanged
+        weighted = use_sample_weights and _takes_weights(metric.metric)
         per_task = np.full(n_tasks, np.nan)
         for task in range(n_tasks):
             kept = there[:, task]
             truth = y[kept, task]
             if len(truth) == 0 or (metric.mode == "classification" and len(set(truth)) < 2):
                 continue
+            if use_sample_weights and not weighted and np.ptp(weights[kept, task]) > 0:
+                raise TypeError(
+                    f"the metric {metric.name} takes no sample weights, and those of the labels "
+                    "differ: give another metric, or use_sample_weights=False (labels of weight 0 "
+                    "are left out in any case)"
+                )
             per_task[task] = single.compute_metric(
                 truth[:, None],
                 predictions[kept][:, task : task + 1],
                 weights[kept, task : task + 1],
                 n_tasks=1,
                 n_classes=n_classes,
-                use_sample_weights=use_sample_weights,
+                use_sample_weights=weighted,
             )
         scores[metric.name] = per_task
     return scores
+
+
+def _takes_weights(function: Any) -> bool:
+    """Return whether a metric function has the argument ``sample_weight``."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # of C
+        return True
+    return any(p.name == "sample_weight" or p.kind == p.VAR_KEYWORD for p in parameters)
 
 
 def _unchanged(score: Any) -> Any:

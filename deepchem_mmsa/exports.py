@@ -335,7 +335,7 @@ def model_card(folder_or_name: str | os.PathLike, name: str | None = None) -> st
     Parameters
     ----------
     folder_or_name : path-like
-        As in :func:`load_pretrained`.
+        As in :func:`load_pretrained`, or the folder of an ensemble.
     name : str, optional
         By which others load the model; by default the folder's name.
 
@@ -349,11 +349,12 @@ def model_card(folder_or_name: str | os.PathLike, name: str | None = None) -> st
     >>> print(model_card("mmsa-small", "hf:me/mine").splitlines()[5])
     # me/mine
     """
-    found = load_pretrained(folder_or_name)
+    each: list[str | os.PathLike] = [*hub.members(hub.find_model(folder_or_name))]
+    found, *others = map(load_pretrained, each or [folder_or_name])
     name = name or Path(folder_or_name).resolve().name
     parameters = sum(tensor.numel() for tensor in found.tensors.values())
     exemplars = sum(map(len, found.exemplars))
-    return card_text(name, found.config, found.metadata, parameters, exemplars)
+    return card_text(name, found.config, found.metadata, parameters, exemplars, 1 + len(others))
 
 
 def publish(folder: str | os.PathLike, name: str, private: bool = False) -> str:
@@ -366,7 +367,8 @@ def publish(folder: str | os.PathLike, name: str, private: bool = False) -> str:
     Parameters
     ----------
     folder : path-like
-        As written by ``save_pretrained``. It is read and verified before anything is sent.
+        As written by ``save_pretrained``, or the folder of an ensemble. It is read and verified
+        before anything is sent.
     name : str
         ``hf:owner/model``; the repository is created where there is none yet.
     private : bool
@@ -387,8 +389,9 @@ def publish(folder: str | os.PathLike, name: str, private: bool = False) -> str:
     """
     folder = Path(folder).resolve()
     card = model_card(folder, name)
-    if (folder / PREVIOUS).is_dir():  # which was read, and would not be sent
-        raise CheckpointError(f"writing {folder} was interrupted: export the model again")
+    for one in hub.members(folder) or [folder]:
+        if (one / PREVIOUS).is_dir():  # which was read, and would not be sent
+            raise CheckpointError(f"writing {one} was interrupted: export the model again")
     return hub.upload(folder, name, private, card)
 
 

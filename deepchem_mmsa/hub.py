@@ -16,9 +16,10 @@ from typing import Any
 
 PREFIX = "hf:"
 FILES = ("config.json", "model.safetensors", "exemplars.json")
-"""The only files that are ever fetched."""
+"""The files of a model, the only ones that are ever fetched."""
 
 _CARD = "README.md"
+_PUBLISHED = [*FILES, *(f"model[0-9]*/{name}" for name in FILES)]  # of one model, of an ensemble
 
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -224,9 +225,7 @@ def download(name: str) -> Path:
     library = _library()
     repository, revision = split_name(name)
     try:
-        folder = library.snapshot_download(
-            repository, revision=revision, allow_patterns=list(FILES)
-        )
+        folder = library.snapshot_download(repository, revision=revision, allow_patterns=_PUBLISHED)
     except (OSError, ValueError) as error:  # all of the hub's errors are one or the other
         raise ModelNotFoundError(
             f"{name} could not be fetched from the Hugging Face hub "
@@ -260,9 +259,10 @@ def upload(folder: str | os.PathLike, name: str, private: bool, card: str) -> st
         )
     if revision is not None and not revision.startswith("refs/"):
         library.create_branch(repository, branch=revision, exist_ok=True)
+    sent = [f"{one.name}/{name}" for one in members(folder) for name in FILES] or FILES
     library.upload_folder(
         repo_id=repository, folder_path=str(folder), revision=revision,
-        allow_patterns=[*FILES, _CARD], delete_patterns=list(FILES),
+        allow_patterns=[*sent, _CARD], delete_patterns=_PUBLISHED,
         commit_message="A model of deepchem_mmsa",
     )  # fmt: skip
     if not library.file_exists(repository, _CARD, revision=revision):

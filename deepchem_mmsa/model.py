@@ -304,7 +304,9 @@ class MMSAModel(PredictingModel):
         """Train on a generator of ``([X], [y], [w])``; see ``TorchModel.fit_generator``.
 
         With ``restore=True`` weights, optimizer and history are restored, but the generator is
-        not advanced. In distributed training, each process must be given the same batches.
+        not advanced. In distributed training, each process must be given the same batches. What
+        needs the length, epochs or labels of the training set has no effect, with a warning:
+        ``schedule="staged"``, ``lr_schedule="cosine"``, ``freeze_epochs``, the scale of labels.
         """
         run = self._asked(
             loss, variables, callbacks, max_checkpoints_to_keep, checkpoint_interval, all_losses,

@@ -72,7 +72,8 @@ class RunFolder:
                 str(self.path),
             ) from error
         self._identity = self._current()
-        (self.path / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        owner = f"process {os.getpid()} on {socket.gethostname()}"
+        (self.path / OWNER).write_text(owner, encoding="utf-8")
         for leftover in self.path.glob(".*.pt.*"):
             logger.info("removed %s, which a killed run had not finished", leftover)
             leftover.unlink(missing_ok=True)
@@ -109,6 +110,7 @@ class RunFolder:
 
     def _owner(self) -> str:
         try:
-            return (self.path / OWNER).read_text(errors="replace")[:200] or "another process"
+            owner = (self.path / OWNER).read_text(encoding="utf-8", errors="replace")
         except OSError:
-            return "another process"
+            owner = ""
+        return owner[:200] or "another process"

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
@@ -58,12 +58,18 @@ class SavableModel(TorchModel):
     _default_loss: Callable
     _loss_outputs: list[int]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out TensorBoard's writer, whose threads cannot be copied."""
+        return {name: value for name, value in vars(self).items() if name != "_summary_writer"}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Give a copy its own temporary folder, since a model removes its folder when deleted."""
         self.__dict__.update(state)
         if state.get("model_dir_is_temp"):
             self.model_dir = tempfile.mkdtemp()
             self._owner = os.getpid()
+        if state.get("tensorboard"):
+            self._summary_writer = torch.utils.tensorboard.SummaryWriter(self.model_dir)
 
     def __del__(self) -> None:
         """Remove the temporary folder, but only in the process that made it, not in forks."""
@@ -96,13 +102,12 @@ class SavableModel(TorchModel):
                 part.requires_grad_(not freeze)
         self._rest()
 
-    def _components(self, names: Iterable[str] | None) -> dict[str, nn.Module]:
+    def _components(self, names: Sequence[str]) -> dict[str, nn.Module]:
         parts = self.model.components()
-        chosen = list(parts) if names is None else list(names)
-        unknown = [name for name in chosen if name not in parts]
+        unknown = [name for name in names if name not in parts]
         if unknown:
             raise ValueError(f"no component {unknown}; this model has {list(parts)}")
-        return {name: parts[name] for name in chosen}
+        return {name: parts[name] for name in names}
 
     def _rest(self) -> None:
         frozen = {n for n, m in self.model.components().items() if _is_frozen(m)}
@@ -375,15 +380,11 @@ class SavableModel(TorchModel):
         if isinstance(source_model, SavableModel):
             if stored:
                 source_model.restore(checkpoint, model_dir)
-            source = exports.Pretrained(
-                source_model.config,
-                exports.tensors_of(source_model.model),
-                source_model.model.exemplars,
-                {
-                    "labels_seen": source_model._labels_seen,
-                    "from_labels": _has_seen_labels(source_model),
-                },
-            )
+            notes = {"labels_seen": source_model._labels_seen}
+            notes["from_labels"] = _has_seen_labels(source_model)
+            tensors = exports.tensors_of(source_model.model)
+            exemplars = source_model.model.exemplars
+            source = exports.Pretrained(source_model.config, tensors, exemplars, notes)
             name = "the source model"
         else:
             if not isinstance(source_model, (str, os.PathLike)):

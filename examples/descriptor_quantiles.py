@@ -33,7 +33,7 @@ def main() -> None:
     a = parser.parse_args()
     rows = []
     with rdBase.BlockLogs():
-        for text in json.loads(a.input.read_text())["train"][: a.molecules]:
+        for text in json.loads(a.input.read_text(encoding="utf-8"))["train"][: a.molecules]:
             try:
                 molecule = canonical(text)
             except ValueError:
@@ -41,7 +41,7 @@ def main() -> None:
             if molecule.GetNumHeavyAtoms() <= 150:
                 rows.append(descriptors(molecule))
     quantiles = np.nanquantile(np.array(rows, dtype=float), ndtr(LEVELS), axis=0).T
-    with open(a.output, "w", newline="") as file:
+    with open(a.output, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["descriptor", *(f"{level:g}" for level in LEVELS)])
         for name, values in zip(DESCRIPTORS, quantiles):

@@ -57,7 +57,7 @@ def main() -> None:
         why.save(name.with_suffix(".svg"))
         for view in why.maps:
             why.save(output / f"{name.name}_{view}.png", view)
-        name.with_suffix(".json").write_text(json.dumps(why.to_dict(), indent=1))
+        name.with_suffix(".json").write_text(json.dumps(why.to_dict(), indent=1), encoding="utf-8")
         print(f"{why.smiles}: {why.prediction:.3g}, blank molecule {why.baseline:.3g}")
         for view in why.views:
             print(f"  {view.name:9} {view.contribution:+.3f}  left out {view.removal:+.3f}")

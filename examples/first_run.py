@@ -114,7 +114,7 @@ def main() -> None:
     print(f"{'model':24}{'RMSE':>8}{'MAE':>8}")
     for row in rows:
         print(f"{row['model']:24}{row['rmse']:8.3f}{row['mae']:8.3f}")
-    (output / "results.json").write_text(json.dumps(rows, indent=1))
+    (output / "results.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
     plot_history(
         {"pre-training": pretrained.history, "fine-tuning": model.history}, output / "curves.png"

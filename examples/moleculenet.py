@@ -111,7 +111,7 @@ def main() -> None:
                     }
                 )
 
-    with open(output / "results.csv", "w", newline="") as file:
+    with open(output / "results.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
@@ -134,7 +134,7 @@ def main() -> None:
         "test": summary,
         "config": model.config.to_dict(),
     }
-    (output / "results.json").write_text(json.dumps(results, indent=1))
+    (output / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def main() -> None:
     print(f"RMSE {study.best_value:.2f} kcal/mol in cross-validation, {test:.2f} on the test set")
     study.trials_dataframe().to_csv(a.output / "trials.csv", index=False)
     found = {"parameters": study.best_params, "validation": study.best_value, "test": test}
-    (a.output / "best.json").write_text(json.dumps(found, indent=1))
+    (a.output / "best.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

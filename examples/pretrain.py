@@ -91,7 +91,7 @@ def select(a: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
     path = a.output / "selection.json"
     if path.exists():
-        chosen = json.loads(path.read_text())
+        chosen = json.loads(path.read_text(encoding="utf-8"))
         # Arguments that a later version added are unknown; files need not be there any more.
         differing = [name for name, value in chosen["asked"].items() if asked.get(name) != value]
         differing += [
@@ -135,7 +135,7 @@ def go_on_with(output: Path, asked: dict[str, Any]) -> None:
     if not path.exists():
         write_text(path, json.dumps(asked, indent=1))
         return
-    began = json.loads(path.read_text())
+    began = json.loads(path.read_text(encoding="utf-8"))
     before, now = ({**said["config"], "--use": said["use"]} for said in (began, asked))
     # Fields that a later version added had their default.
     differing = [f"{k}: {v}, not {now.get(k)}" for k, v in before.items() if now.get(k) != v]

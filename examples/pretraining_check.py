@@ -120,7 +120,9 @@ def main() -> None:
 
     if a.tune_epochs:
         result.update(fine_tune(model, a))
-    (a.output / "check.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))
+    (a.output / "check.json").write_text(
+        json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8"
+    )
     print(json.dumps(result, indent=1, ensure_ascii=False))
 
 

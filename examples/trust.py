@@ -262,9 +262,9 @@ def main() -> None:
         print(f"{name}: training {a.members} models on half of it", flush=True)
         results[name] = run(name, model, a)
         print(f"  {time.monotonic() - started:.0f} s")
-    (a.output / "results.json").write_text(json.dumps(results, indent=1))
+    (a.output / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     text = markdown(results)
-    (a.output / "results.md").write_text(text)
+    (a.output / "results.md").write_text(text, encoding="utf-8")
     print("\n" + text)
     worst = max(
         abs(c["mean"] - c["stated"]) for r in results.values() for c in r["coverage"].values()

@@ -159,3 +159,17 @@ def test_more_than_two_classes_are_scored():
     data = dc.data.NumpyDataset(np.zeros(4), np.array([[0.0], [1.0], [2.0], [2.0]]))
     p = np.eye(3)[[0, 1, 2, 1]][:, None]
     assert evaluate(Fixed(p), data, [accuracy], n_classes=3)["accuracy"] == pytest.approx(0.75)
+
+
+def test_sample_weights_of_a_metric_that_takes_none():
+    """Equal weights change no score; others cannot be left out silently."""
+    rng = np.random.default_rng(0)
+    y, p, w = rng.random((20, 2)), rng.random((20, 2)), np.ones((20, 2))
+    w[::3, 0], w[:, 1] = 0, 2
+    plain = masked_scores(y, w, p, [RMSE])["rmse"]
+    np.testing.assert_array_equal(
+        masked_scores(y, w, p, [RMSE], use_sample_weights=True)["rmse"], plain
+    )
+    w[1] = 5
+    with pytest.raises(TypeError, match="the metric rmse takes no sample weights, .* another"):
+        masked_scores(y, w, p, [RMSE], use_sample_weights=True)

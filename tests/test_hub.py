@@ -1,6 +1,7 @@
 """The hub: the real huggingface_hub, offline, on a cache that stands in for the hub."""
 
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,8 +9,9 @@ import huggingface_hub
 import numpy as np
 import pytest
 
-from deepchem_mmsa import MMSAModel, MMSAPredictor, embed, hub
+from deepchem_mmsa import MMSAModel, MMSAPredictor, MMSARegressor, embed, hub
 from deepchem_mmsa.checkpoint import CheckpointError
+from deepchem_mmsa.ensemble import ensemble_spread, load_ensemble
 from deepchem_mmsa.exports import load_pretrained, model_card, publish
 from tests.fixtures import SMILES
 
@@ -52,11 +54,16 @@ class StandIn:
         before = self.head(repo_id, revision)  # which the hub does not make
         number = len(list(before.parent.iterdir()))
         after = before.parent / COMMIT.format(number)
-        gone = shutil.ignore_patterns(*delete_patterns)
-        shutil.copytree(before, after, ignore=gone)
-        for pattern in allow_patterns:
-            for file in Path(folder_path).glob(pattern):
-                shutil.copy(file, after / file.name)
+        after.mkdir()
+        for source, patterns, wanted in (
+            (before, delete_patterns, False),
+            (Path(folder_path), allow_patterns, True),
+        ):
+            for file in filter(Path.is_file, source.rglob("*")):
+                place = file.relative_to(source)
+                if any(fnmatch(place.as_posix(), pattern) for pattern in patterns) is wanted:
+                    (after / place).parent.mkdir(exist_ok=True)
+                    shutil.copy(file, after / place)
         (self.root(repo_id) / "refs" / (revision or "main")).write_text(after.name)
 
     def file_exists(self, repo_id, filename, *, revision=None):
@@ -102,6 +109,39 @@ def test_what_is_published_is_what_is_loaded(stand_in, exported, name):
     there = MMSAPredictor.from_pretrained(name).predict(SMILES[:4]).values
     np.testing.assert_array_equal(here, there)
     assert MMSAModel.from_pretrained(name).config == MMSAModel.from_pretrained(exported).config
+
+
+def test_an_ensemble_is_published_as_one(stand_in, tmp_path):
+    def made(n_models, folder):
+        regressor = MMSARegressor(
+            preset="small", modalities=("graph",), nb_epoch=1, n_models=n_models,
+            config={"graph_width": 16},
+        )  # fmt: skip
+        regressor.fit(SMILES[:8], range(8)).save_pretrained(tmp_path / folder)
+        return tmp_path / folder
+
+    name, three = "hf:me/three", made(3, "three")
+    (three / "model0" / "checkpoints").mkdir()
+    (three / "model0" / "checkpoints" / "checkpoint1.pt").touch()
+    publish(three, name)
+    head = stand_in.head("me/three", None)
+    assert {str(f.relative_to(head)) for f in head.rglob("*.*")} == {
+        "README.md", *(f"model{i}/{n}" for i in range(3) for n in hub.FILES[:2])
+    }  # fmt: skip
+    assert "3 networks" in (head / "README.md").read_text()
+    assert f'load_ensemble("{name}")' in (head / "README.md").read_text()
+    here, there = (ensemble_spread(load_ensemble(x), SMILES[:4]) for x in (three, name))
+    np.testing.assert_array_equal(here.values, there.values)
+    np.testing.assert_array_equal(here.std, there.std)
+    publish(made(2, "two"), name)  # which takes the place of the three
+    assert len(load_ensemble(name)) == 2
+    publish(made(1, "one"), name)
+    assert not list(stand_in.head("me/three", None).glob("model*/config.json"))
+    weights = three / "model2" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0\0")
+    with pytest.raises(CheckpointError, match="checksum"):
+        publish(three, "hf:me/damaged")
+    assert not stand_in.root("me/damaged").exists()
 
 
 def test_what_the_hub_does_not_have(stand_in):

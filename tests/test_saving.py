@@ -186,6 +186,17 @@ def test_a_copy_has_a_folder_of_its_own(make_model, graph_dataset):
         model.compute_saliency(graph_dataset.X[0])
 
 
+def test_a_copy_logs_to_tensorboard_itself(make_model, graph_dataset):
+    model = make_model(mode="regression", model_dir=None, tensorboard=True, log_frequency=1)
+    model.fit(graph_dataset, nb_epoch=1)
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        np.testing.assert_array_equal(copied.predict(graph_dataset), model.predict(graph_dataset))
+        copied.fit(graph_dataset, nb_epoch=2)
+        copied._summary_writer.flush()
+        assert copied._summary_writer.log_dir == copied.model_dir != model.model_dir
+        assert list(Path(copied.model_dir).glob("events*"))
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_fork_leaves_the_temporary_folder_alone(make_model):
     model = make_model(mode="regression", model_dir=None)

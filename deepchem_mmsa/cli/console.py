@@ -115,9 +115,24 @@ class Console:
 
     @contextmanager
     def progress(self, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-        """Yield a function that shows how many of `total` are done, after the first two seconds."""
-        if self.silent or not sys.stderr.isatty():
+        """Yield a function that shows how many of `total` are done.
+
+        A bar after the first two seconds; outside a terminal a line every half minute, the first
+        after half a minute.
+        """
+        if self.silent:
             yield lambda done: None
+            return
+        if not sys.stderr.isatty():
+            from deepchem_mmsa import progress
+
+            wait = progress.SECONDS
+            with progress.progress_bar(total=total, desc=what, unit="mol", delay=wait) as log:
+
+                def tell(done: int) -> None:
+                    log.update(done - log.n)
+
+                yield tell
             return
         from rich.console import Console as RichConsole
         from rich.progress import (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,13 +53,14 @@ def explain(
     as_json: options.Json = False,
     config: options.Config = None,
 ) -> None:
-    """Explain predictions: an HTML page per row, and a table with the share of each view.
+    """Explain predictions: an HTML page per row, an index, and a table with each view's share.
 
     A page shows the contributions of atoms, bonds and views, the memory anchors
     and the nearest molecules; see docs/explain.md.
     """
     import pandas as pd
 
+    from deepchem_mmsa.atomic import write_text
     from deepchem_mmsa.cli.rows import (
         column_of_other,
         compute_table,
@@ -69,6 +71,7 @@ def explain(
     )
     from deepchem_mmsa.explain import explain as explain_molecule
     from deepchem_mmsa.explain import read_references
+    from deepchem_mmsa.tables import read_table
     from deepchem_mmsa.views import many_views
 
     console = Console(quiet, as_json)
@@ -136,6 +139,45 @@ def explain(
          "reference": reference and [file_identity(reference), reference_column]},
         chunk=10,
     )  # fmt: skip
+    written = read_table(output / "explanations.csv", smiles_column)
+    with_class = predictor.config.mode == "classification"
+    n_new = 6 + with_class + len(predictor.config.modalities)
+    write_text(output / "index.html", index_page(written, asked, n_new, with_class))
+
+
+def index_page(table: Table, task: str, n_new: int, with_class: bool) -> str:
+    """Return a page with a line and a link, or the reason, for each row of ``explanations.csv``.
+
+    Parameters
+    ----------
+    table : Table
+    task : str
+    n_new : int
+        Columns that :func:`explain` has added, the last ones; others may have the same names.
+    with_class : bool
+        Whether the first of them is the class.
+    """
+    from html import escape
+
+    from deepchem_mmsa.page import html_document
+
+    given, made = table.frame.iloc[:, :-n_new], table.frame.iloc[:, -n_new:]
+    named = names_and_labels(replace(table, frame=given), task)
+    lines = []
+    for row, (smiles, (name, label), found) in enumerate(
+        zip(table.smiles, named, made.to_numpy().tolist()), start=1
+    ):
+        *_, page, status, reason = found
+        told = escape(reason)
+        if status == "ok":
+            of_class = f" (class {found[0]})" if with_class else ""
+            told = f'<a href="{page}">{escape(_short(found[with_class]) + of_class)}</a>'
+        cells = [*(escape(text) for text in (str(row), name, str(smiles), label)), told]
+        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    heads = ["row", "name", "SMILES", f"{task}, measured", f"{task}, predicted"]
+    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+    content = f"<table><tr>{head}</tr>\n" + "\n".join(lines) + "</table>"
+    return html_document(f"Explanations of {task}", content, "", "td { overflow-wrap: anywhere; }")
 
 
 def names_and_labels(table: Table, task: str) -> list[tuple[str, str]]:

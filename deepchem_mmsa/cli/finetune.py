@@ -123,7 +123,7 @@ def finetune(
         asked["--n-models"] = n_models
     began = training.began_with(network, from_model, table, columns, **asked)
     keep_input(source, *(output / f"{name}.csv" for name in ("rows", "history", _PREDICTIONS)))
-    training.open_run(output, resume, began, n_models)
+    training.open_run(output, resume, began, console, n_models)
     views = training.views_of(network, from_model)
     records = training.featurized(table, views, output, jobs, console)
     training.note_run(output, began)
@@ -214,6 +214,7 @@ def _in_parts(
     import pandas as pd
 
     from deepchem_mmsa.cli.labels import split_rows
+    from deepchem_mmsa.cli.records import name_column
     from deepchem_mmsa.datasets import dataset_from_shards
 
     shards, rows = records
@@ -225,6 +226,9 @@ def _in_parts(
         f"{why}; no label" if why else "no label" for why in rows.reason[idle]
     ]
     rows["split"] = part
+    name = name_column(table, [*tasks, split])
+    if name is not None:
+        rows["name"] = table.frame[name].fillna("").astype(str)
     rows = rows.join(pd.DataFrame(y, columns=[f"label {task}" for task in tasks]))
     sets = {name: data.select(np.flatnonzero(part == name)) for name in ("train", "valid", "test")}
     sizes = {name: len(of_part) for name, of_part in sets.items()}

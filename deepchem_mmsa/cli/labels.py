@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,8 @@ def guessed_label(table: Table, split: str) -> str:
         if column in (table.smiles_column, split):
             continue
         try:
-            values, _ = read_labels(table, [column])
+            with warnings.catch_warnings(action="ignore"):  # of columns that are no labels
+                values, _ = read_labels(table, [column])
         except TableError as error:
             (spoilt if _mostly_numbers(table, column) else faults).append(error)
             continue
@@ -99,7 +101,7 @@ def read_labels(
     for task in tasks:
         column = table.frame[column_named(list(table.frame.columns), task, table.name)]
         try:
-            columns.append(numbers(column, table.name))
+            columns.append(numbers(column, table.name, semicolons=table.semicolons))
         except TableError as error:
             words = _words(column)
             if not 2 <= len(set(words.dropna())) <= _WORDS or len(tasks) > 1:

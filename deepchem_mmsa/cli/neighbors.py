@@ -40,12 +40,16 @@ def neighbors(
     as_json: options.Json = False,
     config: options.Config = None,
 ) -> None:
-    """Find the nearest molecules of a reference table by cosine similarity of the embeddings."""
+    """Find the nearest molecules of a reference table by cosine similarity of the embeddings.
+
+    Names are those of the first column of the reference that holds texts.
+    """
     import numpy as np
     from sklearn.neighbors import NearestNeighbors
     from sklearn.preprocessing import normalize
 
     from deepchem_mmsa.cli.ahead import processes
+    from deepchem_mmsa.cli.records import name_column
     from deepchem_mmsa.cli.rows import (
         checked_output,
         column_of_other,
@@ -64,6 +68,8 @@ def neighbors(
     jobs = processes(jobs, source, reference)
     predictor = load_model(model, device)
     texts: list[str] = []
+    names: list[str] = []
+    named: str | None = None
     vectors = []
     column = column_of_other(reference, reference_column, smiles_column)
     with console.progress("reference", count_rows(reference, column)) as progress:
@@ -72,6 +78,9 @@ def neighbors(
         ):
             vectors.append(predictor.embed(records, batch_size).values)
             texts += table.frame[table.smiles_column].fillna("").astype(str).tolist()
+            named = name_column(table) if table.start == 0 else named
+            if named is not None:
+                names += table.frame[named].fillna("").astype(str).tolist()
     known = np.concatenate(vectors)
     rows = np.flatnonzero(~np.isnan(known).any(axis=1))
     if len(rows) == 0:
@@ -99,6 +108,8 @@ def neighbors(
         for rank in range(k):
             places = rows[found[:, rank]]
             columns[f"neighbor_{rank + 1}"] = np.where(there, [texts[i] for i in places], "")
+            if names:
+                columns[f"name_{rank + 1}"] = np.where(there, [names[i] for i in places], "")
             columns[f"row_{rank + 1}"] = pd.array(np.where(there, places + 1, -1), dtype="Int64")
             columns[f"row_{rank + 1}"][~there] = pd.NA  # type: ignore[index]
             columns[f"similarity_{rank + 1}"] = np.where(

@@ -181,7 +181,11 @@ Config = Annotated[
     ),
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Resume the interrupted run in the output folder.")
+    bool,
+    typer.Option(
+        "--resume",
+        help="Resume the interrupted run in the output folder; without a checkpoint it begins.",
+    ),
 ]
 Preset = Annotated[
     str | None,

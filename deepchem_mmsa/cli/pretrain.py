@@ -63,12 +63,12 @@ def pretrain(
     if Path(source).is_dir():
         shards, rows = training.opened(Path(source), network, console)
         began = training.began_with(network, from_model, None, input=shards.inputs)
-        training.open_run(output, resume, began)
+        training.open_run(output, resume, began, console)
     else:
         table = read_table(source, smiles_column, format)
         began = training.began_with(network, from_model, table)
         keep_input(source, output / "rows.csv", output / "history.csv")
-        training.open_run(output, resume, began)
+        training.open_run(output, resume, began, console)
         views = training.views_of(network, from_model)
         shards, rows = training.featurized(table, views, output, jobs, console)
     training.note_run(output, began)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,8 +13,8 @@ import pandas as pd
 
 from deepchem_mmsa.cli.console import Console, ExitCode, Failure, Interrupted
 from deepchem_mmsa.shards import ShardError, ShardSet, featurize_to_shards
-from deepchem_mmsa.tables import count_rows, read_chunks
-from deepchem_mmsa.tables.files import is_pipe, opened
+from deepchem_mmsa.tables import Table, count_rows, read_chunks
+from deepchem_mmsa.tables.files import MISSING, copying_a_pipe, is_pipe, opened
 from deepchem_mmsa.views import ViewSettings
 
 
@@ -49,7 +49,8 @@ def as_file(source: str) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory(prefix="mmsa-") as folder:
         copy = Path(folder, "input")
-        with opened(source) as given, copy.open("wb") as file:  # Windows opens none twice
+        # Closed before it is given away: Windows opens none twice.
+        with copying_a_pipe(), opened(source) as given, copy.open("wb") as file:
             shutil.copyfileobj(given, file)
         yield str(copy)
 
@@ -112,3 +113,27 @@ def rows_table(smiles: list[str], status: list[str], reasons: list[str]) -> pd.D
     """Return ``row`` (from 1), ``smiles``, ``status`` and ``reason``."""
     rows = np.arange(1, len(smiles) + 1)
     return pd.DataFrame({"row": rows, "smiles": smiles, "status": status, "reason": reasons})
+
+
+def name_column(table: Table, others: Sequence[str] = ()) -> str | None:
+    """Return the column that names the molecules: the first one of texts that are no numbers.
+
+    Parameters
+    ----------
+    table : Table
+    others : sequence of str
+        Columns that are something else, beside the SMILES.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"batch": ["7", "8"], "smiles": ["C", "CC"], "ID": ["", "A-1"]})
+    >>> name_column(Table(frame, ["C", "CC"], "my.csv", "smiles"))
+    'ID'
+    """
+    for column in table.frame.columns:
+        if column not in (table.smiles_column, *others):
+            cells = table.frame[column].dropna().astype(str).str.strip()
+            texts = cells[~cells.str.lower().isin((*MISSING, "true", "false"))]
+            if pd.to_numeric(texts, errors="coerce").isna().mean() > 0.5:
+                return str(column)
+    return None

@@ -82,17 +82,20 @@ def begun_networks(folder: Path) -> bool:
     return any(map(has_begun, [folder, *folder.glob("model*")]))
 
 
-def open_run(folder: Path, resume: bool, asked: Mapping[str, Any], n_models: int = 1) -> None:
+def open_run(
+    folder: Path, resume: bool, asked: Mapping[str, Any], console: Console, n_models: int = 1
+) -> None:
     """Create the folder of a run; an existing run is never overwritten.
 
     Parameters
     ----------
     folder : pathlib.Path
     resume : bool
-        Whether to resume the run in the folder.
+        Whether to resume the run in the folder; where it has no checkpoint yet, a run begins.
     asked : mapping
         JSON-serialisable, by option: all that determines the result except the number of epochs.
         A run can only be resumed with the values it was started with.
+    console : Console
     n_models : int
         Networks to train, each in its own folder.
     """
@@ -111,17 +114,19 @@ def open_run(folder: Path, resume: bool, asked: Mapping[str, Any], n_models: int
             "--output folder",
             ExitCode.OUTPUT,
         )
-    if resume and not checkpoints:
-        anew = "give another --output folder" if models else "omit --resume"
+    if models and not checkpoints:
         raise Failure(
-            f"{folder} holds no checkpoint to resume from; {anew} to start a new run",
+            f"{folder} holds a model, but no checkpoint to resume from; give another --output "
+            "folder to start a new run",
             ExitCode.OUTPUT,
         )
+    if resume and not checkpoints:
+        console.note(f"{folder} holds no checkpoint to resume from: a new run begins")
     try:
         for each in member_folders(folder, n_models):
             with RunFolder(each / "checkpoints"):
                 pass
-        if resume and (folder / "run.json").is_file():
+        if checkpoints and (folder / "run.json").is_file():
             _check_same(folder, json.loads(json.dumps(asked)))
     except (OSError, RuntimeError) as error:  # not writable, or locked by another run
         raise Failure(f"cannot write to {folder}: {error}", ExitCode.OUTPUT) from error

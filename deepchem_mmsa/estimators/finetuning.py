@@ -11,14 +11,16 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
-from sklearn.utils import check_random_state
+from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils.validation import (
     _check_sample_weight,
+    check_array,
     check_consistent_length,
     check_is_fitted,
 )
 
 from deepchem_mmsa import exports
+from deepchem_mmsa.early_stopping import EarlyStopping
 from deepchem_mmsa.ensemble import Spread, dropout_spread, ensemble_spread
 from deepchem_mmsa.estimators.molecules import MoleculeReader, smiles_of
 from deepchem_mmsa.hub import member_folders, starting_model
@@ -102,7 +104,7 @@ class FineTunedEstimator(MoleculeReader):
         y : array-like
             ``[N]``, or ``[N, T]`` for several tasks, with NaN for missing labels.
         sample_weight : array-like, optional
-            ``[N]``; weight of each molecule in the loss.
+            ``[N]``, weight of each molecule in the loss, or ``[N, T]``, of each label.
 
         Raises
         ------
@@ -128,9 +130,7 @@ class FineTunedEstimator(MoleculeReader):
         labels, n_classes = self._labels(y)
         names = _task_names(y, self._mode)
         check_consistent_length(molecules, labels)
-        weights = _check_sample_weight(
-            sample_weight, np.empty((len(molecules), 1)), ensure_non_negative=True
-        )
+        weights = _weights(sample_weight, labels)
         random = check_random_state(self.random_state)
         seeds = random.randint(np.iinfo(np.int32).max, size=self.n_models)
         self._single = labels.ndim == 1
@@ -140,12 +140,17 @@ class FineTunedEstimator(MoleculeReader):
         config = models[0].config
         records = MMSAPredictor(models[0].model).records(molecules, self.n_jobs)
         kept = np.array(self._readable(records, molecules, config.modalities), dtype=int)
+        if 2 <= len(kept) < len(records):  # a class may have gone with its molecules
+            found, n_left = self._labels(_safe_indexing(y, kept))
+            labels[kept] = found.reshape(len(kept), -1)
+            if n_left < n_classes:
+                models = [self._model(labels.shape[1], n_left, int(seed)) for seed in seeds]
         if len(kept) < 2:
             raise ValueError(
                 f"n_samples={len(kept)}: training needs at least 2 molecules, got "
                 f"{len(kept)} sample(s)"
             )
-        w = weights[:, None] * ~np.isnan(labels)
+        w = weights * ~np.isnan(labels)
         order = random.permutation(kept)
         n_valid = round(self.validation_fraction * len(order))
         train, valid = np.sort(order[n_valid:]), np.sort(order[:n_valid])
@@ -174,6 +179,9 @@ class FineTunedEstimator(MoleculeReader):
         share = self.validation_fraction
         if not isinstance(share, Real) or not 0 <= share < 1:
             raise ValueError(f"validation_fraction={share!r}: must be in [0, 1)")
+        EarlyStopping(None, patience=self.patience, averaging=self.averaging)
+        if share == 0:
+            self._check_validation(0)
         for name in self.config or {}:
             if name in ELSEWHERE:
                 raise ValueError(
@@ -203,18 +211,17 @@ class FineTunedEstimator(MoleculeReader):
             return deepchem_mmsa.MMSAModel(self.preset, **arguments)
         return deepchem_mmsa.MMSAModel.from_pretrained(model, **arguments)
 
-    def _train(self, model: Any, parts: list[Any]) -> None:
-        import deepchem_mmsa
-
-        train, valid = parts
-        stopping = deepchem_mmsa.EarlyStopping(
-            valid, patience=self.patience, averaging=self.averaging
-        )
-        if self.averaging and not valid.w.any():
+    def _check_validation(self, n_labels: int) -> None:
+        if self.averaging and not n_labels:
             raise ValueError(
                 f"averaging={self.averaging} needs labelled molecules for validation, on which the "
                 "averaged weights are scored; increase validation_fraction, or set averaging=0"
             )
+
+    def _train(self, model: Any, parts: list[Any]) -> None:
+        train, valid = parts
+        self._check_validation(int(np.count_nonzero(valid.w)))
+        stopping = EarlyStopping(valid, patience=self.patience, averaging=self.averaging)
         watched = [stopping] if valid.w.any() else []
         model.fit(train, nb_epoch=self.nb_epoch, checkpoint_interval=0, callbacks=watched)
 
@@ -304,6 +311,15 @@ def _task_names(y: Any, mode: str) -> list[str] | None:
                 "it, y.rename(...)"
             )
     return names
+
+
+def _weights(given: Any, labels: np.ndarray) -> np.ndarray:
+    """Return the weights of the molecules ``[N, 1]``, or of the labels ``[N, T]``."""
+    if labels.ndim == 2 and np.shape(given) == labels.shape:  # DeepChem's SklearnModel
+        return check_array(given, dtype=np.float64, ensure_non_negative=True)
+    return _check_sample_weight(given, np.empty((len(labels), 1)), ensure_non_negative=True)[
+        :, None
+    ]
 
 
 def _dataset(

@@ -44,7 +44,8 @@ class MMSARegressor(RegressorMixin, FineTunedEstimator):
         Number of models, which differ in their seed and whose predictions are averaged.
     on_error : {"raise", "drop"}
         What ``fit`` does with molecules that cannot be read: raise an error that names the first,
-        or train without them. Prediction always returns NaN for them.
+        or train without them, and without a class that only they have. Prediction always returns
+        NaN for them.
     random_state : int, RandomState instance or None
         Determines the weights, the order of the molecules and the validation set.
     n_jobs : int

@@ -233,7 +233,8 @@ def _data(
     similarity: np.ndarray,
 ) -> str:
     tasks = list(range(min(len(run.tasks), _TASKS)))
-    terms = ["Split", "Row"]
+    named = any(run.names[place] for place in known)
+    terms = ["Split", "Row", *(["Name"] if named else [])]
     for task in tasks:
         if run.y.shape[1]:
             terms.append(run.tasks[task])
@@ -243,6 +244,7 @@ def _data(
     molecules = []
     for rank, place in enumerate(known.tolist()):
         fields = [str(run.parts[place]), f"{run.rows[place]}"]
+        fields += [run.names[place][:80]] if named else []
         for task in tasks:
             if run.y.shape[1]:
                 fields.append(number(run.y[place, task]))

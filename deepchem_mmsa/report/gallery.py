@@ -160,7 +160,8 @@ def _error(run: Run, place: int, task: int, nearest: tuple[int, float] | None) -
             facts += f"</dd><dt>its label</dt><dd>{number(run.y[other, task])}"
         facts += "</dd>"
     title = escape(run.tasks[task]) + ", " if len(run.tasks) > 1 else ""
+    title += " · ".join(filter(None, [f"row {run.rows[place]}", escape(run.names[place][:80])]))
     return (
-        f"<div class='card'><h3>{title}row {run.rows[place]}</h3>{as_svg(run.smiles[place])}"
+        f"<div class='card'><h3>{title}</h3>{as_svg(run.smiles[place])}"
         f"<dl>{facts}</dl><code class='smiles'>{escape(run.smiles[place])}</code></div>"
     )

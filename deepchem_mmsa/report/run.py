@@ -50,6 +50,8 @@ class Run:
         int ``[N]``, from 1, in the source of each part.
     smiles : list of str
         ``[N]``.
+    names : list of str
+        ``[N]``, those of the table; "" where there is none.
     parts : np.ndarray
         ``[N]`` of "train", "valid", "test" or another name; "" for a row that belongs to none.
     y : np.ndarray
@@ -74,6 +76,7 @@ class Run:
     predictor: MMSAPredictor
     rows: np.ndarray
     smiles: list[str]
+    names: list[str]
     parts: np.ndarray
     y: np.ndarray
     predicted: np.ndarray
@@ -133,6 +136,7 @@ class _Source:
     parts: np.ndarray
     y: np.ndarray
     records: Callable[[np.ndarray], Iterator[MoleculeViews]]
+    names: list[str] = field(default_factory=list)
 
 
 # ---- from a run's folder --------------------------------------------------------------------
@@ -171,6 +175,7 @@ def from_folder(folder: str | os.PathLike, device: str | None, at_most: int, see
 def _rows_of(folder: Path, predictor: MMSAPredictor, summary: Mapping[str, Any]) -> _Source:
     table = pd.read_csv(folder / "rows.csv", keep_default_na=False, dtype=str)
     smiles = table["smiles"].tolist()
+    names = table["name"].tolist() if "name" in table else []  # older runs have none
     ok = (table["status"] != "failed").to_numpy()
     if "split" in table:
         parts = table["split"].to_numpy(dtype=object)
@@ -187,13 +192,13 @@ def _rows_of(folder: Path, predictor: MMSAPredictor, summary: Mapping[str, Any])
             shards = ShardSet.open(place)
             if len(shards) == len(table):
                 read = partial(_from_shards, shards)
-                return _Source(np.arange(1, len(table) + 1), smiles, parts, y, read)
+                return _Source(np.arange(1, len(table) + 1), smiles, parts, y, read, names)
 
     def made(places: np.ndarray) -> Iterator[MoleculeViews]:
         chosen = [smiles[place] for place in places]
         yield from many_views(chosen, predictor.settings, contained=True)
 
-    return _Source(np.arange(1, len(table) + 1), smiles, parts, y, made)
+    return _Source(np.arange(1, len(table) + 1), smiles, parts, y, made, names)
 
 
 def _from_shards(shards: ShardSet, places: np.ndarray) -> Iterator[MoleculeViews]:
@@ -353,7 +358,8 @@ def _looked_at(
         predicted = predicted.reshape(n, config.n_tasks, config.n_classes)
     anchor = values[:, -2]
     return Run(
-        title=title, predictor=predictor, rows=source.rows, smiles=smiles, parts=source.parts,
+        title=title, predictor=predictor, rows=source.rows, smiles=smiles,
+        names=source.names or [""] * n, parts=source.parts,
         y=source.y, predicted=predicted, embedding=values[:, :width],
         anchor=np.where(np.isnan(anchor), -1, np.nan_to_num(anchor)).astype(int),
         anchor_similarity=values[:, -1], missing=missing, failed=failed, history=history,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import gzip
 import io
 import os
@@ -32,6 +33,9 @@ SMILES_COLUMNS = (
 
 MISSING = ("", "nan", "na", "n/a", "null", "none")
 """Cells that count as missing, in lower or upper case."""
+
+MAX_LINE = 1 << 27
+"""Characters of a line or cell; longer ones fill the memory (3 MB of gzip can hold 3 GB)."""
 
 _SNIFFED = 1 << 16
 _WIDE = (b"\xff\xfe", b"\xfe\xff")
@@ -138,10 +142,27 @@ def _with_head(stream: Any) -> io.BufferedReader:
 
 def spooled(raw: io.BufferedReader) -> io.BufferedReader:
     """Copy a pipe to a temporary file, which can be read twice."""
-    file: Any = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as its reader)
-    shutil.copyfileobj(raw, file)
-    file.seek(0)
+    with copying_a_pipe():
+        file: Any = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as its reader)
+        shutil.copyfileobj(raw, file)
+        file.seek(0)
     return io.BufferedReader(file)
+
+
+@contextmanager
+def copying_a_pipe() -> Iterator[None]:
+    """Name the folder of temporary files, and the remedy, if there is no room for a copy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise OSError(
+            error.errno,
+            f"{error.strerror}: the input is a pipe, of which a copy was to be written there; make "
+            "room, set TMPDIR to another folder, or give a file",
+            tempfile.gettempdir(),
+        ) from error
 
 
 def first_line(raw: io.BufferedReader) -> str:
@@ -182,12 +203,12 @@ def refuse_foreign(raw: io.BufferedReader, name: str) -> None:
 
 
 @contextmanager
-def as_text(raw: io.BufferedReader, name: str) -> Iterator[io.TextIOWrapper]:
-    """Read bytes as text: UTF-8, or UTF-16 if there is a byte order mark."""
+def as_lines(raw: io.BufferedReader, name: str) -> Iterator[Iterator[str]]:
+    """Read bytes as lines of text: UTF-8, or UTF-16 if there is a byte order mark."""
     wide = raw.peek(2)[:2] in _WIDE
     text = io.TextIOWrapper(raw, encoding="utf-16" if wide else "utf-8-sig", newline="")
     try:
-        yield text
+        yield _lines(text, name)
     except UnicodeDecodeError as error:
         raise TableError(
             f"{name} is not UTF-8 text ({error.reason}, byte 0x{error.object[error.start]:02x}); "
@@ -196,3 +217,15 @@ def as_text(raw: io.BufferedReader, name: str) -> Iterator[io.TextIOWrapper]:
     finally:
         if not raw.closed:
             text.detach()  # or the wrapper would close standard input when it is deleted
+
+
+def _lines(text: io.TextIOWrapper, name: str) -> Iterator[str]:
+    number = 0
+    while line := text.readline(MAX_LINE):
+        number += 1
+        if len(line) == MAX_LINE:
+            raise TableError(
+                f"{name}, line {number} is longer than the {MAX_LINE:,} characters that are read "
+                "at most: the file is damaged, or no table with a line for each molecule"
+            )
+        yield line

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,6 +20,7 @@ from deepchem_mmsa.tables.files import (
     MISSING,
     SMILES_COLUMNS,
     TableError,
+    first_line,
     format_of,
     is_pipe,
     name_of,
@@ -28,7 +29,8 @@ from deepchem_mmsa.tables.files import (
     sniff,
     spooled,
 )
-from deepchem_mmsa.tables.text import cells_of, csv_rows, smi_rows, unique
+from deepchem_mmsa.tables.text import cells_of, csv_rows, parted_by_semicolons, smi_rows, unique
+from deepchem_mmsa.user_warning import warn_user
 
 _READ_AT_ONCE = 10_000
 _TRUTH = {"true": "1", "false": "0"}
@@ -53,6 +55,8 @@ class Table:
         The column of `frame` that holds the SMILES.
     start : int
         Number of rows of the file before these.
+    semicolons : bool
+        Whether these part its cells, so that a comma may be that of decimals.
     """
 
     frame: pd.DataFrame
@@ -60,6 +64,7 @@ class Table:
     name: str
     smiles_column: str
     start: int = 0
+    semicolons: bool = False
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -84,7 +89,7 @@ def read_table(
     chunks = list(read_chunks(path, _READ_AT_ONCE, smiles_column, format))
     frame = pd.concat([chunk.frame for chunk in chunks], ignore_index=True)
     smiles = [molecule for chunk in chunks for molecule in chunk.smiles]
-    return Table(frame, smiles, chunks[0].name, chunks[0].smiles_column)
+    return replace(chunks[0], frame=frame, smiles=smiles)
 
 
 def read_chunks(
@@ -123,8 +128,8 @@ def read_chunks(
     """
     name = name_of(path)
     n = 0
-    for frame, molecules, column in _chunks_of(path, size, smiles_column, format):
-        yield Table(frame, molecules, name, column, n)
+    for frame, molecules, column, semicolons in _chunks_of(path, size, smiles_column, format):
+        yield Table(frame, molecules, name, column, n, semicolons)
         n += len(frame)
     if n == 0:
         raise TableError(f"{name} has no row; it needs a row per molecule")
@@ -151,8 +156,11 @@ def count_rows(
         return sum(1 for _ in cells_of(raw, name_of(path), kind, smiles_column)) - 1
 
 
-def numbers(column: pd.Series, name: str, first: int = 1) -> np.ndarray:
+def numbers(column: pd.Series, name: str, first: int = 1, semicolons: bool = False) -> np.ndarray:
     """Return a column as numbers, NaN where it is empty; true and false are 1 and 0.
+
+    Decimal commas are read in a table of semicolons, with a warning, if all cells of the column
+    are such numbers and they cannot be whole numbers with commas between thousands.
 
     Parameters
     ----------
@@ -161,6 +169,8 @@ def numbers(column: pd.Series, name: str, first: int = 1) -> np.ndarray:
         Of the file, for the message.
     first : int
         Number of the first row in messages: 1 as in a file, 0 as in Python.
+    semicolons : bool
+        As of :class:`Table`.
 
     Raises
     ------
@@ -176,6 +186,13 @@ def numbers(column: pd.Series, name: str, first: int = 1) -> np.ndarray:
         lambda cell: "" if pd.api.types.is_scalar(cell) and pd.isna(cell) else str(cell).strip()
     )
     missing = text.str.lower().isin(MISSING)
+    if semicolons and _has_decimal_commas(text[~missing]):
+        example = next(cell for cell in text if "," in cell)
+        warn_user(
+            f"{name}, column {column.name!r}: commas are read as those of decimals, {example} as "
+            f"{example.replace(',', '.')}, since semicolons part the cells"
+        )
+        text = text.str.replace(",", ".")
     truth = text.str.lower().map(_TRUTH)
     values = pd.to_numeric(truth.fillna(text.mask(missing)), errors="coerce")
     wrong = ~np.isfinite(values) & ~missing
@@ -191,11 +208,22 @@ def numbers(column: pd.Series, name: str, first: int = 1) -> np.ndarray:
     return values.to_numpy(dtype=float)
 
 
+_DECIMAL_COMMA = r"[+-]?\d+,\d+(e[+-]?\d+)?"
+
+
+def _has_decimal_commas(text: pd.Series) -> bool:
+    """Return whether all cells are numbers, some with a comma that cannot be of thousands."""
+    commas = text[text.str.fullmatch(_DECIMAL_COMMA, case=False)]
+    others = text[~text.index.isin(commas.index)]
+    whole = others.str.fullmatch(r"[+-]?\d+(e[+-]?\d+)?", case=False).all()
+    return bool(whole and not commas.str.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}").all())
+
+
 def _remedy(text: str) -> str:
     """Return what to write in place of a label that is not a number."""
     if re.match("[<>~≤≥]", text):
         return "a limit is no value: leave the cell empty, or make classes of the column"
-    if re.fullmatch(r"[+-]?\d+,\d+(e[+-]?\d+)?", text, re.IGNORECASE):
+    if re.fullmatch(_DECIMAL_COMMA, text, re.IGNORECASE):
         return "write the decimals after a point"
     if re.fullmatch(r"[^\W\d]+", text) and not re.fullmatch("inf(inity)?", text, re.IGNORECASE):
         return "write classes as 0 and 1, and leave the cell empty where the label is missing"
@@ -263,8 +291,8 @@ def column_named(columns: Sequence[str], wanted: str, name: str) -> str:
 
 def _chunks_of(
     path: str | os.PathLike, size: int, smiles_column: str | None, format: str | None
-) -> Iterator[tuple[pd.DataFrame, list[object], str]]:
-    """Yield the cells of some rows, their molecules, and the name of the SMILES column."""
+) -> Iterator[tuple[pd.DataFrame, list[object], str, bool]]:
+    """Yield cells and molecules of some rows, the SMILES column, and whether ";" parts cells."""
     name = name_of(path)
     if format is not None and (format not in FORMATS or format == "jsonl"):
         raise TableError(f"format {format!r} cannot be read: choose csv, tsv, smi, sdf or parquet")
@@ -277,7 +305,7 @@ def _chunks_of(
         if kind == "parquet":
             yield from _parquet_chunks(raw, name, size, smiles_column)
             return
-        columns, column = ["smiles", "name"], "smiles"
+        columns, column, semicolons = ["smiles", "name"], "smiles", False
         if kind == "sdf":
             from deepchem_mmsa.tables.sdf import sdf_columns, sdf_rows  # loads RDKit
 
@@ -292,6 +320,7 @@ def _chunks_of(
                 )
             rows = smi_rows(raw, name)
         else:
+            semicolons = parted_by_semicolons(first_line(raw), kind, smiles_column)
             lines = cells_of(raw, name, kind, smiles_column)
             columns = unique(next(lines)[1])
             column = _smiles_column(columns, smiles_column, name)
@@ -299,12 +328,12 @@ def _chunks_of(
         while chosen := list(itertools.islice(rows, size)):
             cells = [row for row, _ in chosen]
             frame = pd.DataFrame(cells, columns=columns, dtype=str)
-            yield frame, [molecule for _, molecule in chosen], column
+            yield frame, [molecule for _, molecule in chosen], column, semicolons
 
 
 def _parquet_chunks(
     raw: BinaryIO, name: str, size: int, smiles_column: str | None
-) -> Iterator[tuple[pd.DataFrame, list[object], str]]:
+) -> Iterator[tuple[pd.DataFrame, list[object], str, bool]]:
     """Yield the chunks of :func:`_chunks_of` with the types of the file."""
     import pyarrow
 
@@ -317,7 +346,7 @@ def _parquet_chunks(
             named = pyarrow.RecordBatch.from_arrays(list(map(_plain, batch.columns)), columns)
             frame = named.to_pandas(types_mapper=pd.ArrowDtype)
             texts = frame[column].astype(object)
-            yield frame, texts.where(texts.notna(), "").tolist(), column
+            yield frame, texts.where(texts.notna(), "").tolist(), column, False
 
 
 def _plain(cells: Any) -> Any:

@@ -11,14 +11,14 @@ from rdkit import Chem
 
 from deepchem_mmsa.molecule import MODALITIES, MoleculeViews
 from deepchem_mmsa.rdkit_state import quiet_legacy
-from deepchem_mmsa.tables.files import as_text
+from deepchem_mmsa.tables.files import as_lines
 from deepchem_mmsa.tables.text import unique
 from deepchem_mmsa.views.topology import written
 
 
 def sdf_records(raw: io.BufferedReader, name: str) -> Iterator[tuple[str, str, dict[str, str]]]:
     """Yield (title, mol block, properties) of each record, even if its mol block is invalid."""
-    with as_text(raw, name) as text:
+    with as_lines(raw, name) as text:
         lines: list[str] = []
         for line in text:
             if not line.startswith("$$$$"):

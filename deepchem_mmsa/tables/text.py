@@ -8,22 +8,22 @@ import itertools
 import re
 from collections.abc import Iterator
 
-from deepchem_mmsa.tables.files import SMILES_COLUMNS, TableError, as_text, is_header
+from deepchem_mmsa.tables.files import MAX_LINE, SMILES_COLUMNS, TableError, as_lines, is_header
 
-csv.field_size_limit(1 << 30)
+csv.field_size_limit(MAX_LINE)
 
 
 def cells_of(
     raw: io.BufferedReader, name: str, kind: str, wanted: str | None = None
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, cells) of CSV or TSV, header first; `wanted` is one of its columns."""
-    with as_text(raw, name) as text:
-        header, before, last = text.readline(), 0, 0
+    with as_lines(raw, name) as text:
+        header, before, last = next(text, ""), 0, 0
         while header and not header.strip():
-            header, before = text.readline(), before + 1
+            header, before = next(text, ""), before + 1
         said = _SEPARATOR.fullmatch(header.strip("\r\n "))  # Excel writes such a line and hides it
         if said:
-            header, before = text.readline(), before + 1
+            header, before = next(text, ""), before + 1
         delimiter = said[1] if said else "\t" if kind == "tsv" else _delimiter(header, wanted)
         lines = csv.reader(itertools.chain([header], text), delimiter=delimiter, strict=True)
         try:
@@ -38,6 +38,13 @@ def cells_of(
             ) from error
 
 
+def parted_by_semicolons(first: str, kind: str, wanted: str | None = None) -> bool:
+    """Return whether the first line of a CSV or TSV says so; arguments as of :func:`cells_of`."""
+    said = _SEPARATOR.fullmatch(first)
+    return (said[1] == ";") if said else kind == "csv" and _delimiter(first, wanted) == ";"
+
+
+_EXTENSION = re.compile(r"\|[^|]*\|(\s|$)")
 _SEPARATOR = re.compile("(?i)sep=(.)")
 
 
@@ -69,11 +76,14 @@ def csv_rows(
 
 def smi_rows(raw: io.BufferedReader, name: str) -> Iterator[tuple[list[str], object]]:
     """Yield ([SMILES, name], SMILES) of each line except a header."""
-    with as_text(raw, name) as text:
+    with as_lines(raw, name) as text:
         for number, line in enumerate(text):
             if number == 0 and is_header(line):
                 continue
             words = [*line.split(None, 1), "", ""]
+            extended = _EXTENSION.match(words[1])  # CXSMILES
+            if extended:
+                words = [f"{words[0]} {extended[0].strip()}", words[1][extended.end() :]]
             if line.startswith("\t") and words[0]:  # a name without a molecule
                 words = ["", line.strip()]
             yield [words[0], words[1].strip()], words[0]

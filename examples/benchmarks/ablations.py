@@ -78,7 +78,7 @@ def pretrained(a: argparse.Namespace, name: str, changes: dict[str, Any]) -> Pat
         "batch size": a.pretrain_batch_size, "preset": a.preset, "modalities": list(a.modalities),
     }  # fmt: skip
     if (output / "model" / "config.json").is_file():
-        began = json.loads(told.read_text()) if told.is_file() else {}
+        began = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
         differing = [name for name, value in asked.items() if began.get(name) != value]
         if not differing:
             return output / "model"
@@ -87,7 +87,7 @@ def pretrained(a: argparse.Namespace, name: str, changes: dict[str, Any]) -> Pat
             "another --output"
         )
     output.mkdir(parents=True, exist_ok=True)
-    told.write_text(json.dumps(asked))
+    told.write_text(json.dumps(asked), encoding="utf-8")
     # All variants share one selection and one set of shards, whose records hold every view.
     for shared in ("shards", "selection.json", "molecules.txt.gz"):
         place = output / shared

@@ -35,7 +35,7 @@ PARTS = ("stream", "soak")
 
 def resident() -> float:
     """Resident memory of this process, MB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
@@ -132,7 +132,7 @@ def main() -> None:
         found[part] = {"stream": stream, "soak": soak}[part](a, table)
         print(json.dumps(found[part], indent=1), flush=True)
         a.output.parent.mkdir(parents=True, exist_ok=True)
-        a.output.write_text(json.dumps(found, indent=1))
+        a.output.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -302,7 +302,7 @@ def main() -> None:
         for key, value in results[name].items():
             print(f"  {key:36} {value:.4g}" if isinstance(value, float) else f"  {key}: {value}")
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(results, indent=1))
+        arguments.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

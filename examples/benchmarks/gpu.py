@@ -306,9 +306,9 @@ def main() -> None:
         found.setdefault(part, []).append(row)
         if a.output:
             a.output.parent.mkdir(parents=True, exist_ok=True)
-            a.output.write_text(json.dumps(found, indent=1))
+            a.output.write_text(json.dumps(found, indent=1), encoding="utf-8")
             texts = [f"## {name}\n\n{table(found[name])}\n" for name in PARTS if name in found]
-            a.output.with_suffix(".md").write_text("\n".join(texts))
+            a.output.with_suffix(".md").write_text("\n".join(texts), encoding="utf-8")
 
     with tempfile.TemporaryDirectory() as folder:
         a.shards = a.shards or Path(folder)

@@ -152,7 +152,7 @@ def main() -> None:
             print(f"{name:8} {label:42} {row['auc']:.3f} {spread}, validation {row['valid']:.3f}",
                   flush=True)  # fmt: skip
     if a.output:
-        a.output.write_text(json.dumps(report, indent=1))
+        a.output.write_text(json.dumps(report, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def cold_start(repeats: int, work: Path) -> dict[str, float]:
     """Compare one prediction in a fresh process with two imports."""
     model = exported(work / "cold", "graph")
     imports = "from deepchem_mmsa.layers.dgl_backend import import_dgl; import torch; import_dgl()"
-    (work / "one.smi").write_text("CC(=O)Oc1ccccc1C(=O)O\n")
+    (work / "one.smi").write_text("CC(=O)Oc1ccccc1C(=O)O\n", encoding="utf-8")
     python = (
         "from deepchem_mmsa import MMSAPredictor\n"
         f"MMSAPredictor.from_pretrained({str(model)!r}).predict(['CC(=O)Oc1ccccc1C(=O)O'])"
@@ -150,7 +150,7 @@ def main() -> None:
     for key, value in found.items():
         print(f"{key:60} {value:8.3f}")
     a.output.parent.mkdir(parents=True, exist_ok=True)
-    a.output.write_text(json.dumps(found, indent=1, ensure_ascii=False))
+    a.output.write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 if __name__ == "__main__":

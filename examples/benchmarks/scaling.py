@@ -180,16 +180,16 @@ def main() -> None:
     a.output.mkdir(parents=True, exist_ok=True)
     # Results of earlier runs with other views are kept.
     kept = a.output / "scaling.json"
-    results: dict[str, Any] = json.loads(kept.read_text()) if kept.is_file() else {}
+    results: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     views = ", ".join(a.modalities)
     results[views] = {step: {str(n): measure(a, step, n) for n in a.sizes} for step in STEPS}
-    kept.write_text(json.dumps(results, indent=1))
+    kept.write_text(json.dumps(results, indent=1), encoding="utf-8")
     read = {
         views: {step: {int(n): found for n, found in at.items()} for step, at in figures.items()}
         for views, figures in results.items()
     }
     lines = [line for views, figures in read.items() for line in table(views, figures)]
-    (a.output / "scaling.md").write_text("\n".join(lines))
+    (a.output / "scaling.md").write_text("\n".join(lines), encoding="utf-8")
     print("\n".join(lines))
     plot(read, a.output / "scaling.png")
 

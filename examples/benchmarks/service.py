@@ -145,7 +145,7 @@ def main() -> None:
     for name, value in result.items():
         print(f"{name:24}{value:.1f}" if isinstance(value, float) else f"{name:24}{value}")
     if a.output:
-        a.output.write_text(json.dumps(result, indent=1))
+        a.output.write_text(json.dumps(result, indent=1), encoding="utf-8")
     asked = a.clients * (a.requests // a.clients)
     if result["wrong_answers"] or len(found["wrong"]) != asked:
         sys.exit(f"{asked} requests, {len(found['wrong'])} answered, {sum(found['wrong'])} wrong")

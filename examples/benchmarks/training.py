@@ -349,7 +349,7 @@ def main() -> None:
             print(f"{part:10} {name:40} {value:10.4g}", flush=True)
     if a.output:
         a.output.parent.mkdir(parents=True, exist_ok=True)
-        a.output.write_text(json.dumps(found, indent=1))
+        a.output.write_text(json.dumps(found, indent=1), encoding="utf-8")
         if "sweep" in found:
             draw_sweep(found["sweep"], a.output.with_suffix(".png"))
 

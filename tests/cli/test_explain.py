@@ -34,6 +34,32 @@ def test_a_page_names_its_row_and_the_measured_labels_of_the_nearest(mmsa, model
     assert second.count("measured ") == 2  # the sentence, and one of the two references
 
 
+@pytest.mark.parametrize("mode", ["regression", "classification"])
+def test_an_index_leads_to_the_pages(mmsa, models, tmp_path, mode):
+    pytest.importorskip("captum")
+    (tmp_path / "hits.csv").write_text(
+        "ID,smiles,logS,status,prediction\n<1>,CCO,-0.5,new,7\nH-2,C1CC,,,\n,CCN,,,\n"
+    )
+    (tmp_path / "plain.smi").write_text("CCN\n")
+    for source in ("hits.csv", "plain.smi", "hits.csv"):
+        done = mmsa("explain", tmp_path / source, "-m", models[mode], "-o", tmp_path / source[:4])
+        assert done.exit_code == 0, done.output
+    page = tmp_path / "hits" / "index.html"
+    links = re.findall('href="([^"]+)"', page.read_text("utf-8"))
+    assert links == ["00001.html", "00003.html"]
+    assert all((tmp_path / "hits" / link).is_file() for link in links)
+    of_class = r" \(class 1\)" if mode == "classification" else ""
+    measured = "" if of_class else "-0.5 "
+    number = r"-?\d\S*"
+    assert re.search(
+        f"1 ID: <1> CCO {measured}{number}{of_class} 2 ID: H-2 C1CC unreadable: .* 3 CCN {number}",
+        _text(page),
+    ), _text(page)
+    assert re.search(
+        f"predicted 1 CCN {number}{of_class} deepchem", _text(tmp_path / "plai/index.html")
+    )
+
+
 def test_a_molecule_is_named_by_the_first_text_of_its_row_else_by_a_number():
     cells = {
         "tox": ["1", "0", ""], "smiles": ["C", "CC", "CCC"], "batch": ["7", "8", "9"],

@@ -1,6 +1,7 @@
 """finetune: what is learnt from which rows, from which weights, and what is said of it."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,36 @@ def test_rows_without_a_label_take_no_part(mmsa_json, labelled, tmp_path):
     assert left_out["reason"].tolist()[:2] == ["no label", "no label"]
     assert "unclosed ring" in left_out["reason"].iloc[2]
     assert set(rows["reason"].drop(left_out.index)) == {""}
+
+
+def test_the_names_of_the_table_are_kept_and_reported(mmsa, mmsa_json, labelled, tmp_path):
+    asked = ["finetune", labelled, "--label", "carbons", "--split", "part", "--epochs", 1]
+    mmsa_json(*asked, "-o", tmp_path / "run", *TINY)
+    rows = pd.read_csv(tmp_path / "run" / "rows.csv", keep_default_na=False)
+    assert rows["name"].tolist() == pd.read_csv(labelled)["name"].tolist()
+    done = mmsa("report", tmp_path / "run", "-o", tmp_path / "report.html")
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "report.html").read_text("utf-8")
+    cards = re.findall(r"<h3>row (\d+) · (m\d+)</h3>", page)
+    assert cards
+    assert all(name == f"m{int(row) - 1}" for row, name in cards)
+    assert '"terms":["Split","Row","Name","carbons"' in page
+
+
+def test_labels_with_decimal_commas_of_a_european_spreadsheet(mmsa, labelled, tmp_path):
+    frame = pd.read_csv(labelled)
+    frame.to_csv(labelled, index=False, sep=";", decimal=",")
+    for label in (["--label", "carbons"], []):
+        run = tmp_path / f"run{len(label)}"
+        given = labelled
+        if not label:  # the only column of numbers is found, too
+            given = tmp_path / "two.csv"
+            frame[["smiles", "carbons"]].to_csv(given, index=False, sep=";", decimal=",")
+        done = mmsa("finetune", given, *label, "-o", run, "--epochs", 1, *TINY)
+        assert done.exit_code == 0, done.output
+        assert done.stderr.count("commas are read as those of decimals") == 1
+        rows = pd.read_csv(run / "rows.csv")
+        np.testing.assert_allclose(rows["label carbons"], frame["carbons"])
 
 
 def test_the_screen_tells_rows_without_a_label_and_scores_of_few_molecules(

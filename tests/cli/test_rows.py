@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deepchem_mmsa import MMSAPredictor
+from deepchem_mmsa import MMSAPredictor, progress
 from deepchem_mmsa.applicability import ApplicabilityDomain
 from deepchem_mmsa.cli import rows
 from deepchem_mmsa.cli.records import as_file
@@ -206,6 +207,20 @@ def test_the_nearest_molecule_of_a_molecule_is_itself(mmsa, models, table, tmp_p
     assert (known["neighbor_2"] != known["neighbor_1"]).all()
 
 
+def test_neighbours_are_named_where_the_reference_has_names(mmsa, models, tmp_path):
+    (tmp_path / "in.smi").write_text("CCO\nC1CC\nCCN\n")
+    (tmp_path / "known.csv").write_text(
+        "pIC50,smiles,active,Compound,note\n>5,CCN,true,Amine,x\n6,CCO,false,,\n7,C,,Methane,y\n"
+    )
+    (tmp_path / "bare.csv").write_text("pIC50,smiles\n5,CCN\n6,CCO\n")
+    command = ["neighbors", tmp_path / "in.smi", "-m", models["pretraining"], "-k", 1]
+    done = mmsa(*command, "-r", tmp_path / "known.csv", "--quiet")
+    near = pd.read_csv(io.StringIO(done.stdout), keep_default_na=False)
+    assert near["name_1"].tolist() == ["", "", "Amine"]
+    assert near["row_1"].tolist() == ["2", "", "1"]
+    assert "name_1" not in mmsa(*command, "-r", tmp_path / "bare.csv").stdout
+
+
 def test_neighbours_are_those_of_the_largest_cosine(
     mmsa_json, models, table, tmp_path, monkeypatch
 ):
@@ -273,7 +288,7 @@ def test_explain_explains_the_asked_class_of_the_asked_task_of_each_row(mmsa, mo
     pages = [f"{row + 1:05d}.html" for row in range(len(given)) if row != 11]
     assert frame["page"].dropna().tolist() == pages
     assert set(frame["class"].dropna()) == {0}
-    assert sorted(path.name for path in run.glob("*.html")) == pages
+    assert sorted(path.name for path in run.glob("0*.html")) == pages
     predictor = MMSAPredictor.from_pretrained(model)
     for row in (0, 10, 12):
         why = explain(predictor, given[row], "b", 0)
@@ -496,3 +511,30 @@ def test_the_copy_of_a_pipe_is_closed_while_it_is_read():
         assert Path(copy).read_bytes() == b"smiles\nCCO\n"
     os.close(reading)
     assert not os.path.exists(copy)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no limits of file sizes here")
+def test_no_room_for_the_copy_of_a_pipe_names_the_folder_and_the_remedy(models, tmp_path):
+    sdf = b"\n\n\n  0  0  0  0  0  0            999 V2000\nM  END\n$$$$\n" * 40_000
+    for command in (["featurize", "--output", "views"], ["embed", "--model", models["regression"]]):
+        code = (
+            "import resource, sys, tempfile\nfrom deepchem_mmsa.cli import main\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+            f"sys.argv = ['mmsa', {command[0]!r}, '-', *{command[1:]!r}]\nmain()"
+        )
+        room = {**os.environ, "TMPDIR": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], input=sdf, capture_output=True, cwd=tmp_path, env=room
+        )
+        told = f"make room, set TMPDIR to another folder, or give a file: '{tmp_path}'"
+        assert (done.returncode, told in done.stderr.decode()) == (5, True), done.stderr
+        assert os.listdir(tmp_path) == []
+
+
+def test_a_log_shows_the_progress_of_long_commands_only(mmsa, models, table, monkeypatch):
+    asked = ("predict", table, "-m", models["regression"], "-o", table.with_name("out.csv"))
+    assert "mol/s" not in mmsa(*asked).stderr
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    done = mmsa(*asked)
+    assert re.search(r"^predict: 100% 5/5 .*mol/s\]$", done.stderr, re.MULTILINE), done.stderr
+    assert "mol/s" not in mmsa(*asked, "--quiet").stderr

@@ -222,7 +222,7 @@ def test_pretraining_on_records_names_the_molecules(mmsa, labelled, tmp_path):
 
 
 def test_pretraining_on_the_folders_of_several_jobs_is_that_on_one(mmsa, labelled, tmp_path):
-    table = pd.read_csv(labelled)
+    table = pd.read_csv(labelled, dtype=str)
     for name, rows in (("a", slice(20)), ("b", slice(20, None))):
         table[rows].to_csv(tmp_path / f"{name}.csv", index=False)
         asked = (tmp_path / f"{name}.csv", "-o", tmp_path / "parts" / name)
@@ -380,6 +380,18 @@ def test_a_model_without_checkpoints_is_not_said_to_be_resumable(mmsa, labelled,
     done = mmsa(*asked, "--resume")
     assert done.exit_code == 5
     assert "no checkpoint to resume from; give another --output" in done.stderr
+
+
+def test_resume_begins_where_there_is_no_checkpoint_yet(mmsa, labelled, tmp_path):
+    """A job of a cluster asks for it from its first start on."""
+    for name, label in {"pretrain": (), "finetune": ("--label", "long")}.items():
+        run = tmp_path / name
+        run.mkdir()
+        (run / "run.json").write_text("{}")  # of a run that was killed before its first checkpoint
+        done = mmsa(name, labelled, *label, *TINY, "-o", run, "--epochs", 1, "--resume")
+        assert done.exit_code == 0, done.output
+        assert f"{run} holds no checkpoint to resume from: a new run begins" in done.stderr
+        assert training.begun_networks(run)
 
 
 def test_a_refused_run_leaves_the_notes_of_the_first(mmsa, labelled, tmp_path):

@@ -1,5 +1,6 @@
 """What fitting refuses, begins with, learns from and leaves on disk."""
 
+import deepchem as dc
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,6 +30,10 @@ from tests.fixtures import SMILES, AtomCounts
         ({"nb_epoch": 0}, SMILES, Y, "nb_epoch=0: must be a whole number of at least 1"),
         ({"n_models": 1.5}, SMILES, Y, "n_models=1.5: must be a whole number of at least 1"),
         ({"validation_fraction": 0.99}, SMILES, Y, "validation_fraction=0.99 leaves 0 of 40"),
+        ({"averaging": 1}, [BAD], [1], "averaging must be at least 0 and below 1, got 1"),
+        ({"averaging": "0.9"}, [BAD], [1], "averaging must be .* got '0.9'"),
+        ({"patience": -1}, [BAD], [1], "patience=-1: must be a number of epochs"),
+        ({"averaging": 0.9, "validation_fraction": 0}, [BAD], [1], "increase validation_frac"),
         ({}, SMILES[:2], ["1.5", "<10"], "row 1, column 0: '<10' is not a number; a limit"),
     ],
 )
@@ -169,3 +174,19 @@ def test_each_model_has_an_encoder_of_its_own():
     assert not torch.equal(*tables)
     again = regressor(config={**TINY, "graph": given}).fit(SMILES, Y)
     np.testing.assert_array_equal(again.predict(SMILES), alone.predict(SMILES))
+
+
+def test_a_weight_for_each_label_equals_leaving_labels_out():
+    """DeepChem's SklearnModel gives 0 with weight 0 for a missing label."""
+    y, w = np.stack([Y, -Y], axis=1), np.ones((len(Y), 2))
+    w[::3, 0] = w[1::4, 1] = 0
+    known = regressor(nb_epoch=1).fit(SMILES, np.where(w > 0, y, np.nan))
+    weighted = regressor(nb_epoch=1).fit(SMILES, y * w, w)
+    np.testing.assert_array_equal(known.predict(SMILES), weighted.predict(SMILES))
+    X = np.array(SMILES)
+    model = dc.models.SklearnModel(regressor(nb_epoch=1))
+    model.fit(dc.data.NumpyDataset(X, y * w, w))
+    np.testing.assert_array_equal(model.predict(dc.data.NumpyDataset(X)), weighted.predict(SMILES))
+    for wrong in (w[:, :1], w[:-1], np.ones((len(Y), 3)), -w):
+        with pytest.raises(ValueError, match=r"[Ss]ample.weight|Negative"):
+            regressor().fit(SMILES, y, wrong)

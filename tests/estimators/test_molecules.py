@@ -8,7 +8,7 @@ from rdkit import Chem
 
 from deepchem_mmsa import MMSATransformer
 from deepchem_mmsa.views import ViewSettings, many_views
-from tests.estimators.small import BAD, Y, regressor
+from tests.estimators.small import BAD, CLASSES, Y, classifier, regressor
 from tests.fixtures import SMILES
 
 
@@ -99,6 +99,17 @@ def test_fit_refuses_unreadable_molecules_or_leaves_them_out():
         dropping.fit([*SMILES[:2], BAD, *SMILES[2:]], [*Y[:2], 99, *Y[2:]])
     assert dropping.failures_[0][:2] == (2, BAD)
     assert dropping.predictors_[0].network.label_mean.max() < 20  # 99 played no part
+
+
+def test_a_class_of_unreadable_molecules_only_is_left_out():
+    X, y = [BAD, *SMILES, BAD], ["c", *CLASSES, "c"]
+    with pytest.warns(UserWarning, match="2 of 42 molecules .* left out of the training"):
+        dropping = classifier(on_error="drop", nb_epoch=1).fit(X, y)
+    assert dropping.classes_.tolist() == ["large", "small"]
+    plain = classifier(nb_epoch=1).fit(SMILES, CLASSES)
+    assert dropping.predict_proba(SMILES).shape == plain.predict_proba(SMILES).shape
+    with pytest.raises(ValueError, match="one class only"), pytest.warns(UserWarning, match="left"):
+        classifier(on_error="drop").fit([BAD, *SMILES], ["c", *["a"] * len(SMILES)])
 
 
 def test_nothing_in_nothing_out(fitted, fitted_classifier):

@@ -19,6 +19,7 @@ from deepchem_mmsa.tables import (
     TableError,
     check_output,
     count_rows,
+    files,
     label_array,
     numbers,
     read_chunks,
@@ -406,3 +407,23 @@ def test_a_list_of_parquet_is_whole_in_text(tmp_path):
     write_table(read_table(tmp_path / "x.parquet").frame, tmp_path / "x.csv")
     first, second = read_table(tmp_path / "x.csv").frame["list"]
     assert (json.loads(first), second) == (long, "")
+
+
+def test_the_extension_of_cxsmiles_belongs_to_the_molecule_not_to_its_name(tmp_path):
+    lines = ["CCO |$;;_R1$| ethan ol", "CCN |$;;_R1$|", "CCC\t|^1:0|\tpropyl", "CC |odd", "C a|b|"]
+    (tmp_path / "x.smi").write_text("\n".join(lines))
+    table = read_table(tmp_path / "x.smi")
+    extended = ["CCO |$;;_R1$|", "CCN |$;;_R1$|", "CCC |^1:0|", "CC", "C"]
+    assert table.smiles == table.frame["smiles"].tolist() == extended
+    assert table.frame["name"].tolist() == ["ethan ol", "", "propyl", "|odd", "a|b|"]
+
+
+@pytest.mark.parametrize("name", ["bomb.csv.gz", "bomb.smi.gz", "bomb.sdf.gz"])
+def test_a_line_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch, name):
+    """3 MB of gzip can be a line of 3 GB."""
+    monkeypatch.setattr(files, "MAX_LINE", 1000)
+    with gzip.open(tmp_path / name, "wt") as file:
+        file.write("smiles,name\nCCO,a\n" + "C" * 100_000)
+    for read in (read_table, count_rows):
+        with pytest.raises(TableError, match=f"{name}, line 3 is longer than the 1,000 characters"):
+            read(tmp_path / name)

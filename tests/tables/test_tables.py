@@ -5,6 +5,7 @@ import gzip
 import io
 import lzma
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -286,6 +287,59 @@ def test_a_label_that_is_no_number_is_named_with_its_remedy(cell, remedy):
     assert str(error.value).startswith(told)
     with pytest.raises(TableError, match="row 1, column"):
         numbers(pd.Series(["1", cell], name="y"), "data.csv", 0)
+
+
+@pytest.mark.parametrize(
+    ("cells", "values"),
+    [
+        (["3,5", "", "-11,01", "2"], [3.5, np.nan, -11.01, 2]),
+        (["0,125", "1e3", "NA"], [0.125, 1000, np.nan]),
+        (["1,234", "5,5E2"], [1.234, 550]),
+        (["1.5", "2"], [1.5, 2]),
+        (["1,234", "12,500"], None),  # or one thousand, and twelve
+        (["3,5", "2.5"], None),
+        (["3,5", "high"], None),
+        (["1,234,567", "3,5"], None),
+    ],
+)
+def test_decimal_commas_are_read_between_semicolons_where_they_are_nothing_else(
+    tmp_path, cells, values
+):
+    path = tmp_path / "x.csv"
+    path.write_text("\n".join(["smiles;y", *(f"C;{cell}" for cell in cells)]))
+    table = read_table(path)
+    assert table.semicolons
+    with pytest.raises(TableError, match="is not a number"):
+        numbers(pd.Series([*cells, "3,5"], name="y"), "x.csv")  # of cells between commas
+    if values is None:
+        with pytest.raises(TableError, match="'y': '.*' is not a number; "):
+            numbers(table.frame["y"], "x.csv", semicolons=True)
+        return
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = numbers(table.frame["y"], "x.csv", semicolons=True)
+    np.testing.assert_array_equal(found, values)
+    first = next((cell for cell in cells if "," in cell), None)
+    said = (
+        [f"x.csv, column 'y': commas are read as those of decimals, {first} as "] if first else []
+    )
+    assert [str(t.message)[: len(s)] for t, s in zip(told, said)] == said
+    assert len(told) == len(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "semicolons"),
+    [
+        ("x.csv", "smiles,y\nC,1\n", False),
+        ("x.csv", "sep=;\nsmiles;y\nC;1\n", True),
+        ("x.csv", "\n\nsmiles;y\nC;1\n", True),
+        ("x.tsv", "smiles\ty;z\nC\t1\n", False),
+        ("x.smi", "C a;b;c\n", False),
+    ],
+)
+def test_a_table_tells_whether_semicolons_part_its_cells(tmp_path, name, text, semicolons):
+    (tmp_path / name).write_text(text)
+    assert read_table(tmp_path / name).semicolons is semicolons
 
 
 def test_it_is_told_how_many_labels_are_no_numbers():
