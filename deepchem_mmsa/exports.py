@@ -237,8 +237,9 @@ def load_pretrained(folder_or_name: str | os.PathLike) -> Pretrained:
         except CheckpointError as error:
             raise CheckpointError(f"{error}{_other_version(folder)}") from error
         except _MALFORMED as error:
-            traces = (folder / "checkpoints").is_dir() or (folder / "run.json").is_file()
-            begun = traces and not (folder / "config.json").is_file()
+            runs = [folder, *folder.glob("model*")]
+            trained = any(any(run.glob("checkpoints/checkpoint*.pt")) for run in runs)
+            begun = trained and not (folder / "config.json").is_file()
             raise CheckpointError(
                 f"{folder} is not an exported MMSA model ({type(error).__name__}: {error})"
                 + ("; its run is not finished: resume it with --resume" if begun else "")

@@ -127,6 +127,18 @@ def test_commands_and_their_options_exist(page):
             assert option in known, f"{page.name}: mmsa {name} {option}"
 
 
+@by_page
+def test_no_page_begins_two_runs_in_one_folder(page):
+    """The second would be refused: a run is never overwritten."""
+    typed = [
+        found[2]
+        for line in lines(page)
+        if (found := re.search(r"mmsa (finetune|pretrain)\b.*?(?:--output|-o) (\S+)", line))
+        and "--resume" not in line
+    ]
+    assert len(set(typed)) == len(typed), typed
+
+
 def options_of(script):
     """The options of an example, and of the file that those of its folder share."""
     found = {"--help"}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -85,6 +86,32 @@ def records_ahead(settings: ViewSettings | None, jobs: int) -> Iterator[Prepare 
             return records
 
         yield prepare
+
+
+class Halves:
+    """Progress of two threads: a row counts half when its views are made, half when computed.
+
+    Attributes
+    ----------
+    progress : callable or None
+        Called with the number of rows, which never falls.
+    """
+
+    def __init__(self) -> None:
+        self.progress: Callable[[int], None] | None = None
+        self._done = {"made": 0, "computed": 0}
+        self._lock = threading.Lock()
+
+    def of(self, part: str) -> Callable[[int], None]:
+        """Return the callback of one thread, for the rows "made" or "computed" so far."""
+
+        def tell(done: int) -> None:
+            with self._lock:
+                self._done[part] = done
+                if self.progress is not None:
+                    self.progress(sum(self._done.values()) // 2)
+
+        return tell
 
 
 @contextmanager

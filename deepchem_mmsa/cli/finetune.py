@@ -108,6 +108,7 @@ def finetune(
     tasks = label or [labels.guessed_label(table, split)]
     y, classes = labels.read_labels(table, tasks, mode)
     kind, n_classes = labels.label_kind(y, mode, table.name)
+    labels.check_split(table, ~np.isnan(y).all(axis=1), split, valid, test)
     network = network.replace(
         mode=kind, n_tasks=len(tasks), n_classes=n_classes, batch_size=batch_size,
         learning_rate=learning_rate, seed=seed,

@@ -31,6 +31,7 @@ def guessed_label(table: Table, split: str) -> str:
     import numpy as np
 
     from deepchem_mmsa.tables import TableError
+    from deepchem_mmsa.tables.reading import listed
 
     fitting: dict[str, np.ndarray] = {}
     faults: list[TableError] = []
@@ -47,7 +48,7 @@ def guessed_label(table: Table, split: str) -> str:
         values = values[~np.isnan(values)]
         if len(values):
             fitting[str(column)] = values
-    ask = f"name the column of the labels by --label. Its columns are: {', '.join(table.frame)}"
+    ask = f"name the column of the labels by --label. Its columns are: {listed(list(table.frame))}"
     if spoilt:
         raise Failure(f"{spoilt[0]}. If that is no label, {ask}", ExitCode.INPUT)
     if len(fitting) != 1:
@@ -186,6 +187,29 @@ def label_kind(y: np.ndarray, mode: str, name: str = "the table") -> tuple[str, 
     return mode, max(2, classes)
 
 
+def check_split(table: Table, labelled: np.ndarray, split: str, valid: float, test: float) -> None:
+    """Raise before the views are made what :func:`split_rows` is sure to raise after it.
+
+    Parameters
+    ----------
+    table : Table
+    labelled : np.ndarray
+        Bool ``[N]``: rows with a label, whether or not they hold a molecule.
+    split : str
+    valid, test : float
+    """
+    from deepchem_mmsa.tables import column_named
+
+    if split in ("scaffold", "random"):
+        if valid + test >= 1:
+            raise Failure("--valid and --test leave nothing to train on", ExitCode.USAGE)
+        return
+    cells = table.frame[column_named(list(table.frame.columns), split, table.name)][labelled]
+    found = [_PARTS.get(str(cell).strip().lower()) for cell in cells]
+    if found.count("train") < 2 or "valid" not in found:
+        _check_enough(_named_parts(table, labelled, split), labelled, split, table.name)
+
+
 def split_rows(
     table: Table, ids: np.ndarray, usable: np.ndarray, split: str, valid: float, test: float,
     seed: int,
@@ -209,13 +233,11 @@ def split_rows(
     import numpy as np
 
     from deepchem_mmsa.rdkit_state import quiet_legacy
-    from deepchem_mmsa.tables import column_named
 
-    parts = np.full(len(ids), "", dtype=object)
-    places = np.flatnonzero(usable)
+    check_split(table, usable, split, valid, test)
     if split in ("scaffold", "random"):
-        if valid + test >= 1:
-            raise Failure("--valid and --test leave nothing to train on", ExitCode.USAGE)
+        parts = np.full(len(ids), "", dtype=object)
+        places = np.flatnonzero(usable)
         data = dc.data.NumpyDataset(np.zeros((len(places), 1)), ids=ids[places])
         splitter = (
             dc.splits.ScaffoldSplitter() if split == "scaffold" else dc.splits.RandomSplitter()
@@ -225,21 +247,35 @@ def split_rows(
         for part, indices in zip(("train", "valid", "test"), chosen):
             parts[places[np.asarray(indices, dtype=int)]] = part
     else:
-        column = table.frame[column_named(list(table.frame.columns), split, table.name)]
-        for row in places:
-            text = str(column.iloc[row]).strip().lower()
-            if text not in _PARTS:
-                raise Failure(
-                    f"{table.name}, row {row + 1}, column {split!r}: {column.iloc[row]!r} is no "
-                    "part; write train, valid or test",
-                    ExitCode.INPUT,
-                )
-            parts[row] = _PARTS[text]
+        parts = _named_parts(table, usable, split)
+    _check_enough(parts, usable, split, table.name)
+    return parts
+
+
+def _named_parts(table: Table, usable: np.ndarray, split: str) -> np.ndarray:
+    """Return the part that a column names for each usable row."""
+    import numpy as np
+
+    parts = np.full(len(usable), "", dtype=object)
+    for row in np.flatnonzero(usable):
+        cell = table.frame[split].iloc[row]
+        part = _PARTS.get(str(cell).strip().lower())
+        if part is None:
+            raise Failure(
+                f"{table.name}, row {row + 1}, column {split!r}: {cell!r} is no part; write "
+                "train, valid or test",
+                ExitCode.INPUT,
+            )
+        parts[row] = part
+    return parts
+
+
+def _check_enough(parts: np.ndarray, usable: np.ndarray, split: str, name: str) -> None:
+    """Raise a Failure where too few rows are left to train or to validate."""
     for part, least in (("train", 2), ("valid", 1)):
         if (parts == part).sum() < least:
             raise Failure(
-                f"{table.name}: the {split} split leaves {(parts == part).sum()} of "
-                f"{len(places)} usable rows for {part}; give more molecules, or another --split",
+                f"{name}: the {split} split leaves {(parts == part).sum()} of {usable.sum()} "
+                f"usable rows for {part}; give more molecules, or another --split",
                 ExitCode.INPUT,
             )
-    return parts

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from deepchem_mmsa._version import __version__
-from deepchem_mmsa.cli.ahead import records_ahead, threads_beside
+from deepchem_mmsa.cli.ahead import Halves, records_ahead, threads_beside
 from deepchem_mmsa.cli.console import Console, ExitCode, Failure, Interrupted
 from deepchem_mmsa.cli.kept_rows import KeptRows
 from deepchem_mmsa.hub import find_model, members
@@ -215,15 +215,18 @@ def compute_table(
         stack.enter_context(parts)
         prepare = stack.enter_context(records_ahead(*ahead))
         beside = ahead[1] if prepare and ahead[1] != 1 else 0  # processes in the background
+        halves = Halves()
         all_made, stopping = threading.Event(), threading.Event()
 
         def chunks() -> Iterator[_Chunk]:
             for index, table in enumerate(read_chunks(source, chunk, smiles_column, format)):
                 frame = parts.read(index)
                 molecules: Sequence[object] = table.smiles
+                tell = shifted(halves.of("made") if beside else progress, table.start)
                 if prepare and frame is None:
-                    tell = silent if beside else shifted(progress, table.start)
                     molecules = prepare(table, until(stopping, tell))
+                elif beside:
+                    tell(len(table))
                 yield index, table, frame, molecules
             all_made.set()
 
@@ -233,6 +236,8 @@ def compute_table(
         compute = load()
         take_all_threads = stack.enter_context(threads_beside(beside))
         progress = stack.enter_context(console.progress(what, total))
+        if beside:
+            halves.progress, progress = progress, halves.of("computed")
         # Without background processes featurization takes most time: it drives the progress bar.
         show = silent if prepare and not beside else progress
 

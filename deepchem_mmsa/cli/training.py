@@ -228,12 +228,13 @@ def opened(folder: Path, config: MMSAConfig, console: Console) -> tuple[ShardSet
         shards = ShardSet.open(folder)
     except ShardError as error:
         raise Failure(str(error), ExitCode.INPUT) from error
-    absent = [m for m in config.modalities if m not in shards.settings.modalities]
+    held, read = shards.settings.modalities, config.modalities
+    absent, common = (", ".join(m for m in read if (m in held) is there) for there in (False, True))
     if absent:
         raise Failure(
-            f"{folder} holds {', '.join(shards.settings.modalities)}, the network also reads "
-            f"{', '.join(absent)}: featurize again with it, or --set modalities="
-            f"[{','.join(shards.settings.modalities)}]",
+            f"{folder} holds {', '.join(held)}, the network also reads {absent}: featurize into "
+            f"another folder with --modalities {','.join(read)}"
+            + (f", or --set 'modalities=[{common.replace(' ', '')}]'" if common else ""),
             ExitCode.INPUT,
         )
     status, reasons = fate_of_rows(shards)

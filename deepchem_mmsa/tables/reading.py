@@ -284,9 +284,12 @@ def column_named(columns: Sequence[str], wanted: str, name: str) -> str:
     same = same or [c for c in columns if wanted and wanted.lower() in c.lower()]  # with a unit
     close = same or difflib.get_close_matches(wanted, columns, n=1)
     hint = f"; did you mean {close[0]!r}? Its" if close else ". Its"
-    raise TableError(
-        f"{name} has no column {wanted!r}{hint} columns are: {', '.join(columns):.1000}"
-    )
+    raise TableError(f"{name} has no column {wanted!r}{hint} columns are: {listed(columns):.1000}")
+
+
+def listed(columns: Sequence[str]) -> str:
+    """Return names for a message, in quotes if they hold a comma."""
+    return ", ".join(repr(name) if "," in name else name for name in columns)
 
 
 def _chunks_of(
@@ -412,6 +415,6 @@ def _smiles_column(columns: list[str], wanted: str | None, name: str) -> str:
         return containing[0]
     raise TableError(
         f"cannot tell which column of {name} holds the SMILES; name it by --smiles-column "
-        f"(smiles_column= in Python). Its columns are: {', '.join(columns):.1000}. If these are a "
+        f"(smiles_column= in Python). Its columns are: {listed(columns):.1000}. If these are a "
         "molecule, add a header line: smiles,name,...; delete what stands above the header line"
     )

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import time
 from contextlib import contextmanager
 
 import pandas as pd
@@ -127,6 +128,40 @@ def test_progress_is_shown_row_by_row_and_never_goes_back(
     assert shown[-1] == 5
     if jobs == 1:
         assert set(shown) == {1, 2, 3, 4, 5}
+
+
+def test_progress_does_not_wait_for_the_views_of_a_whole_chunk(
+    mmsa, models, table, tmp_path, monkeypatch
+):
+    """With processes in the background: five rows whose views are made, and none computed."""
+    shown, halves = [], ahead.Halves()
+
+    @contextmanager
+    def progress(console, what, total):
+        yield shown.append
+
+    @contextmanager
+    def maker(*arguments, **options):
+        with record_maker(*arguments, **options) as make:
+
+            def made(molecules):
+                while halves.progress is None:  # until the model is loaded
+                    time.sleep(0.01)
+                yield from make(molecules)
+
+            yield made
+
+    record_maker = ahead.record_maker
+    monkeypatch.setattr(ahead, "record_maker", maker)
+    monkeypatch.setattr(rows, "Halves", lambda: halves)
+    monkeypatch.setattr(Console, "progress", progress)
+    done = mmsa(
+        "predict", table, "-m", models["regression"], "-o", tmp_path / "out.csv", "--jobs", 2
+    )
+    assert done.exit_code == 0
+    assert shown[:5] == [0, 1, 1, 2, 2]
+    assert shown == sorted(shown)
+    assert shown[-1] == 5
 
 
 def test_few_molecules_start_no_processes(tmp_path, monkeypatch):

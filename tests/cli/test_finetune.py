@@ -23,6 +23,7 @@ RECIPE = Path(__file__).parents[2] / "examples" / "recipes" / "classification.ya
         (["--label", "lnog"], "did you mean 'long'"),
         (["--label", "name"], "'m0' is not a number"),
         (["--label", "long", "--split", "name"], "write train, valid or test"),
+        (["--label", "long", "--split", "prt"], "did you mean 'part'"),
         (["--label", "long", "--valid", "0"], "0 of 40 usable rows for valid"),
         (["--label", "carbons", "--mode", "classification"], "is no class; classes are whole"),
         (["--label", "long", "--from-model", "nowhere"], "no shipped model named 'nowhere'"),
@@ -34,6 +35,8 @@ def test_a_finetuning_that_cannot_be_is_refused(mmsa, labelled, tmp_path, argume
     assert done.exit_code in (3, 4), done.output
     assert words in done.stderr
     assert "Traceback" not in done.output
+    # Nothing is in the way of the corrected command: no view was made.
+    assert (tmp_path / "run").exists() is ("--valid" in arguments)
 
 
 def test_labels_are_learnt_from_the_shipped_weights_unless_a_network_begins_anew(

@@ -6,7 +6,13 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from deepchem_mmsa.cli.console import ExitCode, Failure
-from deepchem_mmsa.cli.labels import guessed_label, label_kind, read_labels, split_rows
+from deepchem_mmsa.cli.labels import (
+    check_split,
+    guessed_label,
+    label_kind,
+    read_labels,
+    split_rows,
+)
 from deepchem_mmsa.cli.scores import average_precision
 from deepchem_mmsa.tables import Table, TableError
 from tests.fixtures import SMILES
@@ -70,6 +76,7 @@ def test_a_split_places_each_usable_row_once(split):
         ({"a": [1, 2, 2, 4], "b": [0, 1, 0, 1]}, "2 columns hold numbers"),
         ({"logS": ["0,5", "1,5", "2,5", ""]}, "no column does: data.csv, row 1, column 'logS'"),
         ({"name": ["a", "b", "c", "d"]}, "Its columns are: smiles, name"),
+        ({"a, b": ["a", "b", "c", "d"]}, "Its columns are: smiles, 'a, b'"),
     ],
 )
 def test_a_label_is_guessed_only_where_nothing_else_can_be_meant(columns, words):
@@ -132,6 +139,20 @@ def test_a_column_says_each_rows_part_whatever_is_unusable_before_it():
     table.frame.loc[5, "part"] = "training"
     with pytest.raises(Failure, match="row 6, column 'part': 'training' is no part"):
         split_rows(table, np.array(["C"] * 7, dtype=object), usable, "part", 0.1, 0.1, 0)
+
+
+def test_a_split_that_cannot_be_is_found_before_the_views_are_made():
+    table = tabled(smiles=["C"] * 5, part=["", "train", "train", "valid", "left out"])
+    every = np.ones(5, dtype=bool)
+    check_split(table, every, "part", 0.1, 0.1)  # rows 1 and 5 may hold no molecule
+    with pytest.raises(Failure, match="leaves 1 of 2 usable rows for train"):
+        check_split(table, np.arange(5) % 2 == 1, "part", 0.1, 0.1)
+    with pytest.raises(Failure, match="row 1, column 'smiles': 'C' is no part"):
+        check_split(table, every, "smiles", 0.1, 0.1)
+    with pytest.raises(TableError, match="has no column 'parts'; did you mean 'part'"):
+        check_split(table, every, "parts", 0.1, 0.1)
+    with pytest.raises(Failure, match="leave nothing to train on"):
+        check_split(table, every, "random", 0.5, 0.5)
 
 
 def test_a_random_split_is_another_for_another_seed_and_keeps_its_shares():

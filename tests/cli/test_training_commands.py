@@ -104,6 +104,15 @@ def test_pretrain_takes_what_featurize_made(mmsa, mmsa_json, labelled, tmp_path)
     done = mmsa("pretrain", tmp_path / "r", "-o", tmp_path / "pre2")
     assert done.exit_code == 3
     assert "holds graph, the network also reads image, geometry" in done.stderr
+    assert "--modalities image,graph,geometry, or --set 'modalities=[graph]'" in done.stderr
+    # Of the views of weights, only those that are in the records can be set.
+    done = mmsa("pretrain", tmp_path / "r", "-o", tmp_path / "p3", "--from-model", "mmsa-small")
+    assert "the network also reads fingerprint" in done.stderr
+    assert "--modalities graph,fingerprint, or --set 'modalities=[graph]'" in done.stderr
+    mmsa_json("featurize", labelled, "-o", tmp_path / "g", "--modalities", "geometry")
+    done = mmsa("pretrain", tmp_path / "g", "-o", tmp_path / "p3", "--from-model", "mmsa-small")
+    assert "--modalities graph,fingerprint" in done.stderr
+    assert "--set" not in done.stderr
 
 
 def test_an_interrupted_run_goes_on_and_is_not_begun_over(
@@ -205,11 +214,16 @@ def test_what_is_wrong_is_said_with_its_code(mmsa, labelled, tmp_path, arguments
 
 
 def test_a_run_that_is_not_finished_is_no_model(mmsa, table, tmp_path):
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    checkpoints.mkdir(parents=True)
     for command in (["predict", table, "-m"], ["embed", table, "-m"], ["info"]):
-        done = mmsa(*command, tmp_path / "run")
-        assert done.exit_code == 4, done.output
-        assert "resume it with --resume" in done.stderr
+        for begun in (False, True):  # without a checkpoint, --resume is refused
+            (checkpoints / "checkpoint1.pt").unlink(missing_ok=True)
+            if begun:
+                (checkpoints / "checkpoint1.pt").touch()
+            done = mmsa(*command, tmp_path / "run")
+            assert done.exit_code == 4, done.output
+            assert ("resume it with --resume" in done.stderr) is begun
 
 
 def test_pretraining_on_records_names_the_molecules(mmsa, labelled, tmp_path):

@@ -233,6 +233,7 @@ def test_the_smiles_column_is_found(tmp_path, columns, found):
         ("x.sdf", b"\n", "has no row"),
         ("x.csv", b"smiles,name\nC,a\nCC,2,4-dinitrophenol\n", "line 3 has 3 cells.*quotes"),
         ("x.csv", b"id,name\n1,2\n", "--smiles-column.*Its columns are: id, name"),
+        ("x.csv", b'id,"logD, pH 7"\n1,2\n', "Its columns are: id, 'logD, pH 7'"),
         ("x.csv", b"CCO,1\nCCN,2\n", "add a header line"),
         ("x.csv", b"Project X,\n,\nname,smiles\na,C\n", "delete what stands above the header"),
         ("x.csv", b"PK\x03\x04rest", "Excel workbook .*save the sheet as CSV UTF-8"),
