@@ -22,8 +22,8 @@ from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.epochs import epoch_batches
 
 if TYPE_CHECKING:
-    from deepchem_mmsa.model import MMSAModel
     from deepchem_mmsa.network import MMSANetwork
+    from deepchem_mmsa.trainee import Trainee
 
 MOLECULES = 2048
 """Number of molecules over which the statistics are estimated."""
@@ -112,15 +112,15 @@ class PreciseBatchNorm:
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
 
-    def __call__(self, model: MMSAModel, step: int) -> None:
+    def __call__(self, model: Trainee, step: int) -> None:
         """Do nothing at a step."""
 
-    def on_fit_end(self, model: MMSAModel) -> None:
+    def on_fit_end(self, model: Trainee) -> None:
         """Estimate the statistics with the final weights."""
         self._estimate(model)
 
     @contextmanager
-    def lent(self, model: MMSAModel, read: Callable[[MoleculeBatch], Any]) -> Iterator[None]:
+    def lent(self, model: Trainee, read: Callable[[MoleculeBatch], Any]) -> Iterator[None]:
         """Estimate the statistics as `read` encodes batches, for the duration of a block."""
         norms = _learning_norms(model.model)
         kept = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
@@ -131,9 +131,7 @@ class PreciseBatchNorm:
             for buffer, value in kept:
                 buffer.copy_(value)
 
-    def _estimate(
-        self, model: MMSAModel, read: Callable[[MoleculeBatch], Any] | None = None
-    ) -> None:
+    def _estimate(self, model: Trainee, read: Callable[[MoleculeBatch], Any] | None = None) -> None:
         size = model.batch_size
         rows = epoch_batches(self.dataset, size, [0], model.config.seed)
         some = itertools.islice(rows, max(1, MOLECULES // size))

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,6 +31,12 @@ T = TypeVar("T")
 
 PATIENCE = timedelta(minutes=10)
 """Timeout of a process waiting for the others; one that has died is detected at once."""
+
+
+if hasattr(os, "register_at_fork"):
+    # A child inherits OpenMP's state without its threads, and would wait for them for ever. With
+    # one thread, as in torch's own workers, it can predict: gunicorn --preload, multiprocessing.
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 class ProcessLost(RuntimeError):

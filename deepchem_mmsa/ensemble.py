@@ -18,7 +18,7 @@ from torch import Tensor
 
 from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.hub import find_model, members
-from deepchem_mmsa.inference import check_dropout, sample_dropout
+from deepchem_mmsa.mc_dropout import check_dropout, sample_dropout
 from deepchem_mmsa.predictor import MMSAPredictor, check_batch_size
 
 

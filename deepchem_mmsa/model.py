@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,17 +16,15 @@ from torch import Tensor, nn
 
 from deepchem_mmsa import distributed, labels, training
 from deepchem_mmsa.batch_norm import PreciseBatchNorm
-from deepchem_mmsa.batching import Collator, MoleculeBatch
+from deepchem_mmsa.batch_preparation import prepared, prepared_by_workers
 from deepchem_mmsa.config import CUSTOM, MMSAConfig
-from deepchem_mmsa.epochs import batch_bounds, check_dataset, epoch_batches, keep_no_records
-from deepchem_mmsa.loading import Preparation, PreparedBatch, prepared, prepared_by_workers
+from deepchem_mmsa.epochs import batch_bounds, check_dataset, epoch_batches
+from deepchem_mmsa.model_prediction import OUTPUT_TYPES, PredictingModel
 from deepchem_mmsa.molecule import MODALITIES
 from deepchem_mmsa.network import MMSANetwork
-from deepchem_mmsa.optimizers import load_optimizer, new_optimizer
-from deepchem_mmsa.prediction import OUTPUT_TYPES, PredictingModel
-from deepchem_mmsa.pretraining import total_loss
+from deepchem_mmsa.optimizers import new_optimizer
+from deepchem_mmsa.pretraining import tell_anchors
 from deepchem_mmsa.randomness import seeded
-from deepchem_mmsa.run_state import RunState
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +76,6 @@ class MMSAModel(PredictingModel):
     ((3, 1), (3, 256))
     """
 
-    model: MMSANetwork
-
     def __init__(
         self,
         config: MMSAConfig | str | None = None,
@@ -107,26 +104,25 @@ class MMSAModel(PredictingModel):
         schedule = overrides.get("learning_rate")
         if isinstance(schedule, LearningRateSchedule):
             overrides["learning_rate"] = schedule.initial_rate
-        self.config = (config or MMSAConfig()).replace(**overrides)
-        self.tasks = list(tasks) if tasks is not None else None
-        n_tasks = self.config.n_tasks
-        if self.tasks and len(self.tasks) != n_tasks and self.config.mode != "pretraining":
-            raise ValueError(
-                f"tasks={self.tasks} has {len(self.tasks)} names, but n_tasks={n_tasks}"
-            )
+        config = (config or MMSAConfig()).replace(**overrides)
+        tasks = list(tasks) if tasks is not None else None
+        if tasks and len(tasks) != config.n_tasks and config.mode != "pretraining":
+            raise ValueError(f"tasks={tasks} has {len(tasks)} names, but n_tasks={config.n_tasks}")
         self.progress = progress
-        rate = schedule if isinstance(schedule, LearningRateSchedule) else self.config.learning_rate
+        rate = schedule if isinstance(schedule, LearningRateSchedule) else config.learning_rate
         if optimizer is None:
-            optimizer = AdamW(learning_rate=rate, weight_decay=self.config.weight_decay)
-        with seeded(self.config.seed):
-            network = MMSANetwork(self.config, encoders)
+            optimizer = AdamW(learning_rate=rate, weight_decay=config.weight_decay)
+        with seeded(config.seed):
+            network = MMSANetwork(config, encoders)
         if model_dir is not None:  # DeepChem fails if another process makes it at this moment
             os.makedirs(model_dir, exist_ok=True)
         super().__init__(
             network,
+            config,
+            tasks,
             loss=loss or self._default_loss,
-            output_types=OUTPUT_TYPES[self.config.mode],
-            batch_size=self.config.batch_size,
+            output_types=OUTPUT_TYPES[config.mode],
+            batch_size=config.batch_size,
             model_dir=model_dir,
             learning_rate=rate,
             optimizer=optimizer,
@@ -137,23 +133,7 @@ class MMSAModel(PredictingModel):
             regularization_loss=regularization_loss,
             wandb_logger=wandb_logger,
         )
-        self._owner = os.getpid()
-        labelled = self.config.mode != "pretraining"
-        self._prepare = Preparation(Collator.of(self.config), labelled)
-        self.history: list[dict[str, float]] = []
-        self.failures: list[tuple[int, str, str]] = []
-        self.stop_training = False
-        self._state = RunState()
-        self._run_now: training.Run | None = None
-        self._labels_seen = False
-        self._told: set[str] = set()  # warnings already issued
-        self._resting: set[str] = set()
         self._ensure_built()
-
-    def _default_loss(self, outputs: list, labels: list, weights: list) -> Tensor:
-        if self.config.mode == "pretraining":
-            return total_loss(outputs[0], self.config)
-        return self.model.supervised_loss(outputs[0], labels[0], weights[0])
 
     # ---- training -----------------------------------------------------------------------
 
@@ -261,13 +241,12 @@ class MMSAModel(PredictingModel):
             logger.warning("batches of one molecule have no negatives for the contrastive loss")
         if self.config.mode != "pretraining":
             self._learn_labels(dataset)
-        run = self._asked(
+        asked = (
             loss, variables, callbacks, max_checkpoints_to_keep, checkpoint_interval, all_losses,
             skip_bad_batches,
         )  # fmt: skip
         steps = nb_epoch * len(batch_bounds(n, self.batch_size))
-        with training.folder_held(self, run):
-            self._begin(restore, run)
+        with self._begun(restore, *asked) as run:
             state, order = self._state, None if deterministic else self.config.seed
             state.check_sizes([n, self.batch_size, order], self.model_dir)
             last = state.first_epoch + nb_epoch
@@ -282,7 +261,7 @@ class MMSAModel(PredictingModel):
                 run.callbacks = [*run.callbacks, PreciseBatchNorm(dataset)]
             if self.model.update_memory and self.model.memory is not None:
                 self.model.memory.warmup = min(self.config.memory_warmup, n)
-                training.tell_anchors(self.model)
+                tell_anchors(self.model)
             numbers = range(state.epoch, last)
             batches = partial(epoch_batches, dataset, self.batch_size, numbers, order, state.batch)
             if n_workers:
@@ -308,47 +287,40 @@ class MMSAModel(PredictingModel):
         needs the length, epochs or labels of the training set has no effect, with a warning:
         ``schedule="staged"``, ``lr_schedule="cosine"``, ``freeze_epochs``, the scale of labels.
         """
-        run = self._asked(
+        asked = (
             loss, variables, callbacks, max_checkpoints_to_keep, checkpoint_interval, all_losses,
             skip_bad_batches,
         )  # fmt: skip
-        with training.folder_held(self, run):
-            self._begin(restore, run)
+        with self._begun(restore, *asked) as run:
             self._start()
             labels.do_without(self.model, self._labels_seen)
             return self._run(prepared(generator, self._prepare), run, None)
 
-    def _asked(
+    @contextmanager
+    def _begun(
         self,
+        restore: bool,
         loss: Callable | None,
         variables: Sequence[Tensor] | None,
         callbacks: Callable | Sequence[Callable],
         *others: Any,
-    ) -> training.Run:
+    ) -> Iterator[training.Run]:
+        """Begin a run, or restore the newest checkpoint of one, in the model's locked folder."""
         distributed.start(self.device)
         self._ensure_built()
         chosen = [callbacks] if callable(callbacks) else list(callbacks)
         trained = None if variables is None else list(variables)  # an iterator is read once
-        return training.Run(loss or self._loss_fn, trained, chosen, *others)
-
-    def _begin(self, restore: bool, run: training.Run) -> None:
-        """Restore the newest checkpoint, or record where a new run starts."""
-        run.call("on_fit_start", self)
-        found = restore and bool(self.get_checkpoints())
-        if found:
-            saved = self._restore_run()
-            if run.all_losses is not None and not run.all_losses:
-                run.all_losses.extend(self._state.logged)
-            for callback, state in zip(run.callbacks, saved["callbacks"]):
-                if state and hasattr(callback, "load_state_dict"):  # {}: another kind of callback
-                    callback.load_state_dict(state)
-            of_variables = saved.get("of_variables")  # older checkpoints lack them
-            if run.variables is not None and of_variables is not None:
-                load_optimizer(*self.optimizer_for(run.variables), *of_variables)
-        else:
-            self._start()
-            self._state.logged, self._state.skipped = [], 0
-        distributed.agree("their current step", [found, self._global_step])
+        run = training.Run(self, self._objective(loss), trained, chosen, *others)
+        with run.folder_held():
+            run.call("on_fit_start", self)
+            found = restore and bool(self.get_checkpoints())
+            if found:
+                run.load_state_dict(self._restore_run())
+            else:
+                self._start()
+                self._state.logged, self._state.skipped = [], 0
+            distributed.agree("their current step", [found, self._global_step])
+            yield run
 
     def _start(self) -> None:
         self._state.begin(self._global_step)
@@ -357,8 +329,11 @@ class MMSAModel(PredictingModel):
     def _run(self, batches: Generator, run: training.Run, steps: int | None) -> float:
         self.model.train()
         self.model.training_dtype = training.training_precision(self.config, self.device)
+        self._run_now = run
+        placed = ((batch, self._placed(ready)) for batch, ready in batches)
         try:
-            return training.train(self, batches, run, steps, self._state.first_step)
+            with closing(batches):
+                return run.train(placed, steps, self._state, self._enter_step)
         finally:
             self._run_now = None  # releases its callbacks and their data
             self._resting = set()
@@ -378,6 +353,30 @@ class MMSAModel(PredictingModel):
             self._rest()
             self.model.train()
 
+    def fit_on_batch(self, X: Any, y: Any, w: Any, *arguments: Any, **named: Any) -> float:
+        """Train on one batch; see ``TorchModel.fit_on_batch``. Not for pre-training.
+
+        Label scale and balanced class weights are those of the first batch, which a warning says.
+
+        Raises
+        ------
+        ValueError
+            In pre-training, as memory and batch norm would be based on this batch alone.
+        """
+        if self.config.mode == "pretraining":
+            raise ValueError(
+                "pre-training needs more than one batch, to initialise the memory and for batch "
+                "norm's statistics: use fit, or fit_generator"
+            )
+        balanced = self.config.class_weights == "balanced"
+        taken = self.config.scale_labels if self.config.mode == "regression" else balanced
+        if taken and not self._labels_seen:
+            logger.warning(
+                "label scale and class weights are those of this first batch; to take them from "
+                "all data, call fit(dataset, nb_epoch=0) first"
+            )
+        return super().fit_on_batch(X, y, w, *arguments, **named)
+
     def _learn_labels(self, dataset: Any) -> None:
         """Check the labels; take task names, scale and class weights from the first dataset."""
         y, w = labels.check_labels(dataset, self.config)
@@ -389,55 +388,3 @@ class MMSAModel(PredictingModel):
         if not self._labels_seen:
             self._labels_seen = True
             labels.set_statistics(self.model, y, w)
-
-    # ---- batches ------------------------------------------------------------------------
-
-    def default_generator(
-        self,
-        dataset: Any,
-        epochs: int = 1,
-        mode: str = "fit",
-        deterministic: bool = True,
-        pad_batches: bool = False,
-    ) -> Iterator[Any]:
-        """Yield ``([X], [y], [w])``; batches are never padded with repeated molecules.
-
-        Parameters
-        ----------
-        dataset : deepchem.data.Dataset
-        epochs : int
-        mode : {"fit", "predict", "uncertainty"}
-            ``"fit"`` yields training batches, whose order depends on the seed and on the epoch
-            number, counted from the model's current epoch.
-        deterministic : bool
-            Whether ``"fit"`` keeps the dataset's order, as the other modes always do.
-        pad_batches : bool
-            Ignored: repeated molecules would distort contrastive loss and hypergraph.
-        """
-        check_dataset(dataset)
-        if mode == "fit":
-            numbers = range(self._state.epoch, self._state.epoch + epochs)
-            seed = None if deterministic else self.config.seed
-            yield from epoch_batches(dataset, self.batch_size, numbers, seed)
-            return
-        keep_no_records(dataset)
-        for _ in range(epochs if len(dataset) else 0):
-            for X, y, w, _ids in dataset.iterbatches(
-                batch_size=self.batch_size, deterministic=True, pad_batches=False
-            ):
-                yield [X], [y], [w]
-
-    def _prepare_batch(self, batch: tuple[Any, Any, Any]) -> tuple[MoleculeBatch, list, list]:
-        """Turn a triple of DeepChem's generators into tensors on the model's device."""
-        return self._placed(self._prepare(batch))
-
-    def _placed(self, ready: PreparedBatch) -> tuple[MoleculeBatch, list, list]:
-        """Move a batch to the model's device; issue each warning about batches once."""
-        drawn = int(self.model.picture_size) if ready.drawn else 0
-        if ready.drawn and not drawn and self._run_now is not None:
-            self.model.picture_size.fill_(ready.drawn)  # size of the training images
-        for text in ready.oddities(drawn or ready.drawn):
-            if text not in self._told:
-                self._told.add(text)
-                logger.warning("%s", text)
-        return ready.to(self.device)[:3]

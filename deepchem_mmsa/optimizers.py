@@ -18,6 +18,9 @@ from deepchem.models.optimizers import (
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+WARMUP_SHARE = 0.05
+"""Share of the steps in the linear warm-up of the cosine schedule."""
+
 
 def new_optimizer(
     optimizer: Optimizer, groups: Sequence[dict[str, Any] | Tensor], device: torch.device
@@ -86,6 +89,21 @@ def rate_factor(rate: LearningRateSchedule, step: int) -> float:
         return (1 - final) * (1 - share) ** rate.power + final
     cosine = 0.5 * (1 + math.cos(2 * math.pi * rate.num_periods * share))
     return (rate.alpha + 1 - share) * cosine + rate.beta
+
+
+def cosine_factor(step: int, total: int) -> float:
+    """Return the learning-rate factor: linear warm-up, then cosine decay to 1 %.
+
+    Examples
+    --------
+    >>> [round(cosine_factor(s, 100), 2) for s in (0, 4, 52, 99)]
+    [0.2, 1.0, 0.5, 0.01]
+    """
+    rise = max(1, round(WARMUP_SHARE * total))
+    if step < rise:
+        return (step + 1) / rise
+    progress = (step - rise + 1) / max(1, total - rise)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def load_optimizer(optimizer: Any, schedule: Any, of_optimizer: Any, of_schedule: Any) -> None:

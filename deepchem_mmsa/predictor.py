@@ -25,10 +25,10 @@ from deepchem_mmsa.config import CUSTOM, MMSAConfig
 from deepchem_mmsa.distributed import chosen_device
 from deepchem_mmsa.exports import Pretrained, copy_tensors, load_pretrained, tensors_of
 from deepchem_mmsa.hub import DEFAULT_MODEL, FILES
-from deepchem_mmsa.inference import NOT_FINITE, missing_reason, warn_of_oddities
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.prefetching import prefetched
+from deepchem_mmsa.record_checks import NOT_FINITE, missing_reason, warn_of_oddities
 from deepchem_mmsa.user_warning import warn_user
 from deepchem_mmsa.views import ViewSettings, check_sequence, stream_views
 

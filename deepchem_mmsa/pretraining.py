@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,12 +19,15 @@ from torch import Tensor, nn
 from deepchem_mmsa import distributed, losses
 from deepchem_mmsa.batching import MoleculeBatch
 from deepchem_mmsa.config import MMSAConfig
+from deepchem_mmsa.layers.memory_bank import MOLECULES_PER_ANCHOR
 from deepchem_mmsa.layers.message_passing import BatchedGraph
 from deepchem_mmsa.molecule import ATOM_FEATURES, FINGERPRINT_SIZE, N_DESCRIPTORS
 from deepchem_mmsa.views.depiction import augment
 
 if TYPE_CHECKING:
     from deepchem_mmsa.network import MMSANetwork
+
+logger = logging.getLogger(__name__)
 
 LOSS_TERMS = ("con", "rec", "mask", "align", "commit", "balance", "desc")
 """The terms of the pre-training loss, in the order of the network's output."""
@@ -241,3 +245,15 @@ def mask_atoms(graph: BatchedGraph, rate: float) -> tuple[BatchedGraph, Tensor, 
     atoms[hidden] = 0
     atoms[hidden, 0] = MASK_TOKEN
     return replace(graph, atoms=atoms), hidden, truth
+
+
+def tell_anchors(network: MMSANetwork) -> None:
+    """Warn where the warm-up of the memory is too short for all of its anchors."""
+    config, memory = network.config, network.memory
+    needed, least = config.n_anchors * MOLECULES_PER_ANCHOR, config.memory_warmup
+    if memory is not None and not memory.is_active and least < needed:
+        logger.warning(
+            "n_anchors=%d, but the memory starts with at most %d anchors: one per %d molecules of "
+            "memory_warmup=%d; raise memory_warmup to %d to have them all",
+            config.n_anchors, least // MOLECULES_PER_ANCHOR, MOLECULES_PER_ANCHOR, least, needed,
+        )  # fmt: skip

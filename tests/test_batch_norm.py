@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from deepchem_mmsa import EarlyStopping
 from deepchem_mmsa.batch_norm import PreciseBatchNorm, precise_batch_norm
 from deepchem_mmsa.batching import Collator
-from deepchem_mmsa.inference import evaluating
+from deepchem_mmsa.model_prediction import evaluating
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.pretraining import pretraining_terms, total_loss
 from deepchem_mmsa.randomness import seeded

@@ -16,7 +16,7 @@ from deepchem_mmsa.ensemble import (
     over_batches,
 )
 from deepchem_mmsa.exports import export
-from deepchem_mmsa.inference import _shared_mask, sample_dropout
+from deepchem_mmsa.mc_dropout import _shared_mask, sample_dropout
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.predictor import MMSAPredictor

@@ -289,6 +289,18 @@ def test_what_regularizes_is_added_once_to_any_loss(make_model, graph_dataset):
         assert with_it - first(loss, None) == pytest.approx(100)
 
 
+def test_what_regularizes_may_change_during_a_run(make_model, graph_dataset):
+    def relax(model, step):
+        model.regularization_loss = None
+
+    losses = []
+    added = {"regularization_loss": lambda: torch.tensor(100.0)}
+    model = make_model(mode="regression", log_frequency=1, **added)
+    model.fit(graph_dataset, nb_epoch=1, all_losses=losses, callbacks=relax, checkpoint_interval=0)
+    assert losses[0] > 100
+    assert max(losses[1:]) < 100
+
+
 def test_tensorboard_logs_every_term_by_name(make_model, graph_dataset, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

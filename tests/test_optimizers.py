@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from deepchem.models import optimizers as dc_optimizers
 
-from deepchem_mmsa.optimizers import rate_factor
+from deepchem_mmsa.optimizers import cosine_factor, rate_factor
 
 N_STEPS = 8
 SCHEDULES = {
@@ -69,3 +69,13 @@ def test_a_schedule_of_ones_own_decides(make_model):
     model._lr_schedule.step()
     assert model._lr_schedule.get_last_lr()[0] == pytest.approx(5e-3)
     assert rate_factor(SCHEDULES["polynomial"], 100) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("total", [1, 3, 25, 100])
+def test_a_cosine_schedule_rises_to_one_and_falls_for_good(total):
+    factors = [cosine_factor(step, total) for step in range(total + 9)]
+    top = factors.index(1.0)
+    assert max(factors) == 1
+    assert factors[: top + 1] == sorted(factors[: top + 1])
+    assert factors[top:] == sorted(factors[top:], reverse=True)
+    assert factors[-1] == pytest.approx(0.01)

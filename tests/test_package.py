@@ -38,27 +38,29 @@ FLOORS = [
     "checkpoint",
     "card",
     "exports",
-    "inference",
+    "mc_dropout",
+    "record_checks",
     "predictor",
     "tables",
     "shards",
     "labels",
     "epochs",
-    "loading",
+    "batch_preparation",
+    "trainee",
     "batch_norm",
-    "early_stopping",
     "interruption",
     "run_folder",
     "run_state",
+    "optimizers",
     "training",
     "featurizer",
     "shard_dataset",
     "datasets",
     "evaluate",
-    "optimizers",
-    "saving",
-    "prediction",
+    "model_saving",
+    "model_prediction",
     "model",
+    "early_stopping",
     "ensemble",
     "estimators",
     "calibrate",
@@ -116,8 +118,8 @@ def test_unknown_name_is_an_attribute_error():
         deepchem_mmsa.MMSAModle  # noqa: B018
 
 
-def imports_of(path, type_checking=False):
-    """Modules that a file imports, those for type checkers only left out."""
+def imports_of(path, for_types=False):
+    """Modules that a file imports; those for type checkers only if they are asked for."""
     tree = ast.parse(path.read_text())
     hidden = {
         id(inner)
@@ -126,7 +128,7 @@ def imports_of(path, type_checking=False):
         for inner in ast.walk(node)
     }
     for node in ast.walk(tree):
-        if id(node) in hidden:
+        if id(node) in hidden and not for_types:
             continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -165,8 +167,11 @@ def floor(path):
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_go_downward(path):
+    """Also those for types, so that a file can be understood with what lies below it alone."""
     mine = FLOORS.index(floor(path))
-    for name in imports_of(path):
+    for name in imports_of(path, for_types=True):
+        if (floor(path), name) == ("pretraining", "deepchem_mmsa.network"):  # its objective
+            continue
         if name.startswith("deepchem_mmsa.") and name != "deepchem_mmsa.__version__":
             assert FLOORS.index(name.split(".")[1]) <= mine, f"{path.name} imports {name}"
 
@@ -182,8 +187,8 @@ def test_each_library_has_its_rooms(path):
             "datasets",
             "evaluate",
             "optimizers",
-            "saving",
-            "prediction",
+            "model_saving",
+            "model_prediction",
             "model",
             "estimators",
             "benchmark",

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from deepchem_mmsa import EarlyStopping, MMSAFeaturizer
 from deepchem_mmsa.epochs import batch_bounds, epoch_batches, step_seed
 from deepchem_mmsa.molecule import MODALITIES, MoleculeViews
-from deepchem_mmsa.training import cosine_factor
 from tests.fixtures import labelled
 
 
@@ -392,16 +391,6 @@ def test_memory_learns_in_fine_tuning_if_it_is_asked_to(
     again = model(True)
     again.restore()
     assert torch.equal(again.model.memory.anchors, before)
-
-
-@pytest.mark.parametrize("total", [1, 3, 25, 100])
-def test_a_cosine_schedule_rises_to_one_and_falls_for_good(total):
-    factors = [cosine_factor(step, total) for step in range(total + 9)]
-    top = factors.index(1.0)
-    assert max(factors) == 1
-    assert factors[: top + 1] == sorted(factors[: top + 1])
-    assert factors[top:] == sorted(factors[top:], reverse=True)
-    assert factors[-1] == pytest.approx(0.01)
 
 
 def test_what_is_logged_is_the_mean_since_the_last_time(make_model, graph_dataset):

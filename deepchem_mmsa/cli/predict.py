@@ -145,7 +145,7 @@ def predict(
 def _loaded(models: Sequence[str], device: str, masks: int) -> list[MMSAPredictor]:
     """Load the models and check that they support the requested options."""
     from deepchem_mmsa.cli.rows import load_model
-    from deepchem_mmsa.inference import has_dropout
+    from deepchem_mmsa.mc_dropout import has_dropout
 
     predictors = [load_model(name, device) for name in models]
     if len(predictors) > 1:

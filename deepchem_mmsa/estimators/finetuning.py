@@ -24,9 +24,9 @@ from deepchem_mmsa.early_stopping import EarlyStopping
 from deepchem_mmsa.ensemble import Spread, dropout_spread, ensemble_spread
 from deepchem_mmsa.estimators.molecules import MoleculeReader, smiles_of
 from deepchem_mmsa.hub import member_folders, starting_model
-from deepchem_mmsa.inference import missing_reason
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.predictor import MMSAPredictor
+from deepchem_mmsa.record_checks import missing_reason
 
 ELSEWHERE = {
     "modalities": "modalities= decides",

@@ -10,7 +10,7 @@ from sklearn.base import RegressorMixin
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from deepchem_mmsa.estimators.finetuning import FineTunedEstimator
-from deepchem_mmsa.inference import has_dropout
+from deepchem_mmsa.mc_dropout import has_dropout
 from deepchem_mmsa.tables import label_array, refuse_dates
 
 

@@ -25,10 +25,10 @@ from deepchem_mmsa.explain.structure import (
     memory_anchors,
     nearest_references,
 )
-from deepchem_mmsa.inference import missing_reason
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.predictor import MMSAPredictor
+from deepchem_mmsa.record_checks import missing_reason
 from deepchem_mmsa.views import molecule_views
 from deepchem_mmsa.views.fingerprint import DESCRIPTORS
 from deepchem_mmsa.views.topology import canonical_order, read_smiles

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -16,16 +18,20 @@ from deepchem.trans import undo_transforms
 from torch import Tensor
 
 from deepchem_mmsa.batch_norm import PreciseBatchNorm
-from deepchem_mmsa.batching import MoleculeBatch
+from deepchem_mmsa.batch_preparation import Preparation, PreparedBatch, check_batch
+from deepchem_mmsa.batching import Collator, MoleculeBatch
+from deepchem_mmsa.config import MMSAConfig
+from deepchem_mmsa.epochs import check_dataset, epoch_batches, keep_no_records
 from deepchem_mmsa.evaluate import evaluate, mean_scores
-from deepchem_mmsa.inference import check_dropout, evaluating, missing_reason, sample_dropout
 from deepchem_mmsa.labels import check_task_order
-from deepchem_mmsa.loading import check_batch
+from deepchem_mmsa.mc_dropout import check_dropout, sample_dropout
+from deepchem_mmsa.model_saving import SavableModel
 from deepchem_mmsa.network import MMSANetwork
 from deepchem_mmsa.prefetching import prefetched
-from deepchem_mmsa.pretraining import LOSS_TERMS, pretraining_terms
+from deepchem_mmsa.pretraining import LOSS_TERMS, pretraining_terms, total_loss
 from deepchem_mmsa.randomness import seeded
-from deepchem_mmsa.saving import SavableModel
+from deepchem_mmsa.record_checks import missing_reason
+from deepchem_mmsa.trainee import Objective
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +46,71 @@ class PredictingModel(SavableModel):
     """Prediction, embedding, uncertainty and evaluation in DeepChem's interface.
 
     DeepChem's own methods leave the model in evaluation mode for the rest of training, keep
-    gradients, and count missing labels as zeros. Use it through
+    gradients, and count missing labels as zeros. The middle storey of
     :class:`~deepchem_mmsa.model.MMSAModel`.
     """
 
-    failures: list[tuple[int, str, str]]
+    def __init__(
+        self, network: MMSANetwork, config: MMSAConfig, tasks: list[str] | None, **others: Any
+    ) -> None:
+        super().__init__(network, config, tasks, **others)
+        self._prepare = Preparation(Collator.of(config), config.mode != "pretraining")
+        self.failures: list[tuple[int, str, str]] = []
+        self._told: set[str] = set()  # warnings already issued
+
+    # ---- batches ------------------------------------------------------------------------
+
+    def default_generator(
+        self,
+        dataset: Any,
+        epochs: int = 1,
+        mode: str = "fit",
+        deterministic: bool = True,
+        pad_batches: bool = False,
+    ) -> Iterator[Any]:
+        """Yield ``([X], [y], [w])``; batches are never padded with repeated molecules.
+
+        Parameters
+        ----------
+        dataset : deepchem.data.Dataset
+        epochs : int
+        mode : {"fit", "predict", "uncertainty"}
+            ``"fit"`` yields training batches, whose order depends on the seed and on the epoch
+            number, counted from the model's current epoch.
+        deterministic : bool
+            Whether ``"fit"`` keeps the dataset's order, as the other modes always do.
+        pad_batches : bool
+            Ignored: repeated molecules would distort contrastive loss and hypergraph.
+        """
+        check_dataset(dataset)
+        if mode == "fit":
+            numbers = range(self._state.epoch, self._state.epoch + epochs)
+            seed = None if deterministic else self.config.seed
+            yield from epoch_batches(dataset, self.batch_size, numbers, seed)
+            return
+        keep_no_records(dataset)
+        for _ in range(epochs if len(dataset) else 0):
+            for X, y, w, _ids in dataset.iterbatches(
+                batch_size=self.batch_size, deterministic=True, pad_batches=False
+            ):
+                yield [X], [y], [w]
+
+    def _prepare_batch(self, batch: tuple[Any, Any, Any]) -> tuple[MoleculeBatch, list, list]:
+        """Turn a triple of DeepChem's generators into tensors on the model's device."""
+        return self._placed(self._prepare(batch))
+
+    def _placed(self, ready: PreparedBatch) -> tuple[MoleculeBatch, list, list]:
+        """Move a batch to the model's device; issue each warning about batches once."""
+        drawn = int(self.model.picture_size) if ready.drawn else 0
+        if ready.drawn and not drawn and self._run_now is not None:
+            self.model.picture_size.fill_(ready.drawn)  # size of the training images
+        for text in ready.oddities(drawn or ready.drawn):
+            if text not in self._told:
+                self._told.add(text)
+                logger.warning("%s", text)
+        return ready.to(self.device)[:3]
+
+    # ---- prediction ---------------------------------------------------------------------
 
     def _predict(
         self,
@@ -108,23 +174,19 @@ class PredictingModel(SavableModel):
             self.default_generator(dataset, mode="predict"), [], False, "embedding"
         )
 
-    def _adds_regularization(self, loss: Callable) -> bool:
-        """Return whether a loss adds ``regularization_loss``, as DeepChem's wrapper does."""
-        return isinstance(loss, _StandardLoss)
+    # ---- the objective ------------------------------------------------------------------
 
-    def _outputs_for(self, loss: Callable, outputs: list[Tensor]) -> list[Tensor]:
-        """Return a loss's inputs; a custom loss for regression gets the values in label units."""
-        if self.config.mode == "regression" and loss != self._default_loss:
-            return outputs[:1]
-        return [outputs[i] for i in self._loss_outputs]
+    def _default_loss(self, outputs: list, labels: list, weights: list) -> Tensor:
+        if self.config.mode == "pretraining":
+            return total_loss(outputs[0], self.config)
+        return self.model.supervised_loss(outputs[0], labels[0], weights[0])
 
-    def get_task_type(self) -> str:
-        """Return the mode: "classification", "regression" or "pretraining"."""
-        return self.config.mode
-
-    def get_num_tasks(self) -> int:
-        """Return the number of label columns; 0 for a model without a head."""
-        return 0 if self.config.mode == "pretraining" else self.config.n_tasks
+    def _objective(self, loss: Callable | None = None) -> Objective:
+        """Return a loss with its inputs; a custom one for regression gets values in label units."""
+        loss = loss or self._loss_fn
+        values = self.config.mode == "regression" and loss != self._default_loss
+        regularized = isinstance(loss, _StandardLoss)  # DeepChem's own wrapper adds it
+        return Objective(loss, [0] if values else self._loss_outputs, regularized)
 
     def validation_loss(self, dataset: Any) -> float:
         """Return the mean of the training objective over a dataset, in evaluation mode.
@@ -144,7 +206,7 @@ class PredictingModel(SavableModel):
         """
         if self.config.mode != "pretraining":
             check_task_order(dataset, self.tasks)
-        loss = self._loss_fn if self._run_now is None else self._run_now.loss
+        objective = self._objective() if self._run_now is None else self._run_now.objective
         total, count = 0.0, 0.0
         with (
             evaluating(self.model),
@@ -164,9 +226,9 @@ class PredictingModel(SavableModel):
                     outputs = self.model(inputs)
                 else:
                     raise ValueError("the validation set has no labels; load it with its tasks")
-                value = float(loss(self._outputs_for(loss, outputs), labels, weights))
+                value = float(objective.loss(objective.chosen(outputs), labels, weights))
                 share = float(len(inputs))
-                if labels and loss == self._default_loss:  # a mean over the labels that count
+                if labels and objective.loss == self._default_loss:  # a mean over labels
                     share = self.model.share(labels[0], weights[0])
                 total, count = total + share * value, count + share
         return total / count if count else float("nan")
@@ -178,6 +240,16 @@ class PredictingModel(SavableModel):
             if isinstance(callback, PreciseBatchNorm):
                 return callback.lent(self, partial(pretraining_terms, self.model))
         return nullcontext()
+
+    # ---- what DeepChem asks for ---------------------------------------------------------
+
+    def get_task_type(self) -> str:
+        """Return the mode: "classification", "regression" or "pretraining"."""
+        return self.config.mode
+
+    def get_num_tasks(self) -> int:
+        """Return the number of label columns; 0 for a model without a head."""
+        return 0 if self.config.mode == "pretraining" else self.config.n_tasks
 
     def predict_codes(self, dataset: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return the code of each view separately, for retrieval between views.
@@ -229,30 +301,6 @@ class PredictingModel(SavableModel):
             lambda batch: sample_dropout(network, batch, masks, self.config.seed),
         )
         return mean, std
-
-    def fit_on_batch(self, X: Any, y: Any, w: Any, *arguments: Any, **named: Any) -> float:
-        """Train on one batch; see ``TorchModel.fit_on_batch``. Not for pre-training.
-
-        Label scale and balanced class weights are those of the first batch, which a warning says.
-
-        Raises
-        ------
-        ValueError
-            In pre-training, as memory and batch norm would be based on this batch alone.
-        """
-        if self.config.mode == "pretraining":
-            raise ValueError(
-                "pre-training needs more than one batch, to initialise the memory and for batch "
-                "norm's statistics: use fit, or fit_generator"
-            )
-        balanced = self.config.class_weights == "balanced"
-        taken = self.config.scale_labels if self.config.mode == "regression" else balanced
-        if taken and not self._labels_seen:
-            logger.warning(
-                "label scale and class weights are those of this first batch; to take them from "
-                "all data, call fit(dataset, nb_epoch=0) first"
-            )
-        return super().fit_on_batch(X, y, w, *arguments, **named)
 
     def compute_saliency(self, X: Any) -> np.ndarray:
         """Not implemented: use :func:`deepchem_mmsa.explain.explain`."""
@@ -336,6 +384,32 @@ class PredictingModel(SavableModel):
         return evaluate(
             self, dataset, metrics, transformers, per_task_metrics, use_sample_weights, n
         )
+
+
+_evaluated: WeakKeyDictionary[MMSANetwork, tuple[int, bool]] = WeakKeyDictionary()
+_turn = threading.Lock()
+
+
+@contextmanager
+def evaluating(network: MMSANetwork) -> Iterator[None]:
+    """Set evaluation mode without gradients, and restore the previous mode on exit.
+
+    With several threads, the last one to leave restores it.
+    """
+    with _turn:
+        users, was_training = _evaluated.get(network, (0, network.training))
+        _evaluated[network] = users + 1, was_training
+        network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        with _turn:
+            users, was_training = _evaluated.pop(network)
+            if users > 1:
+                _evaluated[network] = users - 1, was_training
+            else:
+                network.train(was_training)
 
 
 @contextmanager

@@ -34,29 +34,28 @@ class SavableModel(TorchModel):
     """A ``TorchModel`` whose checkpoints hold the whole run, and whose weights load by name.
 
     ``TorchModel`` itself restores neither schedule nor position in the run, copies parameters by
-    their order, and ignores buffers. Use it through :class:`~deepchem_mmsa.model.MMSAModel`.
+    their order, and ignores buffers. The lowest storey of
+    :class:`~deepchem_mmsa.model.MMSAModel`: it holds what files hold.
     """
 
     model: MMSANetwork
-    config: MMSAConfig
-    tasks: list[str] | None
-    history: list[dict[str, float]]
-    device: torch.device
-    classes: list[str] | None = None
-    stop_training: bool
-    _state: RunState
-    _run_now: Run | None
-    _labels_seen: bool
-    _from_labels: bool = False
-    _owner: int | None = None  # the process that made the temporary folder
-    _resting: set[str]
-    _held: frozenset[str] | set[str] = frozenset()
-    # Attributes of TorchModel.
     _built: bool
-    _global_step: int
-    _loss_fn: Callable
-    _default_loss: Callable
-    _loss_outputs: list[int]
+
+    def __init__(
+        self, network: MMSANetwork, config: MMSAConfig, tasks: list[str] | None, **others: Any
+    ) -> None:
+        self.config, self.tasks = config, tasks
+        self.classes: list[str] | None = None
+        self.history: list[dict[str, float]] = []
+        self.stop_training = False
+        self._state = RunState()
+        self._run_now: Run | None = None  # during ``fit``
+        self._labels_seen = False  # by this model
+        self._from_labels = False  # seen by the models that its weights come from
+        self._resting: set[str] = set()  # components frozen by the run
+        self._held: set[str] = set()  # and by the user
+        self._owner = os.getpid()  # the process that made the temporary folder
+        super().__init__(network, **others)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out TensorBoard's writer, whose threads cannot be copied."""
@@ -73,7 +72,7 @@ class SavableModel(TorchModel):
 
     def __del__(self) -> None:
         """Remove the temporary folder, but only in the process that made it, not in forks."""
-        if self.__dict__.get("model_dir_is_temp") and self._owner in (None, os.getpid()):
+        if self.__dict__.get("model_dir_is_temp") and self._owner == os.getpid():
             shutil.rmtree(self.model_dir, ignore_errors=True)
 
     # ---- components ---------------------------------------------------------------------
@@ -134,7 +133,6 @@ class SavableModel(TorchModel):
         if run is not None and run.folder is not None and folder == run.folder.path:
             run.folder.check()
         folder.mkdir(parents=True, exist_ok=True)
-        callbacks = [] if run is None else run.callbacks
         state = {
             "config": self.config.to_dict(),
             "tasks": self.tasks,
@@ -147,18 +145,9 @@ class SavableModel(TorchModel):
             "from_labels": self._from_labels,
             "history": self.history,
             "stopped": self.stop_training,
-            "of_variables": self._state_of_variables(),
-            "callbacks": [c.state_dict() if hasattr(c, "state_dict") else {} for c in callbacks],
+            **({"of_variables": None, "callbacks": []} if run is None else run.state_dict()),
         }
         files.rotate_and_save(folder, state, max_checkpoints_to_keep)
-
-    def _state_of_variables(self) -> list[Any] | None:
-        """Return the optimizer and schedule states of a ``fit`` with `variables`, else None."""
-        variables = None if self._run_now is None else self._run_now.variables
-        if variables is None:
-            return None
-        optimizer, schedule = self._optimizer_for_vars[tuple(variables)]
-        return [optimizer.state_dict(), schedule.state_dict() if schedule else None]
 
     def get_checkpoints(self, model_dir: str | None = None) -> list[str]:
         """Return the checkpoint files of a folder, the newest first."""
@@ -300,7 +289,8 @@ class SavableModel(TorchModel):
                 f"for {', '.join(absent)}: leave it out, or take another model"
             )
         changes = {k: v for k, v in (("mode", mode), ("n_tasks", n_tasks)) if v is not None}
-        model = cls(source.config, **changes, **arguments)
+        make: Callable[..., Self] = cls  # the constructor of MMSAModel
+        model = make(source.config, **changes, **arguments)
         if n_tasks is not None and model.config.mode == "pretraining":
             logger.warning(
                 "n_tasks=%d has no effect: %s was pre-trained only, and without mode= it is "

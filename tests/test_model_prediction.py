@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepchem_mmsa import MMSAFeaturizer, MMSAModel
-from deepchem_mmsa.inference import has_dropout
+from deepchem_mmsa.mc_dropout import has_dropout
 from deepchem_mmsa.molecule import DEFAULT_MODALITIES, MODALITIES, MoleculeViews
 from deepchem_mmsa.pretraining import LOSS_TERMS
 from tests.fixtures import labelled, multitask

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from deepchem_mmsa import distributed
 from deepchem_mmsa.batching import Collator, MoleculeBatch
 from deepchem_mmsa.epochs import EpochBatch
-from deepchem_mmsa.inference import drawn_size, oddities, unasked_views
+from deepchem_mmsa.record_checks import drawn_size, oddities, unasked_views
 
 
 class PreparedBatch(NamedTuple):

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepchem_mmsa import EarlyStopping
+from deepchem_mmsa.batch_preparation import Preparation
 from deepchem_mmsa.batching import Collator
 from deepchem_mmsa.datasets import dataset_from_shards
 from deepchem_mmsa.distributed import share
 from deepchem_mmsa.epochs import EpochBatch, epoch_batches
-from deepchem_mmsa.loading import Preparation
 from deepchem_mmsa.molecule import MoleculeViews
 from deepchem_mmsa.shard_dataset import ShardDataset
 from deepchem_mmsa.shards import featurize_to_shards
