@@ -337,9 +337,8 @@ class PredictingModel(SavableModel):
                 w.append(np.broadcast_to(given, y[-1].shape))
                 yield inputs, labels, weights
 
-        undone = [t for t in transformers if t.transform_y]
-        predictions = self._predict(passing(), undone, False, None)
-        labels = undo_transforms(np.concatenate(y), undone)
+        predictions = self._predict(passing(), transformers, False, None)
+        labels = undo_transforms(np.concatenate(y), list(transformers))
         return mean_scores(
             labels, np.concatenate(w), predictions, metrics, self.config.n_classes,
             per_task_metrics=per_task_metrics,

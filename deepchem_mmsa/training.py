@@ -267,8 +267,7 @@ class Run:
             logger.warning("skipped a batch: %s", error)
             _give_back(network, before)
             self.state.skipped += 1
-            # Other processes' stop requests arrive with the gradients of the next step.
-            return stop and not distributed.is_shared()
+            return False  # other processes' requests arrive with the next step's gradients
         if self.model.config.mode == "pretraining":
             figures.update(network.statistics)
         self.state.since_log.add(figures)

@@ -42,13 +42,19 @@ def test_bad_batches_are_skipped_and_counted(make_model, graph_dataset, tmp_path
     assert all(v.isfinite().all() for v in model.model.parameters())
 
 
-def test_a_skipped_batch_leaves_no_trace(make_model, dataset):
-    """Neither in running statistics, nor in the memory."""
+@pytest.mark.parametrize(
+    ("spoilt", "update"), [("codes", "ema"), ("gradients", "ema"), ("gradients", "gradient")]
+)
+def test_a_skipped_batch_leaves_no_trace(make_model, dataset, spoilt, update):
+    """Neither in running statistics, nor in the memory, whose anchors may be parameters."""
     model = make_model(
-        mode="pretraining", modalities=("image", "geometry"), memory_warmup=16, batch_size=40
-    )
+        mode="pretraining", modalities=("image", "geometry"), memory_warmup=16, batch_size=40,
+        memory_update=update,
+    )  # fmt: skip
     model.fit(dataset, nb_epoch=2)
     assert model.model.memory.is_active
+    model.model.memory.anchors.data[0] *= -1  # nearest to no molecule: any batch re-seeds it
+    model.model.memory.idle.fill_(10**6)
     state = {k: v for k, v in model.model.state_dict().items() if torch.is_tensor(v)}
     state = {k: v.clone() for k, v in state.items()}
     memory = model.model.memory.get_extra_state()
@@ -56,7 +62,11 @@ def test_a_skipped_batch_leaves_no_trace(make_model, dataset):
     def poison(module, inputs, output):
         return torch.full_like(output, torch.nan)
 
-    hook = model.model.encoders["geometry"].register_forward_hook(poison)
+    encoder = model.model.encoders["geometry"]
+    if spoilt == "codes":  # which the memory does not take
+        hook = encoder.register_forward_hook(poison)
+    else:
+        hook = next(encoder.parameters()).register_hook(lambda gradient: gradient * torch.nan)
     try:
         with pytest.raises(FloatingPointError, match="every batch of epoch"):
             model.fit(dataset, nb_epoch=1, skip_bad_batches=True)

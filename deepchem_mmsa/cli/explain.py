@@ -206,7 +206,7 @@ def names_and_labels(table: Table, task: str) -> list[tuple[str, str]]:
         texts = [column for column in there if not _is_number(there[column])]
         name = next(iter([*texts, *there]), None)
         found.append(
-            ("" if name is None else f"{name}: {_short(there[name])}",
+            ("" if name is None else f"{name}: {_cut(there[name])}",
              "" if label.strip().lower() in MISSING else _short(label))
         )  # fmt: skip
     return found
@@ -217,11 +217,15 @@ def _is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return True
+    return "_" not in text  # 12_01 is 1201 to Python alone
+
+
+def _cut(text: str) -> str:
+    return " ".join(text.split())[:80]
 
 
 def _short(text: str) -> str:
-    return f"{float(text):.6g}" if _is_number(text) else " ".join(text.split())[:80]
+    return f"{float(text):.6g}" if _is_number(text) else _cut(text)
 
 
 def _check_question(

@@ -249,13 +249,13 @@ def test_the_mean_over_data_sets_needs_all_of_them():
 
 
 def test_a_result_of_other_data_is_refused(tmp_path, load):
-    def cells(file):
-        return cells_of(
-            tmp_path, ["hu"], ["energy"], [Noisy()], [0], None, lambda _: {"file": file}
-        )
+    def cells(file, folder=tmp_path):
+        return cells_of(folder, ["hu"], ["energy"], [Noisy()], [0], None, lambda _: {"file": file})
 
     run_cells(cells("a"), load, report=lambda line: None)
     assert run_cells(cells("a"), load) == run_cells(cells(None), load) == []
+    run_cells(cells(None, tmp_path / "unknown"), load, report=lambda line: None)
+    assert run_cells(cells("a", tmp_path / "unknown"), load) == []
     with pytest.raises(ValueError, match=r"other data \(file a, now b\): give another output"):
         run_cells(cells("b"), load)
 

@@ -76,12 +76,23 @@ def test_labels_of_the_test_set_change_nothing(name, energy_split):
 
 
 def test_the_seed_decides_and_averaging_averages(oxygen_split):
-    contender = MMSA("mlp", {**MLP, **TINY}, epochs=1)
+    contender = MMSA("mlp", {**MLP, **TINY, "seed": 7}, epochs=1)
     first, again, other = (contender.run(oxygen_split, seed).test for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     averaged = replace(contender, averaging=0.9).run(oxygen_split, 0).test
     assert not np.array_equal(first, averaged)
+
+
+@pytest.mark.parametrize("kind", ["oxygen", "energy"])
+def test_further_epochs_make_no_validation_score_worse(kind, request):
+    """The epoch is chosen by the score, in the direction that is better."""
+    split = request.getfixturevalue(f"{kind}_split")
+    few, many = (
+        score(split.valid, MMSA("mlp", {**MLP, **TINY}, epochs=n).run(split, 0).valid, split.metric)
+        for n in (1, 4)
+    )
+    assert many[0] < few[0] if split.minimize else many[0] > few[0]
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +132,8 @@ def test_every_setting_makes_another_cell(weights, tmp_path):
     kinds = [plain, MMSA("mmsa", preset="base")]
     kinds += [replace(plain, **{name: value}) for name, value in other.items() if name != "preset"]
     assert len({json.dumps(kind.settings(), sort_keys=True) for kind in kinds}) == len(kinds)
+    # Settings that are not used are left out: cells from before there were any stay valid.
+    assert set(plain.settings()) == {"name", "config", "weights", "epochs", "patience"}
 
 
 def test_a_result_of_weights_with_other_settings_is_refused(weights, oxygen_split, tmp_path):

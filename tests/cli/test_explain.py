@@ -72,3 +72,10 @@ def test_a_molecule_is_named_by_the_first_text_of_its_row_else_by_a_number():
     assert names_and_labels(Table(typed, ["C"], "my.parquet", "smiles"), "pIC50") == [
         ("", "5.5376")
     ]
+
+
+def test_a_name_is_shown_as_it_is_written_also_a_number():
+    cells = {"CID": ["2519123", "0000702", "12_01"], "smiles": ["C"] * 3, "y": ["1.10", "", "1_0"]}
+    table = Table(pd.DataFrame(cells), ["C"] * 3, "my.csv", "smiles")
+    expected = [("CID: 2519123", "1.1"), ("CID: 0000702", ""), ("CID: 12_01", "1_0")]
+    assert names_and_labels(table, "y") == expected

@@ -1,5 +1,6 @@
 """Rows that an interrupted command keeps: whose they are, and where it continues."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -113,6 +114,27 @@ def test_what_was_kept_of_another_input_is_not_taken_up(mmsa, models, table, tmp
     assert mmsa(*command).exit_code == 0
     assert asked[2] == ["CCCC", "CCO"]
     assert pd.read_csv(tmp_path / "out.csv")["SMILES"].tolist() == ["CCCC", "CCO", "C"]
+
+
+def test_a_chunk_is_taken_up_for_the_same_file_and_version_alone(tmp_path, monkeypatch):
+    source, frame = tmp_path / "in.csv", pd.DataFrame({"a": [1]})
+
+    def found():
+        with KeptRows(str(source), str(tmp_path / "out.csv"), {}) as parts:
+            there = parts.read(0) is not None
+            parts.keep(0, frame)
+        return there
+
+    source.write_text("C")
+    os.utime(source, (1, 1))
+    assert [found(), found()] == [False, True]
+    os.utime(source, (2, 2))
+    assert [found(), found()] == [False, True]
+    source.write_text("CC")
+    os.utime(source, (2, 2))
+    assert [found(), found()] == [False, True]
+    monkeypatch.setattr("deepchem_mmsa.cli.kept_rows.__version__", "0")
+    assert [found(), found()] == [False, True]
 
 
 def test_two_runs_do_not_write_to_one_output(mmsa, models, table, tmp_path):

@@ -207,7 +207,7 @@ def test_the_nearest_molecule_of_a_molecule_is_itself(mmsa, models, table, tmp_p
     assert (known["neighbor_2"] != known["neighbor_1"]).all()
 
 
-def test_neighbours_are_named_where_the_reference_has_names(mmsa, models, tmp_path):
+def test_neighbours_are_named_where_the_reference_has_names(mmsa, models, tmp_path, monkeypatch):
     (tmp_path / "in.smi").write_text("CCO\nC1CC\nCCN\n")
     (tmp_path / "known.csv").write_text(
         "pIC50,smiles,active,Compound,note\n>5,CCN,true,Amine,x\n6,CCO,false,,\n7,C,,Methane,y\n"
@@ -219,6 +219,12 @@ def test_neighbours_are_named_where_the_reference_has_names(mmsa, models, tmp_pa
     assert near["name_1"].tolist() == ["", "", "Amine"]
     assert near["row_1"].tolist() == ["2", "", "1"]
     assert "name_1" not in mmsa(*command, "-r", tmp_path / "bare.csv").stdout
+    # One column for all of a reference that is read in parts.
+    (tmp_path / "known.csv").write_text("smiles,Compound,note\nCCN,Amine,x\nCCO,,\nC,,y\n")
+    monkeypatch.setattr(rows, "CHUNK", 2)
+    done = mmsa(*command[:-1], 3, "-r", tmp_path / "known.csv", "--quiet")
+    near = pd.read_csv(io.StringIO(done.stdout), keep_default_na=False)
+    assert set(near.filter(like="name_").to_numpy().ravel()) == {"", "Amine"}
 
 
 def test_neighbours_are_those_of_the_largest_cosine(
