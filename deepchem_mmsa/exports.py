@@ -239,13 +239,29 @@ def load_pretrained(folder_or_name: str | os.PathLike) -> Pretrained:
         except _MALFORMED as error:
             runs = [folder, *folder.glob("model*")]
             trained = any(any(run.glob("checkpoints/checkpoint*.pt")) for run in runs)
-            begun = trained and not (folder / "config.json").is_file()
+            absent = not (folder / "config.json").is_file()
+            why = "no config.json in it" if absent else f"{type(error).__name__}: {error}"
             raise CheckpointError(
-                f"{folder} is not an exported MMSA model ({type(error).__name__}: {error})"
-                + ("; its run is not finished: resume it with --resume" if begun else "")
+                f"{folder} is not an exported MMSA model ({why})"
+                + (
+                    "; its run is not finished: resume it with --resume"
+                    if trained and absent
+                    else ""
+                )
+                + (_models_inside(folder) if absent else "")
                 + _other_version(folder)
             ) from error
     raise torn
+
+
+def _models_inside(folder: Path) -> str:
+    """Return a remark that names the models in the subfolders, if there are any."""
+    inside = sorted(
+        {str(path.parent) for path in folder.glob("*/config.json")}
+        | {str(path.parents[1]) for path in folder.glob("*/model0/config.json")}
+    )
+    more = ", ..." if len(inside) > 5 else ""
+    return f"; give one of the models inside: {', '.join(inside[:5])}{more}" if inside else ""
 
 
 def _other_version(folder: Path) -> str:
@@ -387,6 +403,8 @@ def publish(folder: str | os.PathLike, name: str, private: bool = False) -> str:
         If the folder holds no complete export.
     ValueError
         For a malformed name, or if `private` is asked for a repository that is public.
+    OSError
+        If the hub cannot be reached, or refuses.
     """
     folder = Path(folder).resolve()
     card = model_card(folder, name)

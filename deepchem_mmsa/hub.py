@@ -248,9 +248,27 @@ def upload(folder: str | os.PathLike, name: str, private: bool, card: str) -> st
         Without ``huggingface_hub``.
     ValueError
         For a malformed name, or if `private` is asked for a repository that is public.
+    OSError
+        If it cannot be sent; the message quotes the hub's error.
     """
     library = _library()
     repository, revision = split_name(name)
+    try:
+        return _sent(library, folder, repository, revision, private, card)
+    except ValueError:
+        raise
+    except Exception as error:  # also of the HTTP library, which is another in each version
+        raise OSError(
+            f"{folder} could not be sent to {repository} on the Hugging Face hub "
+            f"({type(error).__name__}: {error}); check the connection, the name and your login "
+            "(hf auth login), and publish again"
+        ) from error
+
+
+def _sent(
+    library: ModuleType, folder: str | os.PathLike, repository: str, revision: str | None,
+    private: bool, card: str,
+) -> str:  # fmt: skip
     url = library.create_repo(repository, private=private, exist_ok=True)
     if private and not library.model_info(repository).private:  # as it was before
         raise ValueError(

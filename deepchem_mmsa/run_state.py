@@ -39,9 +39,13 @@ class Averages:
                 self.sums[name] = self.sums.get(name, 0.0) + value
                 self.counts[name] = self.counts.get(name, 0) + 1
 
+    def means(self) -> dict[str, float]:
+        """Return the means so far."""
+        return {name: total / self.counts[name] for name, total in self.sums.items()}
+
     def read(self) -> dict[str, float]:
         """Return the means, and reset."""
-        means = {name: total / self.counts[name] for name, total in self.sums.items()}
+        means = self.means()
         self.sums, self.counts = {}, {}
         return means
 

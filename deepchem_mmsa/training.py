@@ -210,7 +210,11 @@ class Run:
                     if isinstance(batch, EpochBatch):
                         state.epoch, state.batch = batch.epoch, batch.position + 1
                     if (step + 1) % model.log_frequency == 0:
-                        show_means(bar, state.epoch + 1, self._log())
+                        means = self._log()  # of steps that may belong to several epochs
+                        of_epoch = (
+                            state.of_epoch.means() if isinstance(batch, EpochBatch) else means
+                        )
+                        show_means(bar, state.epoch + 1, of_epoch)
                     for callback in self.callbacks:
                         callback(model, step + 1)
                     if isinstance(batch, EpochBatch) and batch.last:

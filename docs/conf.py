@@ -54,6 +54,7 @@ napoleon_use_param = False  # arguments that share a description are listed once
 napoleon_use_rtype = False
 
 html_theme = "furo"
+html_use_index = html_domain_indices = False  # no page leads to them: the search finds names
 html_show_copyright = False  # LICENSE says it
 html_title = f"deepchem_mmsa {release}"
 html_static_path = ["_static"]
@@ -83,7 +84,8 @@ def fit_to_the_site(app: Any, docname: str, source: list[str]) -> None:
         " ?[±≤≥] ", lambda sign: sign[0].replace(" ", "\N{NO-BREAK SPACE}"), source[0]
     )
     if docname == "index":  # pages that it does not name come last, so that none is lost
-        named = {line.strip() for line in source[0].splitlines()} | {"index"}
+        lines = (line.strip() for line in source[0].splitlines())
+        named = {re.sub(r".+ <(.+)>", r"\1", line) for line in lines} | {"index"}  # Title <page>
         pages = [path.stem for path in sorted(DOCS.glob("*.md"))]
         others = [page for page in pages if page not in named]
         source[0] = source[0].replace(OTHERS, "\n".join(others))

@@ -51,7 +51,11 @@ def main() -> None:
     task = int(arguments.task) if arguments.task.isdigit() else arguments.task
     references = example_table("solubility")["smiles"].tolist()[:200]
     for number, smiles in enumerate(arguments.smiles, start=1):
-        why = explain(predictor, smiles, task, references=references)
+        try:
+            why = explain(predictor, smiles, task, references=references)
+        except ValueError as error:  # the others may be explained
+            print(f"{smiles}: {error}")
+            continue
         name = output / f"molecule_{number}"
         why.save(name.with_suffix(".html"))
         why.save(name.with_suffix(".svg"))

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from rdkit import Chem
+from rdkit import Chem, rdBase
 
 from deepchem_mmsa import EarlyStopping, MMSAFeaturizer, MMSAModel
 from deepchem_mmsa.benchmark import forest_predictions, mean_predictions, score
@@ -30,7 +30,8 @@ LABELS = {
 
 def heavy_atoms(smiles: str) -> int:
     """Return the number of heavy atoms; 0 for an unreadable SMILES (the featurizer reports it)."""
-    molecule = Chem.MolFromSmiles(smiles)
+    with rdBase.BlockLogs():
+        molecule = Chem.MolFromSmiles(smiles)
     return 0 if molecule is None else molecule.GetNumHeavyAtoms()
 
 

@@ -1,5 +1,6 @@
 """The examples, run at a small size."""
 
+import ast
 import contextlib
 import csv
 import gzip
@@ -63,6 +64,24 @@ def refused(folder, *command):
     return err
 
 
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda p: p.stem)
+def test_deepchem_is_loaded_by_the_package_which_hides_its_notes(path):
+    """Imported first, it writes twenty lines of missing packages above --help and the results."""
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [getattr(node, "module", None), *(alias.name for alias in node.names)]
+            assert not any(name and name.split(".")[0] == "deepchem" for name in names)
+
+
+def test_molecules_that_can_be_read_are_explained(make_model, tmp_path):
+    pytest.importorskip("captum")
+    make_model(mode="regression").save_pretrained(tmp_path / "model")
+    printed = run(tmp_path, "explain_molecule.py", "C1CC", "CCO", "--model", "model")
+    assert printed.startswith("C1CC: unreadable: SMILES Parse Error: unclosed ring")
+    assert "\nCCO: " in printed
+    assert (tmp_path / "runs" / "explain" / "molecule_2.html").is_file()
+
+
 def test_first_run_leaves_table_model_and_pictures(tmp_path):
     """In a process of its own, as users run it."""
     done = subprocess.run(
@@ -71,6 +90,7 @@ def test_first_run_leaves_table_model_and_pictures(tmp_path):
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr  # RDKit's, of the drugs whose atoms are counted
     printed = done.stdout
     assert "share an InChIKey block with the 642 labelled molecules" in printed
     for name in ("MMSA", "random forest, ECFP4", "mean"):

@@ -5,6 +5,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import huggingface_hub
 import numpy as np
 import pytest
@@ -176,6 +177,15 @@ def test_a_model_is_published_with_a_card(stand_in, exported):
     (exported / card).write_text("# by hand, here")
     publish(exported, "hf:me/mine@v1")
     assert (stand_in.head("me/mine", "v1") / card).read_text() == "# by hand, here"
+
+
+def test_without_a_connection_repository_and_remedy_are_named(stand_in, exported, monkeypatch):
+    def unreachable(*arguments, **keywords):
+        raise httpx.ConnectError("[Errno -2] Name or service not known")  # no OSError
+
+    monkeypatch.setattr(huggingface_hub, "upload_folder", unreachable)
+    with pytest.raises(OSError, match="me/mine .*ConnectError: .* check the connection"):
+        publish(exported, "hf:me/mine")
 
 
 def test_a_private_model_is_not_sent_to_a_public_repository(stand_in, exported):

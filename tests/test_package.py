@@ -22,6 +22,7 @@ FLOORS = [
     "page",
     "randomness",
     "user_warning",
+    "words",
     "rdkit_state",
     "prefetching",
     "progress",

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepchem_mmsa import EarlyStopping, MMSAFeaturizer
+from deepchem_mmsa import EarlyStopping, MMSAFeaturizer, training
 from deepchem_mmsa.epochs import batch_bounds, epoch_batches, step_seed
 from deepchem_mmsa.molecule import MODALITIES, MoleculeViews
 from tests.fixtures import labelled
@@ -500,3 +500,20 @@ def test_anchors_for_which_the_warmup_is_too_short_are_told(make_model, graph_da
     make_model(mode="pretraining", memory_warmup=64).fit(graph_dataset, **arguments)
     make_model(mode="regression", memory_warmup=24).fit(graph_dataset, **arguments)
     assert "anchors" not in caplog.text
+
+
+def test_the_loss_that_is_shown_in_an_epoch_is_of_its_steps_alone(
+    make_model, graph_dataset, monkeypatch
+):
+    shown, losses = [], []
+    monkeypatch.setattr(
+        training, "show_means", lambda bar, epoch, means: shown.append((epoch, means["loss"]))
+    )
+    model = make_model(mode="regression", batch_size=8, log_frequency=1)
+    model.fit(graph_dataset, nb_epoch=2, all_losses=losses, checkpoint_interval=0)
+    steps = len(losses) // 2
+    so_far = [np.mean(losses[e * steps : e * steps + n + 1]) for e in (0, 1) for n in range(steps)]
+    for at_the_end in (2 * steps + 1, steps):  # once more, with the row of the history
+        assert shown.pop(at_the_end)[0] == 1 + at_the_end // (2 * steps)
+    assert [epoch for epoch, _ in shown] == [1] * steps + [2] * steps
+    np.testing.assert_allclose([loss for _, loss in shown], so_far, rtol=1e-6)

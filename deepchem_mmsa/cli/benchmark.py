@@ -29,10 +29,12 @@ def benchmark(
             help="Split protocol: deepchem (the default), hu or random-valid; repeatable."
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, counted from --seed.")] = 1,
+    seeds: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Number of seeds, counted from --seed.")
+    ] = 1,
     epochs: options.Epochs = 100,
     patience: Annotated[
-        int, typer.Option(min=1, help="Epochs without improvement before a run stops.")
+        int, typer.Option(metavar="N", min=1, help="Epochs without improvement before a run stops.")
     ] = 30,
     batch_size: options.BatchSize = 64,
     learning_rate: options.LearningRate = 5e-4,
@@ -55,7 +57,10 @@ def benchmark(
         ),
     ] = None,
     max_molecules: Annotated[
-        int | None, typer.Option(min=20, help="Use at most this many of each set, for quick tests.")
+        int | None,
+        typer.Option(
+            metavar="N", min=20, help="Use at most this many of each set, for quick tests."
+        ),
     ] = None,
     seed: options.Seed = 0,
     jobs: options.Jobs = 1,

@@ -11,6 +11,7 @@ import typer
 
 from deepchem_mmsa.cli import options
 from deepchem_mmsa.cli.console import Console, ExitCode, Failure, keep_input, make_folder
+from deepchem_mmsa.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,22 +163,41 @@ def index_page(table: Table, task: str, n_new: int, with_class: bool) -> str:
     from deepchem_mmsa.page import html_document
 
     given, made = table.frame.iloc[:, :-n_new], table.frame.iloc[:, -n_new:]
-    named = names_and_labels(replace(table, frame=given), task)
+    names, labels = zip(*names_and_labels(replace(table, frame=given), task))
+    columns = {name.partition(": ")[0] for name in names if name}
+    head = columns.pop() if len(columns) == 1 else "name"  # said once where all rows have it
     lines = []
-    for row, (smiles, (name, label), found) in enumerate(
-        zip(table.smiles, named, made.to_numpy().tolist()), start=1
+    for row, (smiles, name, label, found) in enumerate(
+        zip(table.smiles, names, labels, made.to_numpy().tolist()), start=1
     ):
         *_, page, status, reason = found
-        told = escape(reason)
+        told = f'<td class="soft">{escape(reason)}</td>'
         if status == "ok":
             of_class = f" (class {found[0]})" if with_class else ""
-            told = f'<a href="{page}">{escape(_short(found[with_class]) + of_class)}</a>'
-        cells = [*(escape(text) for text in (str(row), name, str(smiles), label)), told]
-        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    heads = ["row", "name", "SMILES", f"{task}, measured", f"{task}, predicted"]
-    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
-    content = f"<table><tr>{head}</tr>\n" + "\n".join(lines) + "</table>"
-    return html_document(f"Explanations of {task}", content, "", "td { overflow-wrap: anywhere; }")
+            text = escape(f"{float(found[with_class]):.4g}{of_class}")
+            told = f'<td class="num"><a href="{page}">{text}</a></td>'
+        lines.append(
+            f'<tr><td class="num">{row}</td><td>{escape(name.removeprefix(head + ": "))}</td>'
+            f'<td class="num">{escape(label)}</td>{told}<td><code>{escape(str(smiles))}</code></td>'
+            "</tr>"
+        )
+    cells = "".join(
+        f'<th class="num">{text}</th>' if text in ("row", "measured", "predicted")
+        else f"<th>{escape(text)}</th>"
+        for text in ("row", head, "measured", "predicted", "SMILES")
+    )  # fmt: skip
+    body = "\n".join(lines)
+    n = int((made.iloc[:, -2] == "ok").sum())
+    content = (
+        f'<p class="soft">{n} of {counted(len(lines), "row")} explained: a prediction leads to its '
+        f'page.</p>\n<div class="card scroll" tabindex="0" role="region" aria-label="Rows">'
+        f"<table><thead><tr>{cells}</tr></thead>\n<tbody>{body}</tbody></table></div>"
+    )
+    style = (
+        "table { width: 100%; } td:nth-child(2) { min-width: 8em; overflow-wrap: anywhere; } "
+        "td.soft { text-align: right; } td:last-child { min-width: 12em; width: 60%; }"
+    )
+    return html_document(f"Explanations of {task}", content, "", style)
 
 
 def names_and_labels(table: Table, task: str) -> list[tuple[str, str]]:

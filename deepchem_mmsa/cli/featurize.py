@@ -9,6 +9,7 @@ import typer
 
 from deepchem_mmsa.cli import options
 from deepchem_mmsa.cli.console import Console, ExitCode, Failure, keep_input
+from deepchem_mmsa.words import counted
 
 
 def featurize(
@@ -22,9 +23,11 @@ def featurize(
         bool, typer.Option("--optimize", help="Relax conformers with a force field.")
     ] = False,
     timeout: Annotated[
-        float, typer.Option(min=0, help="Time limit per conformer, in seconds.")
+        float, typer.Option(metavar="X", min=0, help="Time limit per conformer, in seconds.")
     ] = 5.0,
-    shard_size: Annotated[int, typer.Option(min=1, help="Molecules per shard.")] = 1000,
+    shard_size: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Molecules per shard.")
+    ] = 1000,
     seed: options.Seed = 0,
     smiles_column: options.SmilesColumn = None,
     format: options.InputFormat = None,
@@ -68,8 +71,8 @@ def featurize(
     console.result(
         {"input": source, "output": str(output), "rows": len(shards), "failed": failed,
          "shards": shards.n_shards, "seconds": round(seconds, 3)},
-        f"{len(shards)} rows in {shards.n_shards} shards in {seconds:.1f} s; the status of each "
-        f"row is in {output / 'rows.csv'}",
+        f"{counted(len(shards), 'row')} in {counted(shards.n_shards, 'shard')} in {seconds:.1f} s; "
+        f"the status of each row is in {output / 'rows.csv'}",
     )  # fmt: skip
     if failed == len(shards):
         raise Failure(

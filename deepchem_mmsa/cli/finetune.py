@@ -9,6 +9,7 @@ import typer
 
 from deepchem_mmsa.cli import options
 from deepchem_mmsa.cli.console import Console, ExitCode, Failure, keep_input
+from deepchem_mmsa.words import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +35,7 @@ def finetune(
         typer.Option(
             "--label",
             "-l",
+            metavar="NAME",
             help="Column of labels; repeatable; by default the only column of numbers. Empty "
             "cells are missing labels.",
         ),
@@ -48,22 +50,30 @@ def finetune(
         str, typer.Option(help="scaffold, random, or a column that holds train, valid or test.")
     ] = "scaffold",
     valid: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share of the molecules used for early stopping.")
+        float,
+        typer.Option(
+            metavar="X", min=0, max=0.9, help="Share of the molecules used for early stopping."
+        ),
     ] = 0.1,
     test: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share of the molecules scored once, at the end.")
+        float,
+        typer.Option(
+            metavar="X", min=0, max=0.9, help="Share of the molecules scored once, at the end."
+        ),
     ] = 0.1,
     from_model: options.FromModel = None,
     preset: options.Preset = None,
     epochs: options.Epochs = 50,
     patience: Annotated[
-        int, typer.Option(min=1, help="Epochs without improvement before the run stops.")
+        int,
+        typer.Option(metavar="N", min=1, help="Epochs without improvement before the run stops."),
     ] = 10,
     batch_size: options.BatchSize = 64,
     learning_rate: options.LearningRate = 5e-4,
     averaging: Annotated[
         float,
         typer.Option(
+            metavar="X",
             min=0,
             max=0.99999,
             help="Decay of an exponential moving average of the weights, which is scored and kept "
@@ -73,6 +83,7 @@ def finetune(
     n_models: Annotated[
         int,
         typer.Option(
+            metavar="N",
             min=1,
             help="Number of networks, with seeds counted from --seed; several are written to the "
             "subfolders model0, model1, ..., and predict averages them.",
@@ -134,7 +145,7 @@ def finetune(
         "molecules": data.sizes,
     }  # fmt: skip
     if data.idle:
-        console.note(f"{data.idle} of {len(data.rows)} rows have no label and are left out")
+        console.note(f"{data.idle} of {counted(len(data.rows), 'row')} without a label, left out")
     for note in notes_on(
         data.labels, data.part, data.ids, kind, split, guessed=mode == "auto", tested=test > 0,
         classes=classes or (),

@@ -9,6 +9,7 @@ import typer
 
 from deepchem_mmsa.cli import options
 from deepchem_mmsa.cli.console import Console, ExitCode, Failure
+from deepchem_mmsa.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +28,9 @@ def neighbors(
             show_default=False,
         ),
     ],
-    count: Annotated[int, typer.Option("--count", "-k", min=1, help="Neighbours per row.")] = 5,
+    count: Annotated[
+        int, typer.Option("--count", "-k", metavar="N", min=1, help="Neighbours per row.")
+    ] = 5,
     model: options.Model = options.DEFAULT_MODEL,
     output: options.OutputTable = "-",
     smiles_column: options.SmilesColumn = None,
@@ -87,7 +90,7 @@ def neighbors(
         raise Failure(f"no molecule of {reference} can be embedded", ExitCode.INPUT)
     if len(rows) < len(known):
         console.note(
-            f"{len(known) - len(rows)} rows of {reference} cannot be read and are left out"
+            f"{counted(len(known) - len(rows), 'row')} of {reference} left out: unreadable"
         )
     k = min(count, len(rows))
     # Between unit vectors, d² = 2 − 2 cos; of cosines scikit-learn would keep the whole matrix.

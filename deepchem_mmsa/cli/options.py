@@ -157,11 +157,13 @@ AutoJobs = Annotated[
 Workers = Annotated[
     int,
     typer.Option(
-        min=0, help="Processes that prepare batches in advance; a GPU needs several, e.g. 4."
+        metavar="N",
+        min=0,
+        help="Processes that prepare batches in advance; a GPU needs several, e.g. 4.",
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Molecules per batch.")]
-Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
+BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Molecules per batch.")]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Random seed.")]
 Device = Annotated[
     str, typer.Option(help="auto (a CUDA GPU if there is one), cpu, cuda, cuda:1 or mps.")
 ]
@@ -195,11 +197,17 @@ Preset = Annotated[
         "weights.",
     ),
 ]
-LearningRate = Annotated[float, typer.Option(min=0, help="Learning rate of the AdamW optimizer.")]
-Epochs = Annotated[int, typer.Option(min=1, help="Maximum number of epochs.")]
+LearningRate = Annotated[
+    float, typer.Option(metavar="X", min=0, help="Learning rate of the AdamW optimizer.")
+]
+Epochs = Annotated[int, typer.Option(metavar="N", min=1, help="Maximum number of epochs.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Set a field of MMSAConfig: --set graph_width=128; repeatable."),
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Set a field of MMSAConfig: --set graph_width=128; repeatable.",
+    ),
 ]
 
 

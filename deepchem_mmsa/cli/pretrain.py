@@ -8,6 +8,7 @@ import typer
 
 from deepchem_mmsa.cli import options
 from deepchem_mmsa.cli.console import Console, keep_input
+from deepchem_mmsa.words import counted
 
 
 def pretrain(
@@ -88,6 +89,6 @@ def pretrain(
     training.write_run(output, model, rows, summary)
     console.result(
         {"output": str(output), "failed": int((rows["status"] == "failed").sum()), **summary},
-        f"pre-trained on {len(data)} molecules for {len(model.history)} epochs, "
+        f"pre-trained on {len(data)} molecules for {counted(len(model.history), 'epoch')}, "
         f"loss {last['loss']:.4g}; the model is in {output}",
     )

@@ -16,6 +16,7 @@ from deepchem_mmsa.shards import ShardError, ShardSet, featurize_to_shards
 from deepchem_mmsa.tables import Table, count_rows, read_chunks
 from deepchem_mmsa.tables.files import MISSING, copying_a_pipe, is_pipe, opened
 from deepchem_mmsa.views import ViewSettings
+from deepchem_mmsa.words import counted
 
 
 class Molecules:
@@ -102,8 +103,9 @@ def note_failures(console: Console, status: list[str], reasons: list[str], what:
     """Report how many rows hold no molecule, with the first and its reason; return the number."""
     failed = np.flatnonzero(np.array(status) == "failed")
     if len(failed):
+        rows = counted(len(status), "row")
         console.note(
-            f"{len(failed)} of {len(status)} rows hold no molecule{what}; the first is row "
+            f"{len(failed)} of {rows} without a molecule{what}; the first is row "
             f"{failed[0] + 1}: {reasons[failed[0]]}"
         )
     return len(failed)

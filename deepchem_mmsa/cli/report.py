@@ -28,10 +28,16 @@ def report(
         str, typer.Option(help="Projection of the map: pca, or umap, which needs umap-learn.")
     ] = "pca",
     points: Annotated[
-        int, typer.Option(min=3, help="Maximum number of molecules on the map, drawn at random.")
+        int,
+        typer.Option(
+            metavar="N", min=3, help="Maximum number of molecules on the map, drawn at random."
+        ),
     ] = 1500,
     resamples: Annotated[
-        int, typer.Option(min=0, help="Bootstrap resamples for the confidence intervals of scores.")
+        int,
+        typer.Option(
+            metavar="N", min=0, help="Bootstrap resamples for the confidence intervals of scores."
+        ),
     ] = 1000,
     seed: options.Seed = 0,
     device: options.Device = "auto",

@@ -28,6 +28,7 @@ from deepchem_mmsa.tables import (
     write_chunks,
 )
 from deepchem_mmsa.tables.files import opened
+from deepchem_mmsa.words import counted
 
 if TYPE_CHECKING:
     from deepchem_mmsa.predictor import MMSAPredictor
@@ -267,12 +268,13 @@ def compute_table(
             raise Interrupted(parts.hint()) from error
         parts.remove()
     seconds = time.monotonic() - began
-    text = f"{n - failed} of {n} rows computed in {seconds:.1f} s, {failed} failed{first}"
+    rows = counted(n, "row")
+    text = f"{n - failed} of {rows} computed in {seconds:.1f} s, {failed} failed{first}"
     console.result(
         {"input": source, "output": output, "rows": n, "computed": n - failed, "failed": failed,
          "seconds": round(seconds, 3), "version": __version__,
          "models_sha256": np.atleast_1d((identity or {}).get("model", [])).tolist()},
-        text if failed else f"{n} rows computed in {seconds:.1f} s",
+        text if failed else f"{rows} computed in {seconds:.1f} s",
         to_stderr=output == "-",
     )  # fmt: skip
     if failed == n:

@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from deepchem_mmsa.words import counted
+
 if TYPE_CHECKING:
     import numpy as np
     from deepchem.data import Dataset
@@ -122,9 +124,12 @@ def rough(summary: Mapping[str, Any]) -> Iterator[str]:
     ['the scores of 3 test molecules are rough: average runs with --split random and other --seed']
     """
     sizes = {part: summary["molecules"][part] for part in summary["scores"]}
-    if few := [f"{n} {part}" for part, n in sizes.items() if n < FEW]:
+    if few := {part: n for part, n in sizes.items() if n < FEW}:
+        *first, last = few
+        listed = [f"{few[part]} {part}" for part in first]
+        listed.append(counted(few[last], f"{last} molecule"))
         yield (
-            f"the scores of {' and '.join(few)} molecules are rough: average runs with --split "
+            f"the scores of {' and '.join(listed)} are rough: average runs with --split "
             "random and other --seed"
         )
 
@@ -135,8 +140,8 @@ def untold(summary: Mapping[str, Any]) -> Iterator[str]:
         if missing := [name for name, value in scores.items() if value != value]:
             n = summary["molecules"][part]
             yield (
-                f"{part}: {', '.join(missing)} cannot be computed from {n} molecules: too few, or "
-                "a class is missing there"
+                f"{part}: {', '.join(missing)} cannot be computed from {counted(n, 'molecule')}: "
+                "too few, or a class is missing there"
             )
         by_task = summary.get("scores_of_tasks", {}).get(part, {})
         partial: dict[tuple[str, ...], list[str]] = {}

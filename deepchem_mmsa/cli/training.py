@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -217,7 +218,7 @@ def featurized(
         go_on="run the same command again.",
     )  # fmt: skip
     status, reasons = fate_of_rows(shards)
-    note_failures(console, status, reasons, " and are left out")
+    note_failures(console, status, reasons, ", left out")
     smiles = table.frame[table.smiles_column].fillna("").astype(str).tolist()
     return shards, rows_table(smiles, status, reasons)
 
@@ -238,7 +239,7 @@ def opened(folder: Path, config: MMSAConfig, console: Console) -> tuple[ShardSet
             ExitCode.INPUT,
         )
     status, reasons = fate_of_rows(shards)
-    note_failures(console, status, reasons, " and are left out")
+    note_failures(console, status, reasons, ", left out")
     if len(shards.parts) > 1:
         console.note(f"{len(shards)} rows of {len(shards.parts)} folders in {folder}")
     # Written by featurize: the table's columns, status and reason.
@@ -286,6 +287,8 @@ class HistoryFile:
 @contextmanager
 def resumable(folder: Path) -> Iterator[None]:
     """Report how to resume an interrupted run, which has a checkpoint, and who holds a folder."""
+    log = logging.getLogger("deepchem_mmsa.training")
+    log.addFilter(_is_of_a_command)
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as error:
@@ -298,6 +301,13 @@ def resumable(folder: Path) -> Iterator[None]:
         raise Failure(f"cannot write to {folder}: {error}", ExitCode.OUTPUT) from error
     except ShardError as error:  # a shard that was damaged since it was made
         raise Failure(str(error), ExitCode.INPUT) from error
+    finally:
+        log.removeFilter(_is_of_a_command)
+
+
+def _is_of_a_command(record: logging.LogRecord) -> bool:
+    """Return whether a message's remedy is no call of Python: a command has its own."""
+    return "restore=True" not in record.getMessage()
 
 
 def write_run(

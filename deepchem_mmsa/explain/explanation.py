@@ -46,7 +46,7 @@ class ViewShare:
     reason: str = ""
 
 
-@dataclass
+@dataclass(repr=False)
 class Explanation:
     """Explanation of a model's prediction for one molecule.
 
@@ -119,6 +119,17 @@ class Explanation:
     reasons: dict[str, str] = field(default_factory=dict)
     class_name: str = ""
     source: str = ""
+
+    def __repr__(self) -> str:
+        """Return one line: molecule, task, prediction, and the contributions of the views."""
+        of_class = f" (class {self.class_name})" if self.class_name else ""
+        views = ", ".join(
+            f"{v.name} {v.contribution:+.3g}" for v in self.views if np.isfinite(v.contribution)
+        )
+        return (
+            f"<Explanation of {self.task}{of_class} {self.prediction:.3g} for {self.smiles}: "
+            f"{views} {self.unit}>"
+        )
 
     @property
     def unit(self) -> str:

@@ -12,7 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from deepchem_mmsa.report.run import Run
 from deepchem_mmsa.report.structures import as_json
-from deepchem_mmsa.report.words import number
+from deepchem_mmsa.words import number
 
 WIDTH, HEIGHT, _MARGIN = 720, 540, 16
 _STEPS = 9  # of the colour ramp

@@ -9,7 +9,7 @@ import numpy as np
 from deepchem_mmsa.report.embedding_map import answer
 from deepchem_mmsa.report.run import Run
 from deepchem_mmsa.report.structures import as_svg
-from deepchem_mmsa.report.words import counted, number
+from deepchem_mmsa.words import counted, number
 
 _ANCHORS = 24
 _TYPICAL = 3  # molecules per anchor

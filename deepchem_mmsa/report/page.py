@@ -9,6 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from deepchem_mmsa.atomic import write_bytes
 from deepchem_mmsa.page import html_document
 from deepchem_mmsa.report.embedding_map import PROJECTIONS, map_section
@@ -22,7 +24,7 @@ from deepchem_mmsa.report.quality import (
 from deepchem_mmsa.report.run import Run, from_folder, from_model
 from deepchem_mmsa.report.scores import Score
 from deepchem_mmsa.report.sections import data_section, training_section
-from deepchem_mmsa.report.words import counted, number
+from deepchem_mmsa.words import counted, number
 
 _NAMES = {
     "data": "Data", "training": "Training", "scores": "Scores", "curves": "Curves",
@@ -35,7 +37,7 @@ def write_report(
     path: str | os.PathLike,
     source: Any,
     datasets: Mapping[str, Any] | None = None,
-    history: Sequence[Mapping[str, float]] | None = None,
+    history: Sequence[Mapping[str, float]] | pd.DataFrame | None = None,
     title: str | None = None,
     projection: str = "pca",
     max_points: int = 1500,
@@ -56,7 +58,7 @@ def write_report(
         Name of the part ("train", "valid", "test", ...) to a DeepChem dataset, or to a pair
         ``(molecules, labels)`` of SMILES, molecules or records, and ``[N]`` or ``[N, T]`` numbers
         (NaN where missing) or None.
-    history : sequence of mapping, optional
+    history : sequence of mapping or pandas.DataFrame, optional
         One row per epoch; by default that of the run or model.
     title : str, optional
         By default the folder's name.
@@ -107,6 +109,9 @@ def write_report(
             raise ValueError(f"{name}={value}: give at least {least}")
     if projection not in PROJECTIONS:
         raise ValueError(f"projection={projection!r}: choose {' or '.join(PROJECTIONS)}")
+    if isinstance(history, pd.DataFrame):  # as history.csv is read
+        rows = history.to_dict("records")
+        history = [{str(name): value for name, value in row.items()} for row in rows]
     if isinstance(source, (str, os.PathLike)):
         if datasets is not None:
             raise ValueError(
@@ -210,7 +215,8 @@ def _tiles(run: Run, scores: list[Score]) -> str:
         tiles.append((number(sum(known) / len(known)), said))
     if run.history:
         best = run.summary.get("best_epoch")
-        tiles.append((str(len(run.history)), "epochs" + (f", best {best}" if best else "")))
+        n, epochs = counted(len(run.history), "epoch").split()
+        tiles.append((n, epochs + (f", best {best}" if best else "")))
     if run.kind == "pretraining" and run.history and "loss" in run.history[-1]:
         tiles.append((number(run.history[-1]["loss"]), "loss of the last epoch"))
     memory = run.predictor.network.memory

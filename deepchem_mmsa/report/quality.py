@@ -14,7 +14,7 @@ from deepchem_mmsa.report.charts import Chart
 from deepchem_mmsa.report.run import Run
 from deepchem_mmsa.report.scores import Problem, Score, metrics_of, problems, score
 from deepchem_mmsa.report.sections import kind_of, part_dot, parts_legend
-from deepchem_mmsa.report.words import counted, number
+from deepchem_mmsa.words import counted, number
 
 _PANELS = 6  # problems that get their own charts
 _POINTS = 1500  # dots of a parity plot

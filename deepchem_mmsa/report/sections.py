@@ -9,7 +9,7 @@ import numpy as np
 
 from deepchem_mmsa.report.charts import Chart
 from deepchem_mmsa.report.run import PARTS, Missing, Run
-from deepchem_mmsa.report.words import counted, number
+from deepchem_mmsa.words import counted, number
 
 _ROWS = 100  # of a list of failures
 _PANELS = 6

@@ -249,8 +249,8 @@ def _begin(folder: Path, made_by: dict[str, Any], write: Callable[[Path, Any], N
     ]
     if differences:
         raise ShardError(
-            f"{folder} holds shards made with other settings ({'; '.join(differences)}): choose "
-            "another folder, or remove this one"
+            f"{folder} holds shards made with other settings ({'; '.join(differences)}): "
+            f"{_remedy(folder)}"
         )
     return len(described["shards"]) if described["complete"] is True else 0
 
@@ -278,19 +278,18 @@ def _found(path: Path, origin: bytes, inputs: bytes, finished: int) -> Shard | N
         logger.warning("%s; it is made again", error)
         return None
     if shard.origin != origin:
-        raise ShardError(
-            f"{path} was made with other settings: choose another folder, or remove this one"
-        )
+        raise ShardError(f"{path} was made with other settings: {_remedy(path.parent)}")
     if shard.inputs != inputs:
         raise _other_molecules(path.parent, f"those of {path.name} differ")
     return shard
 
 
 def _other_molecules(folder: Path, where: str) -> ShardError:
-    return ShardError(
-        f"{folder} holds shards of other molecules ({where}): choose another folder, or remove "
-        "this one"
-    )
+    return ShardError(f"{folder} holds shards of other molecules ({where}): {_remedy(folder)}")
+
+
+def _remedy(folder: Path) -> str:
+    return f"choose another folder (another --output), or delete {folder}"
 
 
 def _escape(match: re.Match[str]) -> str:

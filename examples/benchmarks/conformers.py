@@ -17,7 +17,6 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-import deepchem as dc
 import numpy as np
 from common import (
     add_data_arguments,
@@ -91,7 +90,9 @@ class SeveralConformers:
     def _repeated(self, part: Any, n: int) -> Any:
         each = (records(tuple(part.ids), seed, self.optimize, self.jobs) for seed in range(n))
         X = np.concatenate(list(each))
-        return dc.data.NumpyDataset(
+        from deepchem.data import NumpyDataset  # here: the package has loaded it quietly
+
+        return NumpyDataset(
             X, np.tile(part.y, (n, 1)), np.tile(part.w, (n, 1)), np.tile(part.ids, n)
         )
 

@@ -37,7 +37,6 @@ from typing import Any
 import training  # beside this file; it also sets the number of threads
 
 # isort: split
-import deepchem as dc
 import numpy as np
 import torch
 from structure import structure_step
@@ -191,7 +190,9 @@ def step(a: argparse.Namespace, tell: Tell) -> None:
         peak = peak_gigabytes(loop, device, before)
         taken = median(loop, a.seconds)
         del model, loop
-        parts = training.shares(dc.data.NumpyDataset(some), config, 3, a.device)
+        from deepchem.data import NumpyDataset  # here: the package has loaded it quietly
+
+        parts = training.shares(NumpyDataset(some), config, 3, a.device)
         return {
             "molecules_per_second": n / taken,
             "ms_a_step": 1000 * taken,

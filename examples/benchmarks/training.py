@@ -37,7 +37,6 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
-import deepchem as dc
 import numpy as np
 import torch
 from structure import draw_sweep, structure, structure_step, sweep
@@ -331,7 +330,9 @@ def main() -> None:
     kept = [record for record in made if getattr(record, "available", None)]
     X = np.empty(len(kept), dtype=object)
     X[:] = kept
-    data = dc.data.NumpyDataset(X, np.array([[float(len(r.smiles))] for r in kept]))
+    from deepchem.data import NumpyDataset  # here: the package has loaded it quietly
+
+    data = NumpyDataset(X, np.array([[float(len(r.smiles))] for r in kept]))
     found: dict[str, Any] = {
         "machine": platform.processor() or platform.machine(),
         "device": torch.cuda.get_device_name() if a.device == "cuda" else "cpu",

@@ -27,6 +27,12 @@ def test_help_shows_an_example_that_begins_with_the_command(mmsa, command):
     assert f"Example: mmsa {command} " in " ".join(done.stdout.split())
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_no_wide_column_of_types(mmsa, command):
+    """That of `<float range>` and its bounds left 24 of 80 columns for the text."""
+    assert "range>" not in mmsa(command, "--help").stdout
+
+
 @pytest.mark.parametrize("command", app.registered_commands, ids=COMMANDS)
 def test_help_is_not_broken_in_mid_sentence_at_80_columns(command):
     """Typer keeps the line ends of all paragraphs but the first."""

@@ -52,11 +52,14 @@ def test_an_index_leads_to_the_pages(mmsa, models, tmp_path, mode):
     measured = "" if of_class else "-0.5 "
     number = r"-?\d\S*"
     assert re.search(
-        f"1 ID: <1> CCO {measured}{number}{of_class} 2 ID: H-2 C1CC unreadable: .* 3 CCN {number}",
+        "2 of 3 rows explained: a prediction leads to its page. row ID measured predicted SMILES "
+        f"1 <1> {measured}{number}{of_class} CCO 2 H-2 unreadable: .* C1CC 3 {number}{of_class} "
+        "CCN",
         _text(page),
     ), _text(page)
     assert re.search(
-        f"predicted 1 CCN {number}{of_class} deepchem", _text(tmp_path / "plai/index.html")
+        f"name measured predicted SMILES 1 {number}{of_class} CCN deepchem",
+        _text(tmp_path / "plai/index.html"),
     )
 
 

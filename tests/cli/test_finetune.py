@@ -242,7 +242,7 @@ def test_the_screen_tells_rows_without_a_label_and_scores_of_few_molecules(
     asked = ["finetune", labelled, "--label", "carbons", "--split", "part", "--epochs", 1]
     done = mmsa(*asked, "-o", tmp_path / "run", *TINY)
     assert done.exit_code == 0, done.output
-    assert "2 of 41 rows have no label and are left out" in done.stderr
+    assert "2 of 41 rows without a label, left out" in done.stderr
     assert "the scores of 8 valid and 8 test molecules are rough" in done.stderr
 
 

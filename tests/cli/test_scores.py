@@ -53,6 +53,8 @@ def test_it_is_told_of_how_many_tasks_a_score_is_the_mean():
 def test_scores_of_few_molecules_are_said_to_be_rough():
     (told,) = rough(summary(1.0))
     assert told.startswith("the scores of 9 test molecules are rough")
+    (told,) = rough({"molecules": {"valid": 2, "test": 1}, "scores": {"valid": {}, "test": {}}})
+    assert told.startswith("the scores of 2 valid and 1 test molecule are rough")
     assert list(rough({"molecules": {"test": 30}, "scores": {"test": {}}})) == []
     assert list(rough({"molecules": {"test": 0}, "scores": {}})) == []
 

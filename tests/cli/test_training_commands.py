@@ -226,6 +226,31 @@ def test_a_run_that_is_not_finished_is_no_model(mmsa, table, tmp_path):
             assert ("resume it with --resume" in done.stderr) is begun
 
 
+def test_a_folder_of_runs_names_the_models_in_it(mmsa, table, models, tmp_path):
+    runs = tmp_path / "runs"
+    (runs / "notes").mkdir(parents=True)
+    done = mmsa("predict", table, "-m", runs)
+    assert (done.exit_code, done.stderr) == (
+        4, f"mmsa predict: {runs} is not an exported MMSA model (no config.json in it)\n"
+    )  # fmt: skip
+    shutil.copytree(models["regression"], runs / "one")
+    shutil.copytree(models["regression"], runs / "two" / "model0")
+    shutil.copytree(models["regression"], runs / "two" / "model1")
+    done = mmsa("predict", table, "-m", runs)
+    assert done.stderr.endswith(f"models inside: {runs / 'one'}, {runs / 'two'}\n")
+
+
+def test_one_is_no_plural(mmsa, tmp_path):
+    (tmp_path / "one.csv").write_text("smiles\nCCO\n")
+    (tmp_path / "two.csv").write_text("smiles\nCCO\nCCN\n")
+    done = mmsa("featurize", tmp_path / "one.csv", "-o", tmp_path / "a", "--modalities", "graph")
+    assert "1 row in 1 shard in" in done.stderr
+    done = mmsa("embed", tmp_path / "one.csv", "-o", tmp_path / "a.csv")
+    assert "1 row computed in" in done.stderr
+    done = mmsa("pretrain", tmp_path / "two.csv", "-o", tmp_path / "b", "--epochs", 1, *TINY)
+    assert "for 1 epoch, loss" in done.stderr
+
+
 def test_pretraining_on_records_names_the_molecules(mmsa, labelled, tmp_path):
     records = tmp_path / "records"
     assert mmsa("featurize", labelled, "-o", records, "--modalities", "graph").exit_code == 0
@@ -418,6 +443,36 @@ def test_a_refused_run_leaves_the_notes_of_the_first(mmsa, labelled, tmp_path):
         done = mmsa(*asked)
     assert done.exit_code != 0
     assert (run / "run.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_names_the_remedy_of_the_command_alone(
+    mmsa, labelled, tmp_path, monkeypatch, caplog, number
+):
+    enter = MMSAModel._enter_step
+
+    def interrupted(self, batch, step, total):
+        signal.raise_signal(number)
+        enter(self, batch, step, total)
+
+    monkeypatch.setattr(MMSAModel, "_enter_step", interrupted)
+    done = mmsa("pretrain", labelled, *TINY, "-o", tmp_path / "run", "--epochs", 1)
+    assert done.exit_code == 128 + number, done.output
+    assert "add --resume to the command" in done.stderr
+    assert "restore=True" not in done.stderr + caplog.text
+
+
+def test_a_corrected_table_is_told_which_folder_is_in_its_way(mmsa, labelled, tmp_path):
+    asked = ["-l", "long", "-o", tmp_path / "run", "--epochs", 1, *TINY]
+    (tmp_path / "few.csv").write_text("smiles,long\nCCO,0\nC1CC,1\n")
+    assert mmsa("finetune", tmp_path / "few.csv", *asked).exit_code != 0
+    records = tmp_path / "run" / "records"
+    assert records.is_dir()
+    done = mmsa("finetune", labelled, *asked)
+    assert done.exit_code == 5, done.output
+    assert f"another --output), or delete {records}\n" in done.stderr
+    shutil.rmtree(records)
+    assert mmsa("finetune", labelled, *asked).exit_code == 0
 
 
 def test_an_interruption_says_whether_there_is_a_checkpoint(mmsa, labelled, tmp_path, monkeypatch):

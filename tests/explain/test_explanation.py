@@ -68,6 +68,16 @@ def test_a_class_is_called_by_its_name():
     assert explain(network(modalities=("graph",)), "CCO", target=0, **QUICK).class_name == "0"
 
 
+def test_it_is_shown_in_a_line():
+    predictor = MMSAPredictor(network(modalities=("graph",)), {"tasks": ["toxic"]})
+    why = explain(predictor, "CCO", **QUICK)
+    (view,) = why.views
+    assert repr(why) == (
+        f"<Explanation of toxic (class 1) {why.prediction:.3g} for CCO: "
+        f"graph {view.contribution:+.3g} log-odds of class 1>"
+    )
+
+
 def test_molecules_that_cannot_be_explained_say_why(net):
     with pytest.raises(ValueError, match="unclosed ring"):
         explain(net, "C1CC")

@@ -164,6 +164,16 @@ def test_what_is_not_there_is_said(make_model, tmp_path):
         assert sentence in text
 
 
+def test_a_history_is_rows_or_a_table(make_model, tmp_path):
+    model, parts = make_model(mode="regression"), {"new": (SMILES[:2], None)}
+    rows = [{"epoch": 1, "step": 2, "learning_rate": 0.1, "loss": 3.5}]
+    for history in (rows, pd.DataFrame(rows)):
+        page = write_report(tmp_path / "a.html", model, parts, history)
+        text = page.read_text("utf-8")
+        assert "No history" not in text
+        assert "<b>1</b><span>epoch</span>" in text
+
+
 def test_one_class_and_few_labels_are_said(classification, tmp_path):
     predictor = MMSAPredictor(classification[0].model, {"tasks": ["a", "b"]})
     y = np.ones((5, 2))

@@ -260,7 +260,8 @@ def test_one_folder_holds_one_thing(made, change, message):
     before = contents(made.folder)
     with pytest.raises(ShardError, match=message) as caught:
         featurize(made.folder, **change)
-    assert "choose another folder, or remove this one" in str(caught.value)
+    remedy = f"choose another folder (another --output), or delete {made.folder}"
+    assert str(caught.value).endswith(remedy)
     assert contents(made.folder) == before
 
 

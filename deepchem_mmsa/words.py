@@ -1,8 +1,8 @@
-"""Formatting of numbers on a page."""
+"""Numbers and counts in messages and on pages."""
 
 from __future__ import annotations
 
-import numpy as np
+import math
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -13,7 +13,7 @@ def number(value: float, digits: int = 3) -> str:
     >>> number(-0.12345), number(float("nan")), number(1234567.0), number(2.0)
     ('−0.123', '–', '1.23e+06', '2')
     """
-    return f"{value:.{digits}g}".replace("-", "−") if np.isfinite(value) else "–"
+    return f"{value:.{digits}g}".replace("-", "−") if math.isfinite(value) else "–"
 
 
 def counted(n: int, one: str, many: str = "") -> str:
