@@ -215,7 +215,6 @@ def _drawn(molecule: Chem.Mol, size: int) -> rdMolDraw2D.MolDraw2DCairo:
     if molecule.GetNumAtoms() > MAX_DRAWN_ATOMS:
         raise DepictionError(f"{molecule.GetNumAtoms()} atoms; up to {MAX_DRAWN_ATOMS} are drawn")
     copy = Chem.Mol(molecule)
-    copy.RemoveAllConformers()
     drawer = rdMolDraw2D.MolDraw2DCairo(size, size)
     options = drawer.drawOptions()
     options.prepareMolsBeforeDrawing = False

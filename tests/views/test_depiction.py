@@ -168,3 +168,11 @@ def test_augmentation_keeps_the_ink_and_sometimes_drops_colour():
 def test_augmentation_of_nothing():
     empty = torch.zeros((0, 3, 8, 8), dtype=torch.uint8)
     assert augment(empty, torch.Generator()).shape == (0, 3, 8, 8)
+
+
+def test_augmentation_never_mirrors():
+    """The mirror image of a drawing is another enantiomer: what is in a corner stays in it."""
+    images = torch.full((64, 3, 32, 32), 255, dtype=torch.uint8)
+    images[:, :, 4:12, 4:12] = 0
+    ink = 255 - augment(images, torch.Generator().manual_seed(0)).float().sum(1) / 3
+    assert (ink[:, :16, :16].sum((1, 2)) > 0.9 * ink.sum((1, 2))).all()
