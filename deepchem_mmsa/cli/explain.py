@@ -194,8 +194,8 @@ def index_page(table: Table, task: str, n_new: int, with_class: bool) -> str:
         f"<table><thead><tr>{cells}</tr></thead>\n<tbody>{body}</tbody></table></div>"
     )
     style = (
-        "table { width: 100%; } td:nth-child(2) { min-width: 8em; overflow-wrap: anywhere; } "
-        "td.soft { text-align: right; } td:last-child { min-width: 12em; width: 60%; }"
+        "table { width: 100%; } td:nth-child(2) { min-width: 10em; overflow-wrap: anywhere; } "
+        "td.soft { text-align: right; } td:last-child { min-width: 12em; width: 45%; }"
     )
     return html_document(f"Explanations of {task}", content, "", style)
 
